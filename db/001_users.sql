@@ -1,0 +1,14 @@
+-- Users, the truth behind the cache.
+-- Ids are UUIDv7, so the primary key alone orders the list (newest first) and serves its pages.
+CREATE TABLE users (
+    id            uuid        PRIMARY KEY,
+    email         text        NOT NULL,
+    email_key     text        NOT NULL,  -- the address as it is compared: normalised by the service
+    display_name  text        NOT NULL,
+    role          text        NOT NULL DEFAULT 'user' CHECK (role IN ('user', 'admin')),
+    password_hash text        NOT NULL,
+    version       bigint      NOT NULL DEFAULT 1 CHECK (version > 0),
+    created_at    timestamptz NOT NULL,
+    updated_at    timestamptz NOT NULL,
+    CONSTRAINT users_email_key UNIQUE (email_key)
+);

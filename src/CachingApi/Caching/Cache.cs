@@ -1,0 +1,22 @@
+using System.Text.Json.Serialization.Metadata;
+
+namespace CachingApi.Caching;
+
+/// <summary>One kind of cached thing: its name, its lifetimes, its JSON and where its version is.</summary>
+/// <param name="name">The name in keys, metrics and configuration.</param>
+/// <param name="version">Reads the version by which entries are ordered; things without one give 0.</param>
+internal sealed class Cache<T>(string name, CacheSettings settings, JsonTypeInfo<T> json, Func<T, long> version) where T : class
+{
+    public string Name => name;
+
+    public CacheSettings Settings => settings;
+
+    public JsonTypeInfo<T> Json => json;
+
+    public long VersionOf(T value) => version(value);
+
+    public CacheKey<T> Key(string id) => new(this, id);
+}
+
+/// <summary>One thing in a cache.</summary>
+internal readonly record struct CacheKey<T>(Cache<T> Cache, string Id) where T : class;

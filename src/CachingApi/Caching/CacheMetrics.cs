@@ -1,0 +1,49 @@
+using System.Diagnostics.Metrics;
+
+namespace CachingApi.Caching;
+
+/// <summary>The names and label values that the caches are measured by.</summary>
+internal sealed class CacheMetrics
+{
+    public const string MeterName = "CachingApi.Caching";
+
+    private readonly Counter<long> _requests;
+    private readonly Counter<long> _loads;
+    private readonly Counter<long> _coalesced;
+    private readonly Counter<long> _refusedFills;
+    private readonly Histogram<double> _loadDuration;
+    private readonly Histogram<double> _operationDuration;
+
+    public CacheMetrics(IMeterFactory meters, CircuitBreaker circuit)
+    {
+        var meter = meters.Create(MeterName);
+        _requests = meter.CreateCounter<long>("cache.requests", description: "Look-ups by cache, tier and result.");
+        _loads = meter.CreateCounter<long>("cache.loads", description: "Loads from the source by cache and outcome.");
+        _coalesced = meter.CreateCounter<long>("cache.coalesced", description: "Callers that shared another caller's load.");
+        _refusedFills = meter.CreateCounter<long>("cache.refused_fills", description: "Loaded values not kept, as a newer version was known.");
+        _loadDuration = meter.CreateHistogram<double>(
+            "cache.load.duration", "s", "Time of a load from the source.", advice: new() { HistogramBucketBoundaries = Buckets });
+        _operationDuration = meter.CreateHistogram<double>(
+            "cache.operation.duration", "s", "Time of one operation on a tier.", advice: new() { HistogramBucketBoundaries = Buckets });
+        meter.CreateObservableGauge("cache.circuit_open", () => circuit.IsOpen ? 1 : 0, description: "1 while Redis is left alone.");
+    }
+
+    private static double[] Buckets { get; } =
+        [0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+
+    public void Request(string cache, string tier, string result) =>
+        _requests.Add(1, new("cache", cache), new("tier", tier), new("result", result));
+
+    public void Load(string cache, string outcome, TimeSpan duration)
+    {
+        _loads.Add(1, new("cache", cache), new("outcome", outcome));
+        _loadDuration.Record(duration.TotalSeconds, new KeyValuePair<string, object?>("cache", cache));
+    }
+
+    public void Coalesced(string cache) => _coalesced.Add(1, new KeyValuePair<string, object?>("cache", cache));
+
+    public void RefusedFill(string cache) => _refusedFills.Add(1, new KeyValuePair<string, object?>("cache", cache));
+
+    public void Operation(string operation, TimeSpan duration) =>
+        _operationDuration.Record(duration.TotalSeconds, new("tier", "redis"), new("operation", operation));
+}

@@ -1,0 +1,35 @@
+using System.ComponentModel.DataAnnotations;
+
+namespace CachingApi.Caching;
+
+/// <summary>What holds for all caches: the section <c>Cache</c>.</summary>
+internal sealed class CachingOptions
+{
+    /// <summary>How long one request waits for Redis before it goes on without it.</summary>
+    [Range(typeof(TimeSpan), "00:00:00.001", "00:00:10")]
+    public TimeSpan RedisDeadline { get; init; } = TimeSpan.FromMilliseconds(50);
+
+    /// <summary>How long one load from the source may take. A slower one fails, and is never kept.</summary>
+    [Range(typeof(TimeSpan), "00:00:00.100", "00:00:20")]
+    public TimeSpan LoadTimeout { get; init; } = TimeSpan.FromSeconds(10);
+}
+
+/// <summary>The lifetimes of one cache: the section <c>Cache:&lt;name&gt;</c>.</summary>
+internal class CacheSettings
+{
+    /// <summary>How long an entry is fresh.</summary>
+    [Range(typeof(TimeSpan), "00:00:00.001", "365.00:00:00")]
+    public TimeSpan Ttl { get; init; } = TimeSpan.FromMinutes(10);
+
+    /// <summary>How long, after that, a stale entry is kept for the case that the source fails.</summary>
+    [Range(typeof(TimeSpan), "00:00:00", "365.00:00:00")]
+    public TimeSpan StaleFor { get; init; } = TimeSpan.Zero;
+
+    /// <summary>How long "there is no such thing" is kept.</summary>
+    [Range(typeof(TimeSpan), "00:00:00.001", "1.00:00:00")]
+    public TimeSpan NegativeTtl { get; init; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>The part of a lifetime, 0 to 0.5, that is left off at random, so that what was cached together does not expire together.</summary>
+    [Range(0.0, 0.5)]
+    public double Jitter { get; init; } = 0.1;
+}

@@ -1,0 +1,23 @@
+using Microsoft.Extensions.Options;
+
+namespace CachingApi.Caching;
+
+internal static class CachingSetup
+{
+    public static IServiceCollection AddCaching(this IServiceCollection services)
+    {
+        services.AddValidatedOptions<CachingOptions>("Cache");
+        services.AddSingleton(provider =>
+            new SingleFlight<CacheResult>(provider.GetRequiredService<IOptions<CachingOptions>>().Value.LoadTimeout));
+        return services
+            .AddSingleton<CacheMetrics>()
+            .AddSingleton<CircuitBreaker>()
+            .AddSingleton<OwedInvalidations>()
+            .AddSingleton<RedisTier>()
+            .AddSingleton<Namespaces>()
+            .AddSingleton<CacheAside>()
+            .AddSingleton<Invalidation>()
+            .AddSingleton<WriteThrough>()
+            .AddHostedService<RedisRecovery>();
+    }
+}

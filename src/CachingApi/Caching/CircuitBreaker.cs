@@ -1,0 +1,29 @@
+namespace CachingApi.Caching;
+
+/// <summary>
+/// Leaves Redis alone once it fails to answer several times in a row, so that requests don't each wait for it in turn.
+/// <see cref="RedisRecovery"/> probes it and closes the circuit.
+/// </summary>
+internal sealed class CircuitBreaker
+{
+    private const int FailuresToOpen = 3;
+
+    private int _failures;
+
+    public bool IsOpen => Volatile.Read(ref _failures) >= FailuresToOpen;
+
+    /// <summary>An operation was answered. While the circuit is open only the probe can say that.</summary>
+    public void Succeeded()
+    {
+        if (Volatile.Read(ref _failures) is > 0 and < FailuresToOpen)
+        {
+            Volatile.Write(ref _failures, 0);
+        }
+    }
+
+    /// <summary>An operation was not answered in time.</summary>
+    public void Failed() => Interlocked.Increment(ref _failures);
+
+    /// <summary>A probe was answered.</summary>
+    public void Close() => Volatile.Write(ref _failures, 0);
+}

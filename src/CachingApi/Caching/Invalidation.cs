@@ -1,0 +1,57 @@
+namespace CachingApi.Caching;
+
+/// <summary>
+/// Invalidation, after the commit: a short-lived tombstone with the new version takes the entry's place, so that a slow
+/// reader cannot put back what was replaced. When Redis is away, what it should have heard is remembered.
+/// </summary>
+/// <remarks>
+/// The race that a plain delete loses (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1):
+/// 1. a reader misses and loads version 1;
+/// 2. a writer commits version 2 and deletes the entry;
+/// 3. the reader stores version 1, which stays until its TTL ends.
+/// With a tombstone of version 2 in place, step 3 is refused.
+/// </remarks>
+internal sealed class Invalidation(
+    RedisTier tier, Namespaces namespaces, OwedInvalidations owed, SingleFlight<CacheResult> flights, TimeProvider time)
+{
+    /// <summary>Longer than any load may take (see <see cref="CachingOptions.LoadTimeout"/>).</summary>
+    public static TimeSpan TombstoneTtl { get; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>Whatever is cached for <paramref name="key"/> and is older than <paramref name="version"/> is void from now on.</summary>
+    public Task InvalidateAsync<T>(CacheKey<T> key, long version, CancellationToken cancel) where T : class =>
+        ReplaceAsync(key, version, entryKey => CacheEntry.Tombstone(entryKey, version, time.GetUtcNow()), TombstoneTtl, cancel);
+
+    /// <summary>The thing was deleted as of <paramref name="version"/>: a negative entry of that version is the tombstone.</summary>
+    public Task DeletedAsync<T>(CacheKey<T> key, long version, CancellationToken cancel) where T : class
+    {
+        var settings = key.Cache.Settings;
+        var keep = settings.NegativeTtl > TombstoneTtl ? settings.NegativeTtl : TombstoneTtl;
+        return ReplaceAsync(
+            key, version, entryKey => CacheEntry.Negative(entryKey, settings, version, TimeSpan.Zero, time.GetUtcNow()), keep, cancel);
+    }
+
+    /// <summary>Everything in a cache is void from now on, at the cost of one operation.</summary>
+    public async Task DropAllAsync<T>(Cache<T> cache, CancellationToken cancel) where T : class
+    {
+        if (!await namespaces.BumpAsync(cache.Name, cancel))
+        {
+            owed.AddBump(cache.Name);
+        }
+    }
+
+    /// <summary>Puts an entry of a new version in place, or remembers that this is to be done.</summary>
+    internal async Task ReplaceAsync<T>(
+        CacheKey<T> key, long version, Func<EntryKey, CacheEntry> entry, TimeSpan timeToLive, CancellationToken cancel)
+        where T : class
+    {
+        var (cache, id) = (key.Cache.Name, key.Id);
+        flights.Forget($"{cache}:{id}");
+
+        var generation = await namespaces.CurrentAsync(cache, cancel);
+        var entryKey = namespaces.Key(cache, generation ?? 0, id);
+        if (generation is null || !(await tier.CompareAndSetAsync(entryKey, entry(entryKey), timeToLive, cancel)).Answered)
+        {
+            owed.Add(cache, id, version);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+using System.Collections.Concurrent;
+using CachingApi.Storage;
+
+namespace CachingApi.Caching;
+
+/// <summary>
+/// Versioned keys: <c>service:cache:g&lt;generation&gt;:id</c>, made here and nowhere else. A new generation drops every entry of
+/// a cache at once, and a fill of the old generation that is still under way is never seen.
+/// </summary>
+internal sealed class Namespaces(Redis redis, RedisTier tier, TimeProvider time)
+{
+    /// <summary>How long a generation is believed before Redis is asked again: the longest that another process's bump goes unseen.</summary>
+    private static readonly TimeSpan TrustedFor = TimeSpan.FromSeconds(1);
+
+    private readonly ConcurrentDictionary<string, Known> _known = new();
+
+    /// <summary>The generation of a cache, <c>null</c> where Redis is away.</summary>
+    public async ValueTask<long?> CurrentAsync(string cache, CancellationToken cancel)
+    {
+        if (_known.TryGetValue(cache, out var known) && time.GetElapsedTime(known.ReadAt) < TrustedFor)
+        {
+            return known.Generation;
+        }
+
+        return await AskAsync(cache, next: false, cancel);
+    }
+
+    /// <summary>Moves a cache to a new generation. Returns <c>false</c> where Redis is away.</summary>
+    public async Task<bool> BumpAsync(string cache, CancellationToken cancel) => await AskAsync(cache, next: true, cancel) is not null;
+
+    public EntryKey Key(string cache, long generation, string id) => new($"{redis.KeyPrefix}:{cache}:g{generation}:{id}");
+
+    /// <remarks>
+    /// The higher one stays, as answers may arrive out of order:
+    /// 1. a reader asks for the generation, Redis answers 7;
+    /// 2. a writer bumps it to 8 and remembers 8;
+    /// 3. the reader's 7 arrives: remembering it would show the dropped entries again, after the write was acknowledged.
+    /// </remarks>
+    private async Task<long?> AskAsync(string cache, bool next, CancellationToken cancel)
+    {
+        var asked = time.GetTimestamp();
+        if (await tier.GenerationAsync($"{redis.KeyPrefix}:{cache}:generation", next, cancel) is not { } generation)
+        {
+            _known.TryRemove(cache, out _);
+            return null;
+        }
+
+        return _known.AddOrUpdate(
+            cache,
+            static (_, answer) => answer,
+            static (_, held, answer) => new(Math.Max(held.Generation, answer.Generation), answer.ReadAt),
+            new Known(generation, asked)).Generation;
+    }
+
+    private readonly record struct Known(long Generation, long ReadAt);
+}

@@ -1,0 +1,76 @@
+using System.Collections.Concurrent;
+
+namespace CachingApi.Caching;
+
+/// <summary>
+/// One load at a time for each key of this process: who asks for a key that is being loaded waits for that load
+/// (after golang/groupcache's singleflight).
+/// </summary>
+internal sealed class SingleFlight<T>(TimeSpan timeout)
+{
+    private readonly ConcurrentDictionary<string, Flight> _flights = new();
+
+    /// <summary>Runs <paramref name="load"/>, or joins the run that is under way. A failure is every waiter's, once.</summary>
+    /// <param name="generation">Only runs of the same generation are joined.</param>
+    /// <param name="cancel">Ends this caller's wait; the load goes on for the others, up to the time-out.</param>
+    /// <returns>The result, and whether the run was another caller's.</returns>
+    /// <exception cref="TimeoutException">The load took longer than the time-out.</exception>
+    public async Task<(T Value, bool Joined)> RunAsync(
+        string key, long generation, Func<CancellationToken, Task<T>> load, CancellationToken cancel)
+    {
+        var mine = new Flight(generation);
+        var flight = _flights.AddOrUpdate(
+            key,
+            static (_, mine) => mine,
+            static (_, under, mine) => under.Generation == mine.Generation ? under : mine,
+            mine);
+
+        if (ReferenceEquals(flight, mine))
+        {
+            _ = FlyAsync(key, mine, load);
+        }
+
+        return (await flight.Landed.Task.WaitAsync(cancel), !ReferenceEquals(flight, mine));
+    }
+
+    /// <summary>
+    /// Callers from now on don't join the run that is under way: what it loads may be older than what was just written.
+    /// </summary>
+    /// <remarks>
+    /// 1. reader A begins a load and reads version 1;
+    /// 2. a writer commits version 2 and is told so;
+    /// 3. reader B comes: to join A's load would show it version 1, after the write was acknowledged.
+    /// </remarks>
+    public void Forget(string key) => _flights.TryRemove(key, out _);
+
+    private async Task FlyAsync(string key, Flight flight, Func<CancellationToken, Task<T>> load)
+    {
+        using var deadline = new CancellationTokenSource(timeout);
+        try
+        {
+            // The load belongs to all who wait: it must not run inside, or end with, the request that began it.
+            flight.Landed.SetResult(await Task.Run(() => load(deadline.Token), CancellationToken.None));
+        }
+        catch (OperationCanceledException error) when (deadline.IsCancellationRequested)
+        {
+            flight.Landed.SetException(new TimeoutException($"A load took longer than {timeout}.", error));
+        }
+#pragma warning disable CA1031 // Every failure goes to the callers that wait.
+        catch (Exception error)
+#pragma warning restore CA1031
+        {
+            flight.Landed.SetException(error);
+        }
+        finally
+        {
+            _flights.TryRemove(new(key, flight));
+        }
+    }
+
+    private sealed class Flight(long generation)
+    {
+        public long Generation => generation;
+
+        public TaskCompletionSource<T> Landed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    }
+}

@@ -1,0 +1,73 @@
+using System.Text.Encodings.Web;
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using Microsoft.AspNetCore.Http.Json;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
+using Serilog;
+
+namespace CachingApi.Hosting;
+
+/// <summary>What holds for every endpoint: JSON, validation, errors, limits of size, the clock and the log.</summary>
+internal static class ApiConventions
+{
+    public const int MaxBodyBytes = 64 * 1024;
+
+    public static WebApplicationBuilder AddApiConventions(this WebApplicationBuilder builder)
+    {
+        builder.Host.UseSerilog((context, log) => log.ReadFrom.Configuration(context.Configuration));
+        builder.Services.Configure<KestrelServerOptions>(kestrel =>
+        {
+            kestrel.AddServerHeader = false;
+            kestrel.Limits.MaxRequestBodySize = MaxBodyBytes;
+        });
+        builder.Services.Configure<JsonOptions>(json => Strict(json.SerializerOptions));
+        builder.Services.Configure<RouteHandlerOptions>(routes => routes.ThrowOnBadRequest = true);
+        builder.Services.AddValidation();
+        builder.Services.AddErrors();
+        builder.Services.AddSingleton(TimeProvider.System);
+        return builder;
+    }
+
+    public static WebApplication UseApiConventions(this WebApplication app)
+    {
+        app.UseSerilogRequestLogging(log => log.IncludeQueryInRequestPath = false);
+        app.Use(static (context, next) =>
+        {
+            context.Response.OnStarting(
+                static response =>
+                {
+                    ((HttpResponse)response).Headers.XContentTypeOptions = "nosniff";
+                    return Task.CompletedTask;
+                },
+                context.Response);
+            return next(context);
+        });
+        app.UseExceptionHandler();
+        app.UseStatusCodePages();
+        return app;
+    }
+
+    /// <summary>Adds a feature's source-generated JSON.</summary>
+    public static IServiceCollection AddJson(this IServiceCollection services, JsonSerializerContext context) =>
+        services.Configure<JsonOptions>(json => json.SerializerOptions.TypeInfoResolverChain.Insert(0, context));
+
+    /// <summary>
+    /// JSON as RFC 8259 has it, camelCase; an unknown, doubled or mistyped field is an error. Characters stand for
+    /// themselves: the answers are never read as HTML (<c>nosniff</c>).
+    /// </summary>
+    public static void Strict(JsonSerializerOptions json)
+    {
+        json.PropertyNamingPolicy = JsonNamingPolicy.CamelCase;
+        json.PropertyNameCaseInsensitive = false;
+        json.NumberHandling = JsonNumberHandling.Strict;
+        json.UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow;
+        json.AllowDuplicateProperties = false;
+        json.RespectNullableAnnotations = true;
+        json.MaxDepth = 16;
+        json.Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping;
+    }
+}
+
+/// <summary>An enum as camelCase text; numbers and unknown names are refused.</summary>
+internal sealed class CamelCaseEnum<T>() : JsonStringEnumConverter<T>(JsonNamingPolicy.CamelCase, allowIntegerValues: false)
+    where T : struct, Enum;

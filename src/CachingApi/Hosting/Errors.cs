@@ -1,0 +1,160 @@
+using System.Globalization;
+using System.Net.Mime;
+using System.Text.Json;
+using CachingApi.Storage;
+using Microsoft.AspNetCore.Diagnostics;
+using Microsoft.AspNetCore.Http.Json;
+using Microsoft.AspNetCore.Http.Metadata;
+using Microsoft.AspNetCore.WebUtilities;
+using Microsoft.Extensions.Options;
+using Npgsql;
+using ProblemDetails = Microsoft.AspNetCore.Mvc.ProblemDetails;
+
+namespace CachingApi.Hosting;
+
+/// <summary>Every error is a problem (RFC 9457): a bad request says what is wrong with it, an outage says when to come back.</summary>
+internal static partial class Errors
+{
+    public static IServiceCollection AddErrors(this IServiceCollection services)
+    {
+        services.AddSingleton<IProblemDetailsWriter, ProblemWriter>();
+        services.AddProblemDetails(problems => problems.CustomizeProblemDetails = Complete);
+        services.AddExceptionHandler<BadRequestHandler>();
+        return services.AddExceptionHandler<OutageHandler>();
+    }
+
+    /// <summary>Adds what a caller may rely on: a sentence in <c>detail</c>, and the id to look for in log and traces.</summary>
+    private static void Complete(ProblemDetailsContext context)
+    {
+        var problem = context.ProblemDetails;
+        problem.Status ??= context.HttpContext.Response.StatusCode;
+        problem.Title ??= ReasonPhrases.GetReasonPhrase(problem.Status.Value);
+        problem.Type = Type(problem.Status.Value);
+        if (problem is HttpValidationProblemDetails { Errors: var errors } validation)
+        {
+            validation.Errors = errors.ToDictionary(error => JsonNamingPolicy.CamelCase.ConvertName(error.Key), error => error.Value);
+        }
+
+        problem.Detail ??= problem is HttpValidationProblemDetails
+            ? "The request does not hold what is expected; see errors."
+            : problem.Status switch
+            {
+                StatusCodes.Status401Unauthorized => "Log in first: POST /sessions.",
+                StatusCodes.Status403Forbidden => "This is not open to you.",
+                StatusCodes.Status404NotFound => "There is no such thing here.",
+                StatusCodes.Status405MethodNotAllowed => "This method is not allowed here; see the header Allow.",
+                StatusCodes.Status413PayloadTooLarge => $"The body may hold {ApiConventions.MaxBodyBytes} bytes at most.",
+                StatusCodes.Status415UnsupportedMediaType => "The body must be application/json.",
+                StatusCodes.Status500InternalServerError => "This is a fault of ours, and has been logged.",
+                _ => problem.Title,
+            };
+        problem.Extensions["traceId"] = System.Diagnostics.Activity.Current?.TraceId.ToString() ?? context.HttpContext.TraceIdentifier;
+    }
+
+    /// <summary>The section of RFC 9110 that defines a status, where it does: they are numbered in order.</summary>
+    private static string Type(int status) => status switch
+    {
+        >= 400 and <= 417 => $"https://www.rfc-editor.org/rfc/rfc9110#section-15.5.{status - 399}",
+        >= 500 and <= 505 => $"https://www.rfc-editor.org/rfc/rfc9110#section-15.6.{status - 499}",
+        _ => "about:blank",
+    };
+
+    /// <summary>Writes problems whatever the request's <c>Accept</c> says: an error without a body helps nobody.</summary>
+    private sealed class ProblemWriter(IOptions<JsonOptions> json) : IProblemDetailsWriter
+    {
+        public bool CanWrite(ProblemDetailsContext context) => true;
+
+        public ValueTask WriteAsync(ProblemDetailsContext context)
+        {
+            Complete(context);
+            return new(context.HttpContext.Response.WriteAsJsonAsync(
+                context.ProblemDetails,
+                context.ProblemDetails.GetType(),
+                json.Value.SerializerOptions,
+                MediaTypeNames.Application.ProblemJson,
+                context.HttpContext.RequestAborted));
+        }
+    }
+
+    /// <summary>A request that could not be read: malformed JSON, an unknown field, a wrong type, too large a body.</summary>
+    private sealed class BadRequestHandler(IProblemDetailsService problems, IOptions<JsonOptions> json) : IExceptionHandler
+    {
+        public async ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
+        {
+            if (exception is not BadHttpRequestException bad)
+            {
+                return false;
+            }
+
+            httpContext.Response.StatusCode = bad.StatusCode;
+            return await problems.TryWriteAsync(new()
+            {
+                HttpContext = httpContext,
+                ProblemDetails = bad.InnerException is JsonException error
+                    ? Explain(error, httpContext.Features.Get<IExceptionHandlerFeature>()?.Endpoint)
+                    : Explain(bad),
+            });
+        }
+
+        /// <remarks>The library's messages name types of ours, so only its path is passed on.</remarks>
+        private ProblemDetails Explain(JsonException error, Endpoint? endpoint)
+        {
+            var path = error.Path?.TrimStart('$').TrimStart('.') ?? "";
+            if (path.Length == 0)
+            {
+                return new() { Detail = string.Create(CultureInfo.InvariantCulture, $"The body is not a JSON object as expected (line {error.LineNumber + 1}).") };
+            }
+
+            var type = endpoint?.Metadata.GetMetadata<IAcceptsMetadata>()?.RequestType;
+            var known = type is null || json.Value.SerializerOptions.GetTypeInfo(type).Properties.Any(property => property.Name == path);
+            return new HttpValidationProblemDetails
+            {
+                Errors = { [path] = [known ? "This value is malformed, doubled or of the wrong type." : "This field is unknown."] },
+            };
+        }
+
+        private static ProblemDetails Explain(BadHttpRequestException bad)
+        {
+            if (bad.Message.StartsWith("Failed to bind parameter", StringComparison.Ordinal) && bad.Message.Split('"') is [_, var parameter, ..])
+            {
+                return new HttpValidationProblemDetails { Errors = { [parameter.Split(' ')[^1]] = ["This is not of the form that is expected."] } };
+            }
+
+            return new()
+            {
+                Detail = bad.StatusCode is StatusCodes.Status400BadRequest
+                    ? "The request cannot be read: its body is missing or cut off, or a header is malformed."
+                    : null,
+            };
+        }
+    }
+
+    /// <summary>PostgreSQL or Redis is away: 503 with Retry-After, and no stack trace per request in the log.</summary>
+    private sealed partial class OutageHandler(IProblemDetailsService problems, ILogger<OutageHandler> log) : IExceptionHandler
+    {
+        public async ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
+        {
+            if (Outage(exception) is not { } outage)
+            {
+                return false;
+            }
+
+            OutageLogged(log, exception.GetType().Name, exception.Message);
+            httpContext.Response.StatusCode = StatusCodes.Status503ServiceUnavailable;
+            httpContext.Response.Headers.RetryAfter =
+                Math.Max(1, Math.Ceiling(outage.RetryAfter.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
+            return await problems.TryWriteAsync(new() { HttpContext = httpContext, ProblemDetails = { Detail = outage.Message } });
+        }
+
+        private static UnavailableException? Outage(Exception exception) => exception switch
+        {
+            UnavailableException outage => outage,
+            PostgresException { IsTransient: false } => null,
+            NpgsqlException or TimeoutException => new UnavailableException("The database", exception),
+            _ => null,
+        };
+
+        [LoggerMessage(1, LogLevel.Warning, "Answered 503: {Error}: {Reason}")]
+        private static partial void OutageLogged(ILogger log, string error, string reason);
+    }
+}

@@ -1,0 +1,88 @@
+using CachingApi.Caching;
+using CachingApi.Storage;
+using Microsoft.Extensions.Diagnostics.HealthChecks;
+using Npgsql;
+using OpenTelemetry.Metrics;
+
+namespace CachingApi.Hosting;
+
+/// <summary>What operators look at: health and metrics.</summary>
+internal static class Operations
+{
+    public static IServiceCollection AddOperations(this IServiceCollection services)
+    {
+        services.AddOpenTelemetry().WithMetrics(metrics => metrics
+            .AddMeter(
+                "CachingApi.*",
+                "Npgsql",
+                "System.Runtime",
+                "Microsoft.AspNetCore.Hosting",
+                "Microsoft.AspNetCore.Server.Kestrel")
+            .AddPrometheusExporter(prometheus =>
+            {
+                prometheus.ScopeInfoEnabled = false;
+                prometheus.ScrapeResponseCacheDurationMilliseconds = 0;
+            }));
+
+        services.AddHealthChecks()
+            .AddCheck<PostgresHealth>("postgres", timeout: TimeSpan.FromSeconds(2))
+            .AddCheck<RedisHealth>("redis", timeout: TimeSpan.FromSeconds(2));
+        return services;
+    }
+
+    public static void MapOperations(this WebApplication app)
+    {
+        app.MapHealthChecks("/health/live", new() { Predicate = _ => false, ResponseWriter = Report }).AllowAnonymous();
+        app.MapHealthChecks("/health/ready", new() { ResponseWriter = Report, ResultStatusCodes = { [HealthStatus.Degraded] = 200 } }).AllowAnonymous();
+        app.MapPrometheusScrapingEndpoint("/metrics").AllowAnonymous();
+    }
+
+    private static Task Report(HttpContext context, HealthReport report)
+    {
+        context.Response.Headers.CacheControl = "no-store";
+        return context.Response.WriteAsJsonAsync(new Health(
+            report.Status.ToString().ToLowerInvariant(),
+            report.Entries.ToDictionary(check => check.Key, check => check.Value.Description ?? check.Value.Status.ToString().ToLowerInvariant())));
+    }
+
+    private sealed record Health(string Status, Dictionary<string, string> Checks);
+
+    /// <summary>Without PostgreSQL the service still answers what is cached: it is degraded, not dead.</summary>
+    private sealed class PostgresHealth(NpgsqlDataSource postgres) : IHealthCheck
+    {
+        public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default)
+        {
+            try
+            {
+                await using var connection = await postgres.OpenConnectionAsync(cancellationToken);
+                await using var command = new NpgsqlCommand("SELECT 1", connection);
+                await command.ExecuteScalarAsync(cancellationToken);
+                return HealthCheckResult.Healthy();
+            }
+            catch (Exception error) when (error is NpgsqlException or TimeoutException or OperationCanceledException)
+            {
+                return HealthCheckResult.Degraded("away: what is cached is still answered");
+            }
+        }
+    }
+
+    /// <summary>Without the cache the service reads from PostgreSQL; without the state nobody can be recognised.</summary>
+    private sealed class RedisHealth(Redis redis, RedisTier tier) : IHealthCheck
+    {
+        public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default)
+        {
+            try
+            {
+                await redis.OnStateAsync(state => state.PingAsync(), cancellationToken);
+            }
+            catch (UnavailableException)
+            {
+                return HealthCheckResult.Degraded("away: no session can be checked");
+            }
+
+            return tier.IsTrusted && await tier.PingAsync(cancellationToken)
+                ? HealthCheckResult.Healthy()
+                : HealthCheckResult.Degraded("away: reads go to PostgreSQL");
+        }
+    }
+}

@@ -1,0 +1,41 @@
+using CachingApi.Caching;
+using CachingApi.Hosting;
+using CachingApi.Sessions;
+using CachingApi.Storage;
+using CachingApi.Users;
+using Microsoft.Extensions.Options;
+
+// The output folder is the content root, so that the repository's one appsettings.json is found however the service is
+// started: by dotnet run, in a container or by a test.
+var builder = WebApplication.CreateBuilder(new WebApplicationOptions { Args = args, ContentRootPath = AppContext.BaseDirectory });
+
+builder.AddApiConventions();
+builder.Services
+    .AddPostgres()
+    .AddRedis()
+    .AddCaching()
+    .AddSessions()
+    .AddUsers()
+    .AddOperations()
+    .AddApiDocs();
+
+var app = builder.Build();
+
+app.UseApiConventions();
+app.UseApiDocs();
+app.UseSessions();
+
+app.MapUsers();
+app.MapSessions();
+app.MapOperations();
+
+try
+{
+    await app.RunAsync();
+    return 0;
+}
+catch (OptionsValidationException error)
+{
+    await Console.Error.WriteLineAsync($"The configuration is not usable: {error.Message} (./dev run starts it with all that it needs)");
+    return 1;
+}

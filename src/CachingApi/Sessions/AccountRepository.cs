@@ -1,0 +1,31 @@
+using Dapper;
+using Npgsql;
+
+namespace CachingApi.Sessions;
+
+/// <summary>What logging in needs to know of a user.</summary>
+internal sealed record Account
+{
+    public required Guid Id { get; init; }
+
+    public required string Role { get; init; }
+
+    public required string PasswordHash { get; init; }
+}
+
+/// <summary>Accounts in PostgreSQL.</summary>
+internal sealed class AccountRepository(NpgsqlDataSource postgres)
+{
+    public async Task<Account?> FindAsync(string email, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        return await connection.QuerySingleOrDefaultAsync<Account>(new CommandDefinition(
+            """
+            SELECT id, role, password_hash
+            FROM users
+            WHERE email_key = @key
+            """,
+            new { key = Email.Key(email) },
+            cancellationToken: cancel));
+    }
+}

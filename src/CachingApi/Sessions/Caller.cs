@@ -1,0 +1,32 @@
+using System.Security.Claims;
+using Microsoft.AspNetCore.Authorization;
+
+namespace CachingApi.Sessions;
+
+/// <summary>Who is calling, and what they may do.</summary>
+internal static class Caller
+{
+    public const string UserIdClaim = "sub";
+    public const string RoleClaim = "role";
+    public const string AdminRole = "admin";
+
+    /// <summary>Whoever is logged in.</summary>
+    public const string Anyone = "Session";
+
+    /// <summary>Administrators.</summary>
+    public const string Admin = "Admin";
+
+    /// <summary>The user whom the route's <c>id</c> names, and administrators.</summary>
+    public const string SelfOrAdmin = "SelfOrAdmin";
+
+    public static void AddPolicies(AuthorizationOptions options)
+    {
+        options.AddPolicy(Anyone, policy => policy.RequireAuthenticatedUser());
+        options.AddPolicy(Admin, policy => policy.RequireAuthenticatedUser().RequireRole(AdminRole));
+        options.AddPolicy(SelfOrAdmin, policy => policy.RequireAuthenticatedUser().RequireAssertion(context =>
+            context.User.IsInRole(AdminRole) || (context.Resource is HttpContext http && IsSelf(context.User, http.GetRouteValue("id")))));
+    }
+
+    private static bool IsSelf(ClaimsPrincipal user, object? id) =>
+        Guid.TryParse(user.FindFirstValue(UserIdClaim), out var self) && Guid.TryParse(id as string, out var named) && self == named;
+}

@@ -1,0 +1,90 @@
+using System.ComponentModel.DataAnnotations;
+using System.Text.Json.Serialization;
+using CachingApi.Hosting;
+
+namespace CachingApi.Sessions;
+
+/// <summary>How a session's token travels.</summary>
+[JsonConverter(typeof(CamelCaseEnum<SessionTransport>))]
+public enum SessionTransport
+{
+    /// <summary>In the cookie <c>__Host-session</c>, which scripts cannot read: for browsers.</summary>
+    Cookie,
+
+    /// <summary>In the body, to be sent back as <c>Authorization: Bearer</c>: for everything else.</summary>
+    Bearer,
+}
+
+/// <summary>What it takes to log in.</summary>
+public sealed class CreateSession
+{
+    /// <summary>The account's e-mail address, in any letter case.</summary>
+    /// <example>ada@example.org</example>
+    [Required, StringLength(254)]
+    public string Email { get; init; } = "";
+
+    /// <summary>The account's password.</summary>
+    /// <example>a long and unusual sentence</example>
+    [Required, StringLength(128)]
+    public string Password { get; init; } = "";
+
+    /// <summary>How the token travels; <c>cookie</c> unless said otherwise.</summary>
+    /// <example>bearer</example>
+    public SessionTransport Transport { get; init; } = SessionTransport.Cookie;
+}
+
+/// <summary>A session: who is logged in, and for how long.</summary>
+public sealed record Session
+{
+    /// <summary>The session's id, which is no secret: knowing it lets nobody in.</summary>
+    /// <example>01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e</example>
+    public required Guid Id { get; init; }
+
+    /// <summary>Whose session it is.</summary>
+    /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
+    public required Guid UserId { get; init; }
+
+    /// <summary><c>user</c> or <c>admin</c>.</summary>
+    /// <example>user</example>
+    public required string Role { get; init; }
+
+    /// <summary>What the client called itself at login.</summary>
+    /// <example>curl/8.5.0</example>
+    public required string Device { get; init; }
+
+    /// <summary>When it began.</summary>
+    public required DateTime CreatedAt { get; init; }
+
+    /// <summary>When it was last used, to the minute.</summary>
+    public required DateTime LastSeenAt { get; init; }
+
+    /// <summary>When it ends if it is not used again; every use moves this on, up to the absolute limit.</summary>
+    public required DateTime ExpiresAt { get; init; }
+
+    [JsonIgnore]
+    internal SessionTransport Transport { get; init; }
+}
+
+/// <summary>A session that has just begun.</summary>
+public sealed class NewSession
+{
+    /// <summary>The session's id, which is no secret.</summary>
+    /// <example>01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e</example>
+    public required Guid Id { get; init; }
+
+    /// <summary>Whose session it is.</summary>
+    /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
+    public required Guid UserId { get; init; }
+
+    /// <summary>When it ends if it is not used.</summary>
+    public required DateTime ExpiresAt { get; init; }
+
+    /// <summary>For <c>bearer</c> only: the token. It is shown this once and kept nowhere.</summary>
+    /// <example>AZgMbn0AeyCdTzpLXG1-jwJ5m0yv3sKq8ZrXo1bNhT4uQwEcVfRtGyHjUkLpMnBv</example>
+    public string? Token { get; init; }
+}
+
+[JsonSerializable(typeof(CreateSession))]
+[JsonSerializable(typeof(Session))]
+[JsonSerializable(typeof(NewSession))]
+internal sealed partial class SessionJson : JsonSerializerContext;

@@ -1,0 +1,73 @@
+using System.Security.Claims;
+using System.Text.Encodings.Web;
+using CachingApi.Storage;
+using Microsoft.AspNetCore.Authentication;
+using Microsoft.Extensions.Options;
+
+namespace CachingApi.Sessions;
+
+/// <summary>The authentication scheme: says who is calling, by the session whose token came as a cookie or as a bearer token.</summary>
+internal sealed class SessionAuthentication(
+    SessionStore sessions, IOptionsMonitor<AuthenticationSchemeOptions> options, ILoggerFactory logs, UrlEncoder encoder)
+    : AuthenticationHandler<AuthenticationSchemeOptions>(options, logs, encoder)
+{
+    public const string SchemeName = "Session";
+
+    public const string CookieName = "__Host-session";
+
+    private const string BearerPrefix = "Bearer ";
+
+    /// <summary>The token that a request carries, and how; a bearer token comes before a cookie.</summary>
+    public static (SessionToken Token, SessionTransport Transport)? TokenOf(HttpRequest request)
+    {
+        var header = request.Headers.Authorization.ToString();
+        if (header.StartsWith(BearerPrefix, StringComparison.OrdinalIgnoreCase))
+        {
+            return SessionToken.Parse(header[BearerPrefix.Length..].Trim()) is { } bearer ? (bearer, SessionTransport.Bearer) : null;
+        }
+
+        return request.Cookies[CookieName] is { } cookie && SessionToken.Parse(cookie) is { } token ? (token, SessionTransport.Cookie) : null;
+    }
+
+    protected override async Task<AuthenticateResult> HandleAuthenticateAsync()
+    {
+        if (TokenOf(Request) is not var (token, transport))
+        {
+            return AuthenticateResult.NoResult();
+        }
+
+        try
+        {
+            // A token counts only in the way it was given out: one that leaked from a cookie is of no use as a bearer token.
+            if (await sessions.UseAsync(token, Context.RequestAborted) is not { } session || session.Transport != transport)
+            {
+                return AuthenticateResult.Fail("There is no such session.");
+            }
+
+            Context.Features.Set(session);
+            var identity = new ClaimsIdentity(
+                [new(Caller.UserIdClaim, session.UserId.ToString()), new(Caller.RoleClaim, session.Role)],
+                SchemeName,
+                Caller.UserIdClaim,
+                Caller.RoleClaim);
+            return AuthenticateResult.Success(new(new(identity), SchemeName));
+        }
+        catch (UnavailableException outage)
+        {
+            return AuthenticateResult.Fail(outage);
+        }
+    }
+
+    /// <summary>401, unless nobody knows whether the session is good: that is an outage (503), and no reason to drop the token.</summary>
+    protected override async Task HandleChallengeAsync(AuthenticationProperties properties)
+    {
+        var result = await HandleAuthenticateOnceSafeAsync();
+        if (result.Failure is UnavailableException outage)
+        {
+            throw outage;
+        }
+
+        Response.Headers.WWWAuthenticate = result.Failure is null ? "Bearer" : "Bearer error=\"invalid_token\"";
+        await base.HandleChallengeAsync(properties);
+    }
+}

@@ -1,0 +1,15 @@
+using System.ComponentModel.DataAnnotations;
+
+namespace CachingApi.Sessions;
+
+/// <summary>How long sessions last: the section <c>Sessions</c>.</summary>
+internal sealed class SessionPolicy
+{
+    /// <summary>A session that is not used for this long ends.</summary>
+    [Range(typeof(TimeSpan), "00:00:01", "30.00:00:00")]
+    public TimeSpan Idle { get; init; } = TimeSpan.FromHours(24);
+
+    /// <summary>Every session ends this long after it began, however much it is used.</summary>
+    [Range(typeof(TimeSpan), "00:00:01", "365.00:00:00")]
+    public TimeSpan Absolute { get; init; } = TimeSpan.FromDays(7);
+}

@@ -1,0 +1,46 @@
+using System.Buffers.Text;
+using System.Security.Cryptography;
+using System.Text;
+
+namespace CachingApi.Sessions;
+
+/// <summary>
+/// A session's token: the user's id (16 bytes), then 256 random bits, in base64url. The id in front lets everything of one
+/// user lie in one slot of a Redis Cluster, so that one script decides on a session and on the user's revocation together.
+/// </summary>
+internal readonly record struct SessionToken
+{
+    public const int Length = 64;
+
+    private const int RandomBytes = 32;
+
+    private SessionToken(string text, Guid userId) => (Text, UserId) = (text, userId);
+
+    /// <summary>The secret itself: for the client alone, never for a log or a key.</summary>
+    public string Text { get; }
+
+    public Guid UserId { get; }
+
+    /// <summary>What Redis knows the session by: nobody logs in with that.</summary>
+    public string Hash => Convert.ToHexStringLower(SHA256.HashData(Encoding.ASCII.GetBytes(Text)));
+
+    public static SessionToken New(Guid userId)
+    {
+        Span<byte> bytes = stackalloc byte[16 + RandomBytes];
+        userId.TryWriteBytes(bytes, bigEndian: true, out _);
+        RandomNumberGenerator.Fill(bytes[16..]);
+        return new(Base64Url.EncodeToString(bytes), userId);
+    }
+
+    /// <summary>Reads what a client sent; <c>null</c> for anything that cannot be a token, before Redis is asked.</summary>
+    public static SessionToken? Parse(string text)
+    {
+        Span<byte> bytes = stackalloc byte[16 + RandomBytes];
+        return text.Length == Length && Base64Url.IsValid(text, out var length) && length == bytes.Length
+            && Base64Url.TryDecodeFromChars(text, bytes, out _)
+                ? new(text, new Guid(bytes[..16], bigEndian: true))
+                : null;
+    }
+
+    public override string ToString() => "(token)";
+}

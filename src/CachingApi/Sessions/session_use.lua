@@ -1,0 +1,26 @@
+-- Reads a session and moves its idle limit on. Only what exists is changed, so a session that was ended cannot come back.
+-- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
+-- ARGV[1]  idle limit in milliseconds
+-- Returns nil, or id, role, transport, device, born (microseconds), seen and until (milliseconds).
+local session = redis.call('HMGET', KEYS[1], 'id', 'role', 'transport', 'device', 'born', 'seen', 'until')
+if not session[1] then
+  return nil
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local born, seen, ends = tonumber(session[5]), tonumber(session[6]), tonumber(session[7])
+if born <= tonumber(redis.call('GET', KEYS[2]) or 0) or now >= ends then
+  redis.call('UNLINK', KEYS[1])
+  return nil
+end
+
+-- A write per minute is enough; a short idle limit wants it more often.
+local idle = tonumber(ARGV[1])
+if now - seen >= math.min(60000, idle / 20) then
+  session[6] = string.format('%.0f', now)
+  redis.call('HSET', KEYS[1], 'seen', session[6])
+  redis.call('PEXPIRE', KEYS[1], math.min(idle, ends - now))
+end
+
+return session

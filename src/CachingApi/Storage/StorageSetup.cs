@@ -1,0 +1,39 @@
+using System.ComponentModel.DataAnnotations;
+using Dapper;
+using Microsoft.Extensions.Options;
+using Npgsql;
+
+namespace CachingApi.Storage;
+
+/// <summary>Where PostgreSQL and Redis are: the section <c>ConnectionStrings</c>.</summary>
+internal sealed class ConnectionStrings
+{
+    [Required(ErrorMessage = "a PostgreSQL connection string is needed")]
+    public string Postgres { get; init; } = "";
+
+    [Required(ErrorMessage = "a Redis connection string is needed")]
+    public string Redis { get; init; } = "";
+
+    /// <summary>A second Redis for what must not be lost (sessions); the first one where this is empty.</summary>
+    public string RedisState { get; init; } = "";
+}
+
+internal static class StorageSetup
+{
+    public static IServiceCollection AddPostgres(this IServiceCollection services)
+    {
+        DefaultTypeMap.MatchNamesWithUnderscores = true;
+
+        services.AddValidatedOptions<ConnectionStrings>("ConnectionStrings");
+        services.AddValidatedOptions<DatabaseOptions>("Database");
+        services.AddSingleton(provider =>
+            NpgsqlDataSource.Create(provider.GetRequiredService<IOptions<ConnectionStrings>>().Value.Postgres));
+        return services.AddHostedService<Migrations>();
+    }
+
+    public static IServiceCollection AddRedis(this IServiceCollection services)
+    {
+        services.AddValidatedOptions<RedisOptions>("Redis");
+        return services.AddSingleton<Redis>();
+    }
+}

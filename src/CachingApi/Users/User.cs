@@ -1,0 +1,95 @@
+using System.ComponentModel.DataAnnotations;
+using System.Globalization;
+using System.Text.Json.Serialization;
+using CachingApi.Sessions;
+
+namespace CachingApi.Users;
+
+/// <summary>A user.</summary>
+public sealed record User
+{
+    /// <summary>The id, a UUIDv7.</summary>
+    /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
+    public required Guid Id { get; init; }
+
+    /// <summary>The e-mail address as it was given.</summary>
+    /// <example>ada@example.org</example>
+    public required string Email { get; init; }
+
+    /// <summary>The name that is shown to others.</summary>
+    /// <example>Ada Lovelace</example>
+    public required string DisplayName { get; init; }
+
+    /// <summary><c>user</c> or <c>admin</c>.</summary>
+    /// <example>user</example>
+    public required string Role { get; init; }
+
+    /// <summary>Counts the changes; the ETag is made of it.</summary>
+    /// <example>1</example>
+    public required long Version { get; init; }
+
+    /// <summary>When the user was created.</summary>
+    public required DateTime CreatedAt { get; init; }
+
+    /// <summary>When the user was last changed.</summary>
+    public required DateTime UpdatedAt { get; init; }
+}
+
+/// <summary>Some users, newest first.</summary>
+public sealed record UserPage
+{
+    /// <summary>The users of this page.</summary>
+    public required IReadOnlyList<User> Items { get; init; }
+
+    /// <summary>What to give as <c>after</c> for the next page; <c>null</c> on the last one.</summary>
+    /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
+    public required Guid? Next { get; init; }
+}
+
+/// <summary>A user to be.</summary>
+public sealed class CreateUser
+{
+    /// <summary>The e-mail address. No two users have the same one, whatever the letter case.</summary>
+    /// <example>ada@example.org</example>
+    [Required, StringLength(Sessions.Email.MaxLength), EmailFormat]
+    public string Email { get; init; } = "";
+
+    /// <summary>The name that is shown to others, in any script, without control characters.</summary>
+    /// <example>Ada Lovelace</example>
+    [Required, StringLength(100), PlainText]
+    public string DisplayName { get; init; } = "";
+
+    /// <summary>The password, 8 to 128 characters.</summary>
+    /// <example>a long and unusual sentence</example>
+    [Required, StringLength(128, MinimumLength = 8)]
+    public string Password { get; init; } = "";
+}
+
+/// <summary>What a user is changed to.</summary>
+public sealed record UpdateUser
+{
+    /// <summary>The e-mail address. No two users have the same one, whatever the letter case.</summary>
+    /// <example>ada@example.org</example>
+    [Required, StringLength(Sessions.Email.MaxLength), EmailFormat]
+    public string Email { get; init; } = "";
+
+    /// <summary>The name that is shown to others, in any script, without control characters.</summary>
+    /// <example>Ada King, Countess of Lovelace</example>
+    [Required, StringLength(100), PlainText]
+    public string DisplayName { get; init; } = "";
+}
+
+/// <summary>Text without control characters, line breaks and marks that turn the direction of what follows.</summary>
+[AttributeUsage(AttributeTargets.Property)]
+public sealed class PlainTextAttribute() : ValidationAttribute("Control characters are not allowed.")
+{
+    public override bool IsValid(object? value) => value is string text && !text.EnumerateRunes().Any(rune =>
+        System.Text.Rune.GetUnicodeCategory(rune) is UnicodeCategory.Control or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator
+        || rune.Value is (>= 0x202A and <= 0x202E) or (>= 0x2066 and <= 0x2069));
+}
+
+[JsonSerializable(typeof(User))]
+[JsonSerializable(typeof(UserPage))]
+[JsonSerializable(typeof(CreateUser))]
+[JsonSerializable(typeof(UpdateUser))]
+internal sealed partial class UserJson : JsonSerializerContext;

@@ -1,0 +1,34 @@
+using System.ComponentModel.DataAnnotations;
+using System.Text.Json.Serialization.Metadata;
+using CachingApi.Caching;
+using Microsoft.AspNetCore.Http.Json;
+using Microsoft.Extensions.Options;
+
+namespace CachingApi.Users;
+
+/// <summary>The section <c>Cache:Users</c>: users change rarely and are invalidated when they do, so they are kept long.</summary>
+internal sealed class UserCacheSettings : CacheSettings
+{
+    /// <summary>How an update reaches the cache where the request does not say.</summary>
+    [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, ErrorMessage = "write-through or invalidate is expected")]
+    public string WriteStrategy { get; init; } = WriteStrategies.WriteThrough;
+}
+
+/// <summary>The section <c>Cache:UserLists</c>: every change of any user drops all pages.</summary>
+internal sealed class UserListCacheSettings : CacheSettings;
+
+/// <summary>The keys and lifetimes of what is cached of users.</summary>
+internal sealed class UserCache(IOptions<UserCacheSettings> users, IOptions<UserListCacheSettings> lists, IOptions<JsonOptions> json)
+{
+    private readonly Cache<User> _users = new("users", users.Value, Json<User>(json), user => user.Version);
+
+    /// <summary>Pages: <c>user-lists:…:&lt;limit&gt;:&lt;after&gt;</c>. They have no version, as any user may be on them.</summary>
+    public Cache<UserPage> Lists { get; } = new("user-lists", lists.Value, Json<UserPage>(json), _ => 0);
+
+    /// <summary>One user: <c>users:…:&lt;id&gt;</c>.</summary>
+    public CacheKey<User> ById(Guid id) => _users.Key(id.ToString());
+
+    public CacheKey<UserPage> Page(Guid? after, int limit) => Lists.Key($"{limit}:{after}");
+
+    private static JsonTypeInfo<T> Json<T>(IOptions<JsonOptions> json) => (JsonTypeInfo<T>)json.Value.SerializerOptions.GetTypeInfo(typeof(T));
+}

@@ -1,0 +1,100 @@
+using System.ComponentModel.DataAnnotations;
+using CachingApi.Hosting;
+using CachingApi.Sessions;
+using Microsoft.AspNetCore.Http.HttpResults;
+
+namespace CachingApi.Users;
+
+internal static class UserEndpoints
+{
+    /// <summary>Answers about a person may be kept by that person's browser only, and must be asked for again each time.</summary>
+    private const string CacheControl = "private, no-cache";
+
+    public static IServiceCollection AddUsers(this IServiceCollection services)
+    {
+        services.AddValidatedOptions<UserCacheSettings>("Cache:Users");
+        services.AddValidatedOptions<UserListCacheSettings>("Cache:UserLists");
+        services.AddValidatedOptions<AdminOptions>("Admin");
+        services.AddJson(UserJson.Default);
+        return services
+            .AddSingleton<UserCache>()
+            .AddSingleton<UserRepository>()
+            .AddSingleton<UserService>()
+            .AddHostedService<AdminAccount>();
+    }
+
+    public static void MapUsers(this IEndpointRouteBuilder routes)
+    {
+        var users = routes.MapGroup("/users").WithTags("Users")
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status503ServiceUnavailable);
+
+        users.MapPost("/", Create).AllowAnonymous()
+            .ProducesProblems(StatusCodes.Status409Conflict);
+        users.MapGet("/", List).RequireAuthorization(Caller.Admin)
+            .Produces<UserPage>().Produces(StatusCodes.Status304NotModified);
+        users.MapGet("/{id}", Find).RequireAuthorization(Caller.SelfOrAdmin)
+            .Produces<User>().Produces(StatusCodes.Status304NotModified).ProducesProblems(StatusCodes.Status404NotFound);
+        users.MapPut("/{id}", Update).RequireAuthorization(Caller.SelfOrAdmin)
+            .ProducesProblems(StatusCodes.Status404NotFound, StatusCodes.Status409Conflict, StatusCodes.Status412PreconditionFailed);
+        users.MapDelete("/{id}", Delete).RequireAuthorization(Caller.SelfOrAdmin)
+            .ProducesProblems(StatusCodes.Status404NotFound);
+    }
+
+    /// <summary>Creates a user.</summary>
+    internal static async Task<Results<Created<User>, ProblemHttpResult>> Create(
+        CreateUser user, HttpResponse response, UserService users, CancellationToken cancel) =>
+        await users.CreateAsync(user, cancel) is { } created
+            ? TypedResults.Created($"/users/{created.Id}", Shown(created, response))
+            : Refused(UserWrite.EmailInUse);
+
+    /// <summary>Lists users, newest first.</summary>
+    /// <param name="limit">How many at most, 1 to 100.</param>
+    /// <param name="after">The <c>next</c> of the page before.</param>
+    internal static async Task<IResult> List(
+        UserService users, CancellationToken cancel, [Range(1, 100)] int limit = 20, Guid? after = null) =>
+        new CachedJson(await users.ListAsync(after, limit, cancel), CacheControl);
+
+    /// <summary>Finds a user.</summary>
+    /// <remarks>An ETag given as <c>If-None-Match</c> is answered by 304 while it still holds. <c>Cache-Status</c> tells hit from miss.</remarks>
+    internal static async Task<IResult> Find(Guid id, UserService users, CancellationToken cancel) =>
+        new CachedJson(await users.FindAsync(id, cancel), CacheControl);
+
+    /// <summary>Changes a user.</summary>
+    /// <remarks>An ETag given as <c>If-Match</c> must still hold, or the answer is 412: so nobody's change is overwritten unseen.</remarks>
+    /// <param name="strategy">How the change reaches the cache: <c>write-through</c> or <c>invalidate</c>.</param>
+    internal static async Task<Results<Ok<User>, ProblemHttpResult>> Update(
+        Guid id, UpdateUser user, HttpContext context, UserService users, string? strategy = null)
+    {
+        var chosen = WriteStrategies.Parse(strategy);
+        if (strategy is not null && chosen is null)
+        {
+            return TypedResults.Problem(new HttpValidationProblemDetails
+            {
+                Status = StatusCodes.Status400BadRequest,
+                Errors = { [nameof(strategy)] = ["write-through or invalidate is expected."] },
+            });
+        }
+
+        var versions = ETags.Versions(context.Request.Headers.IfMatch);
+        var (outcome, updated) = await users.UpdateAsync(id, user, versions, chosen);
+        return updated is null ? Refused(outcome) : TypedResults.Ok(Shown(updated, context.Response));
+    }
+
+    /// <summary>Deletes a user and ends that user's sessions.</summary>
+    internal static async Task<Results<NoContent, ProblemHttpResult>> Delete(Guid id, UserService users) =>
+        await users.DeleteAsync(id) ? TypedResults.NoContent() : Refused(UserWrite.NotFound);
+
+    private static User Shown(User user, HttpResponse response)
+    {
+        response.Headers.ETag = ETags.Of(user.Version).ToString();
+        response.Headers.CacheControl = CacheControl;
+        return user;
+    }
+
+    private static ProblemHttpResult Refused(UserWrite outcome) => outcome switch
+    {
+        UserWrite.EmailInUse => TypedResults.Problem("This e-mail address is in use.", statusCode: StatusCodes.Status409Conflict),
+        UserWrite.VersionMismatch => TypedResults.Problem("The user has changed since: read it again.", statusCode: StatusCodes.Status412PreconditionFailed),
+        _ => TypedResults.Problem(statusCode: StatusCodes.Status404NotFound),
+    };
+}

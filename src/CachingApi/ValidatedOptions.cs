@@ -1,0 +1,25 @@
+using System.ComponentModel.DataAnnotations;
+using Microsoft.Extensions.Options;
+
+namespace CachingApi;
+
+internal static class ValidatedOptions
+{
+    /// <summary>Binds a section of the configuration; a value out of its bounds stops the start and is named in full.</summary>
+    public static IServiceCollection AddValidatedOptions<T>(this IServiceCollection services, string section) where T : class
+    {
+        services.AddOptionsWithValidateOnStart<T>().BindConfiguration(section);
+        return services.AddSingleton<IValidateOptions<T>>(new Validator<T>(section));
+    }
+
+    private sealed class Validator<T>(string section) : IValidateOptions<T> where T : class
+    {
+        public ValidateOptionsResult Validate(string? name, T options)
+        {
+            var problems = new List<ValidationResult>();
+            return System.ComponentModel.DataAnnotations.Validator.TryValidateObject(options, new(options), problems, validateAllProperties: true)
+                ? ValidateOptionsResult.Success
+                : ValidateOptionsResult.Fail(problems.Select(problem => $"{section}:{problem.MemberNames.FirstOrDefault()}: {problem.ErrorMessage}"));
+        }
+    }
+}
