@@ -68,9 +68,11 @@ internal sealed partial class CacheAside(
             }
         }
 
+        // A load that began after this version was seen is at least as new: that orders "not found", which has no version of its own.
+        var floor = read.Entry?.Version ?? 0;
         for (var attempt = 1; ; attempt++)
         {
-            var (entry, duration) = await LoadOnceAsync(key, entryKey, load, stop);
+            var (entry, duration) = await LoadOnceAsync(key, entryKey, floor, load, stop);
             if (!read.Answered || duration > options.Value.LoadTimeout)
             {
                 return new(entry, read.Answered ? CacheOutcome.Miss : CacheOutcome.Bypass);
@@ -94,11 +96,13 @@ internal sealed partial class CacheAside(
             {
                 return new(entry, CacheOutcome.Miss);
             }
+
+            floor = newer.Version;
         }
     }
 
     private async Task<(CacheEntry Entry, TimeSpan Duration)> LoadOnceAsync<T>(
-        CacheKey<T> key, EntryKey entryKey, Func<CancellationToken, Task<T?>> load, CancellationToken stop)
+        CacheKey<T> key, EntryKey entryKey, long floor, Func<CancellationToken, Task<T?>> load, CancellationToken stop)
         where T : class
     {
         var cache = key.Cache.Name;
@@ -109,7 +113,11 @@ internal sealed partial class CacheAside(
             var duration = time.GetElapsedTime(start);
             metrics.Request(cache, "source", value is null ? "negative" : "hit");
             metrics.Load(cache, value is null ? "not_found" : "loaded", duration);
-            return (CacheEntry.Of(entryKey, key.Cache, value, duration, time.GetUtcNow()), duration);
+            var now = time.GetUtcNow();
+            var entry = value is null
+                ? CacheEntry.Negative(entryKey, key.Cache.Settings, floor, duration, now)
+                : CacheEntry.Of(entryKey, key.Cache, value, duration, now);
+            return (entry, duration);
         }
         catch (Exception error)
         {

@@ -57,14 +57,9 @@ internal sealed class CacheEntry
 
     public bool IsUsable(DateTimeOffset now) => Kind is not EntryKind.Tombstone && now < UsableUntil;
 
-    /// <summary>The entry that holds <paramref name="value"/>, or says that there is none.</summary>
-    public static CacheEntry Of<T>(EntryKey key, Cache<T> cache, T? value, TimeSpan loadTime, DateTimeOffset now) where T : class
+    /// <summary>The entry that holds <paramref name="value"/>.</summary>
+    public static CacheEntry Of<T>(EntryKey key, Cache<T> cache, T value, TimeSpan loadTime, DateTimeOffset now) where T : class
     {
-        if (value is null)
-        {
-            return Negative(key, cache.Settings, version: 0, loadTime, now);
-        }
-
         var buffer = new ArrayBufferWriter<byte>(512);
         buffer.Advance(HeaderSize);
         using (var json = new Utf8JsonWriter(buffer, new JsonWriterOptions { Encoder = cache.Json.Options.Encoder }))
@@ -76,7 +71,7 @@ internal sealed class CacheEntry
         return new(Stamped(buffer, key, EntryKind.Value, cache.VersionOf(value), now, freshUntil, freshUntil + cache.Settings.StaleFor, loadTime));
     }
 
-    /// <summary>The entry that says "there is no such thing"; a deletion gives it the version that makes it newer than what it ended.</summary>
+    /// <summary>The entry that says "there is no such thing" as of <paramref name="version"/>.</summary>
     public static CacheEntry Negative(EntryKey key, CacheSettings settings, long version, TimeSpan loadTime, DateTimeOffset now)
     {
         var until = now + settings.NegativeTtl * Shortened(settings.Jitter);

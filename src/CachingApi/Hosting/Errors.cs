@@ -15,6 +15,8 @@ namespace CachingApi.Hosting;
 /// <summary>Every error is a problem (RFC 9457): a bad request says what is wrong with it, an outage says when to come back.</summary>
 internal static partial class Errors
 {
+    private const string SeeErrors = "The request does not hold what is expected; see errors.";
+
     public static IServiceCollection AddErrors(this IServiceCollection services)
     {
         services.AddSingleton<IProblemDetailsWriter, ProblemWriter>();
@@ -22,6 +24,14 @@ internal static partial class Errors
         services.AddExceptionHandler<BadRequestHandler>();
         return services.AddExceptionHandler<OutageHandler>();
     }
+
+    /// <summary>A 400 that names one field or parameter.</summary>
+    public static ProblemDetails Invalid(string name, string problem) => new()
+    {
+        Status = StatusCodes.Status400BadRequest,
+        Detail = SeeErrors,
+        Extensions = { ["errors"] = new Dictionary<string, string[]> { [name] = [problem] } },
+    };
 
     /// <summary>Adds what a caller may rely on: a sentence in <c>detail</c>, and the id to look for in log and traces.</summary>
     private static void Complete(ProblemDetailsContext context)
@@ -36,7 +46,7 @@ internal static partial class Errors
         }
 
         problem.Detail ??= problem is HttpValidationProblemDetails
-            ? "The request does not hold what is expected; see errors."
+            ? SeeErrors
             : problem.Status switch
             {
                 StatusCodes.Status401Unauthorized => "Log in first: POST /sessions.",
@@ -107,17 +117,14 @@ internal static partial class Errors
 
             var type = endpoint?.Metadata.GetMetadata<IAcceptsMetadata>()?.RequestType;
             var known = type is null || json.Value.SerializerOptions.GetTypeInfo(type).Properties.Any(property => property.Name == path);
-            return new HttpValidationProblemDetails
-            {
-                Errors = { [path] = [known ? "This value is malformed, doubled or of the wrong type." : "This field is unknown."] },
-            };
+            return Invalid(path, known ? "This value is malformed, doubled or of the wrong type." : "This field is unknown.");
         }
 
         private static ProblemDetails Explain(BadHttpRequestException bad)
         {
             if (bad.Message.StartsWith("Failed to bind parameter", StringComparison.Ordinal) && bad.Message.Split('"') is [_, var parameter, ..])
             {
-                return new HttpValidationProblemDetails { Errors = { [parameter.Split(' ')[^1]] = ["This is not of the form that is expected."] } };
+                return Invalid(parameter.Split(' ')[^1], "This is not of the form that is expected.");
             }
 
             return new()

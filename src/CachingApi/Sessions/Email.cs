@@ -17,13 +17,15 @@ internal static class Email
 [AttributeUsage(AttributeTargets.Property)]
 public sealed class EmailFormatAttribute() : ValidationAttribute("This is not an e-mail address.")
 {
-    public override bool IsValid(object? value) =>
-        value is string text
-        && (text.Trim() is { Length: 0 or > Email.MaxLength } // said by other attributes
-            || (MailAddress.TryCreate(text.Trim(), out var address)
-                && address.Address == text.Trim()
-                && !text.Trim().Any(character => char.IsWhiteSpace(character) || char.IsControl(character))
+    public override bool IsValid(object? value)
+    {
+        var text = (value as string ?? "").Trim().Normalize(NormalizationForm.FormC);
+        return text.Length is 0 or > Email.MaxLength // other attributes speak of these
+            || (MailAddress.TryCreate(text, out var address)
+                && address.Address == text
+                && !text.Any(character => char.IsWhiteSpace(character) || char.IsControl(character))
                 && address.User.Length <= 64
                 && address.Host.Contains('.', StringComparison.Ordinal)
-                && Uri.CheckHostName(address.Host) is UriHostNameType.Dns));
+                && Uri.CheckHostName(address.Host) is UriHostNameType.Dns);
+    }
 }

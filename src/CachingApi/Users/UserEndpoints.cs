@@ -68,11 +68,7 @@ internal static class UserEndpoints
         var chosen = WriteStrategies.Parse(strategy);
         if (strategy is not null && chosen is null)
         {
-            return TypedResults.Problem(new HttpValidationProblemDetails
-            {
-                Status = StatusCodes.Status400BadRequest,
-                Errors = { [nameof(strategy)] = ["write-through or invalidate is expected."] },
-            });
+            return TypedResults.Problem(Errors.Invalid(nameof(strategy), "write-through or invalidate is expected."));
         }
 
         var versions = ETags.Versions(context.Request.Headers.IfMatch);

@@ -1,0 +1,187 @@
+using System.Diagnostics.Metrics;
+using System.Globalization;
+using System.Net.Http.Headers;
+using System.Net.Http.Json;
+using System.Text.Json;
+using System.Text.RegularExpressions;
+using CachingApi.Tests.Servers;
+using CachingApi.Users;
+using Microsoft.AspNetCore.Hosting;
+using Microsoft.AspNetCore.Identity;
+using Microsoft.AspNetCore.Mvc.Testing;
+using Microsoft.AspNetCore.TestHost;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.DependencyInjection.Extensions;
+using Npgsql;
+using OpenTelemetry.Metrics;
+using StackExchange.Redis;
+
+namespace CachingApi.Tests.Api;
+
+/// <summary>
+/// The service on a port of its own, with a database and a key prefix of its own; a second one that shares those of a first
+/// is another node.
+/// </summary>
+internal sealed partial class ApiNode : WebApplicationFactory<Program>
+{
+    public const string AdminEmail = "admin@example.com";
+    public const string Password = "a long and unusual sentence";
+
+    private readonly TestServers _servers;
+    private readonly Dictionary<string, string> _settings;
+    private readonly TimeProvider? _time;
+    private readonly bool _ownsDatabase;
+
+    private ApiNode(TestServers servers, Dictionary<string, string> settings, TimeProvider? time, bool ownsDatabase) =>
+        (_servers, _settings, _time, _ownsDatabase) = (servers, settings, time, ownsDatabase);
+
+    public string Database => _settings["ConnectionStrings:Postgres"];
+
+    public string KeyPrefix => _settings["Redis:KeyPrefix"];
+
+    /// <summary>A client that nobody is logged in with.</summary>
+    public HttpClient Anonymous { get; private set; } = null!;
+
+    /// <param name="settings">Settings beside the tests' own, or in their place.</param>
+    /// <param name="nodeOf">The service whose database and keys this one shares.</param>
+    public static async Task<ApiNode> StartAsync(
+        TestServers servers, Dictionary<string, string>? settings = null, ApiNode? nodeOf = null, TimeProvider? time = null)
+    {
+        var all = new Dictionary<string, string>
+        {
+            ["ConnectionStrings:Redis"] = servers.Redis,
+            ["Redis:KeyPrefix"] = nodeOf?.KeyPrefix ?? $"test-{Guid.NewGuid():N}",
+            ["Admin:Email"] = AdminEmail,
+            ["Admin:Password"] = Password,
+            // What is meant to be answered must not be given up on because the machine is busy.
+            ["Cache:RedisDeadline"] = "00:00:05",
+            ["Redis:StateDeadline"] = "00:00:05",
+            ["Serilog:MinimumLevel:Default"] = "Error",
+        };
+        foreach (var (name, value) in settings ?? [])
+        {
+            all[name] = value;
+        }
+
+        var ownsDatabase = nodeOf is null && !all.ContainsKey("ConnectionStrings:Postgres");
+        if (!all.ContainsKey("ConnectionStrings:Postgres"))
+        {
+            all["ConnectionStrings:Postgres"] = nodeOf?.Database ?? await servers.CreateDatabaseAsync();
+        }
+
+        var api = new ApiNode(servers, all, time, ownsDatabase);
+        api.UseKestrel(0);
+        api.StartServer();
+        api.Anonymous = api.CreateClient();
+        return api;
+    }
+
+    /// <summary>A client that sends a session's bearer token.</summary>
+    public async Task<HttpClient> LogInAsync(string email, string password = Password)
+    {
+        var answer = await Anonymous.PostAsJsonAsync("/sessions", new { email, password, transport = "bearer" });
+        answer.EnsureSuccessStatusCode();
+        var client = CreateClient();
+        client.DefaultRequestHeaders.Authorization = new("Bearer", (await answer.JsonAsync()).GetProperty("token").GetString());
+        return client;
+    }
+
+    public Task<HttpClient> AdminAsync() => LogInAsync(AdminEmail);
+
+    /// <summary>A new user.</summary>
+    public async Task<User> CreateUserAsync(string name = "Ada Lovelace")
+    {
+        var answer = await Anonymous.PostAsJsonAsync(
+            "/users", new { email = $"{Guid.NewGuid():N}@example.org", displayName = name, password = Password });
+        answer.EnsureSuccessStatusCode();
+        return (await answer.Content.ReadFromJsonAsync<User>())!;
+    }
+
+    /// <summary>A metric, read from /metrics: the sum of all samples with these labels; 0 where there is none yet.</summary>
+    public async Task<double> MetricAsync(string name, params (string Label, string Value)[] labels)
+    {
+        var sum = 0.0;
+        foreach (var line in (await Anonymous.GetStringAsync("/metrics")).Split('\n'))
+        {
+            if (Sample().Match(line) is { Success: true } sample && sample.Groups["name"].Value == name
+                && labels.All(label => sample.Groups["labels"].Value.Contains($"{label.Label}=\"{label.Value}\"", StringComparison.Ordinal)))
+            {
+                sum += double.Parse(sample.Groups["value"].Value, CultureInfo.InvariantCulture);
+            }
+        }
+
+        return sum;
+    }
+
+    public async Task<int> SqlAsync(string sql)
+    {
+        await using var connection = new NpgsqlConnection(Database);
+        await connection.OpenAsync();
+        await using var command = new NpgsqlCommand(sql, connection);
+        return await command.ExecuteNonQueryAsync();
+    }
+
+    /// <summary>The keys of this service in a Redis, without its prefix.</summary>
+    public async Task<string[]> KeysAsync(string? redis = null)
+    {
+        await using var connection = await ConnectionMultiplexer.ConnectAsync(redis ?? _settings["ConnectionStrings:Redis"]);
+        var keys = new List<string>();
+        await foreach (var key in connection.GetServers()[0].KeysAsync(pattern: $"{KeyPrefix}:*"))
+        {
+            keys.Add(key.ToString()[(KeyPrefix.Length + 1)..]);
+        }
+
+        return [.. keys];
+    }
+
+    public override async ValueTask DisposeAsync()
+    {
+        await base.DisposeAsync();
+        if (_ownsDatabase)
+        {
+            await _servers.DropDatabaseAsync(Database);
+        }
+    }
+
+    protected override void ConfigureWebHost(IWebHostBuilder builder)
+    {
+        foreach (var (name, value) in _settings)
+        {
+            builder.UseSetting(name, value);
+        }
+
+        builder.ConfigureTestServices(services =>
+        {
+            services.Configure<PasswordHasherOptions>(hasher => hasher.IterationCount = 1000);
+            // Meters are heard by the whole process; each node counts its own only.
+            services.ConfigureOpenTelemetryMeterProvider((provider, metrics) =>
+            {
+                var own = provider.GetRequiredService<IMeterFactory>();
+                metrics.AddView(instrument =>
+                    instrument.Meter.Scope is { } scope && scope != own ? MetricStreamConfiguration.Drop : null);
+            });
+            if (_time is not null)
+            {
+                services.Replace(ServiceDescriptor.Singleton(_time));
+            }
+        });
+    }
+
+    [GeneratedRegex(@"^(?<name>[a-z0-9_]+)(\{(?<labels>.*)\})? (?<value>[^ ]+)")]
+    private static partial Regex Sample();
+}
+
+internal static class Answers
+{
+    public static async Task<JsonElement> JsonAsync(this HttpResponseMessage answer) =>
+        JsonSerializer.Deserialize<JsonElement>(await answer.Content.ReadAsStringAsync());
+
+    public static string Header(this HttpResponseMessage answer, string name) =>
+        answer.Headers.NonValidated.TryGetValues(name, out var values) || answer.Content.Headers.NonValidated.TryGetValues(name, out values)
+            ? values.ToString()
+            : "";
+
+    public static string CacheStatus(this HttpResponseMessage answer) => answer.Header("Cache-Status");
+
+    public static EntityTagHeaderValue ETag(this HttpResponseMessage answer) => answer.Headers.ETag!;
+}

@@ -1,0 +1,79 @@
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using StackExchange.Redis;
+
+namespace CachingApi.Tests.Caching;
+
+public sealed class NamespaceTests(TestServers servers)
+{
+    [Fact]
+    public async Task A_new_generation_drops_every_entry_of_a_cache_and_of_no_other()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node);
+        var user = await node.CreateUserAsync();
+        using var admin = await node.AdminAsync();
+        await admin.GetAsync($"/users/{user.Id}");
+        await engine.GetAsync(new Thing("old", 1), "1");
+        await engine.GetAsync(new Thing("old", 1), "2");
+
+        await engine.Invalidation.DropAllAsync(engine.Cache, CancellationToken.None);
+
+        Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 1), "1"))!.Name);
+        Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 1), "2"))!.Name);
+        Assert.StartsWith("CachingApi; hit", (await admin.GetAsync($"/users/{user.Id}")).CacheStatus());
+    }
+
+    [Fact]
+    public async Task A_fill_of_the_old_generation_that_is_under_way_is_never_seen()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node, versioned: false);
+        var slow = new SlowLoad(() => new("old", 0));
+
+        var reader = engine.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+        await engine.Invalidation.DropAllAsync(engine.Cache, CancellationToken.None);
+        slow.GoOn();
+        await reader;
+
+        Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 0)))!.Name);
+    }
+
+    [Fact]
+    public async Task Another_node_sees_a_new_generation_within_a_second()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
+        var (here, there) = (new Engine(node), new Engine(other));
+        await there.GetAsync(new Thing("old", 0));
+
+        await here.Invalidation.DropAllAsync(here.Cache, CancellationToken.None);
+
+        await Eventually.TrueAsync(async () => Engine.Read(await there.GetAsync(new Thing("new", 0)))!.Name == "new");
+    }
+
+    [Fact]
+    public async Task A_generation_that_was_lost_is_not_given_out_again()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node);
+        await engine.GetAsync(new Thing("it", 1));
+        var before = Generation(await node.KeysAsync());
+
+        await using (var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis))
+        {
+            await redis.GetDatabase().KeyDeleteAsync($"{node.KeyPrefix}:things:generation");
+        }
+
+        await Eventually.TrueAsync(async () =>
+        {
+            await engine.GetAsync(new Thing("it", 1));
+            return Generation(await node.KeysAsync()) > before;
+        });
+    }
+
+    private static long Generation(string[] keys) => keys
+        .Where(key => key.StartsWith("things:g", StringComparison.Ordinal) && key.EndsWith(":1", StringComparison.Ordinal))
+        .Max(key => long.Parse(key.Split(':')[1][1..], System.Globalization.CultureInfo.InvariantCulture));
+}

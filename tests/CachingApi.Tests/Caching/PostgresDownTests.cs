@@ -1,0 +1,51 @@
+using System.Net;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using Microsoft.Extensions.Time.Testing;
+using Npgsql;
+
+namespace CachingApi.Tests.Caching;
+
+public sealed class PostgresDownTests(TestServers servers)
+{
+    [Fact]
+    public async Task Cached_reads_go_on_stale_ones_are_marked_the_rest_is_503_and_it_recovers()
+    {
+        await using var postgres = await PostgresServer.StartAsync();
+        var time = new FakeTimeProvider(DateTimeOffset.FromUnixTimeMilliseconds(TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds()));
+        await using var api = await ApiNode.StartAsync(
+            servers,
+            new() { ["ConnectionStrings:Postgres"] = postgres.ConnectionString, ["Cache:Users:Ttl"] = "00:10:00", ["Cache:Users:StaleFor"] = "01:00:00" },
+            time: time);
+        var (cached, uncached) = (await api.CreateUserAsync(), await api.CreateUserAsync());
+        using var client = await api.AdminAsync();
+        await client.GetAsync($"/users/{cached.Id}");
+
+        await postgres.StopAsync();
+
+        var fresh = await client.GetAsync($"/users/{cached.Id}");
+        Assert.Equal(HttpStatusCode.OK, fresh.StatusCode);
+        Assert.StartsWith("CachingApi; hit; ttl=", fresh.CacheStatus());
+        Assert.EndsWith("detail=redis", fresh.CacheStatus());
+
+        time.Advance(TimeSpan.FromMinutes(11));
+        var stale = await client.GetAsync($"/users/{cached.Id}");
+        Assert.Equal(HttpStatusCode.OK, stale.StatusCode);
+        Assert.Matches(@"^CachingApi; hit; ttl=-\d+; detail=stale-if-error$", stale.CacheStatus());
+        Assert.Equal("660", stale.Header("Age"));
+        Assert.Equal(1, await api.MetricAsync("cache_requests_total", ("cache", "users"), ("result", "stale")));
+
+        var absent = await client.GetAsync($"/users/{uncached.Id}");
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, absent.StatusCode);
+        Assert.Equal("1", absent.Header("Retry-After"));
+        Assert.Equal("application/problem+json", absent.Content.Headers.ContentType!.MediaType);
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, (await client.DeleteAsync($"/users/{uncached.Id}")).StatusCode);
+        Assert.Equal("degraded", (await (await api.Anonymous.GetAsync("/health/ready")).JsonAsync()).GetProperty("status").GetString());
+
+        await postgres.StartAgainAsync();
+
+        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{uncached.Id}")).StatusCode == HttpStatusCode.OK);
+        Assert.Equal("CachingApi; fwd=stale; stored", (await client.GetAsync($"/users/{cached.Id}")).CacheStatus());
+        NpgsqlConnection.ClearAllPools();
+    }
+}

@@ -1,0 +1,128 @@
+using CachingApi.Caching;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+
+namespace CachingApi.Tests.Caching;
+
+public sealed class SingleFlightTests(TestServers servers)
+{
+    [Fact]
+    public async Task Concurrent_readers_of_a_cold_user_load_it_once()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        using var client = await api.AdminAsync();
+
+        var answers = await Task.WhenAll(Enumerable.Range(0, 200).Select(_ => client.GetAsync($"/users/{user.Id}")));
+
+        Assert.All(answers, answer => Assert.True(answer.IsSuccessStatusCode));
+        Assert.Equal(1, await api.MetricAsync("cache_loads_total", ("cache", "users")));
+    }
+
+    [Fact]
+    public async Task Readers_that_wait_share_one_slow_load_and_are_counted()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var engine = new Engine(api);
+        var slow = new SlowLoad(() => new("it", 1));
+
+        var readers = Enumerable.Range(0, 200).Select(_ => engine.GetAsync(slow.RunAsync)).ToArray();
+        await slow.HasRead;
+        slow.GoOn();
+        var results = await Task.WhenAll(readers);
+
+        Assert.Equal(1, slow.Runs);
+        Assert.Single(results, result => result is { Outcome: CacheOutcome.Miss, Collapsed: false });
+        Assert.Equal(
+            results.Count(result => result.Collapsed), await api.MetricAsync("cache_coalesced_total", ("cache", "things")));
+    }
+
+    [Fact]
+    public async Task The_double_check_finds_what_a_flight_that_has_just_landed_has_stored()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var engine = new Engine(api);
+        var loads = 0;
+
+        // Loads that take no time: many a reader looks before such a flight lands, and takes off after it has.
+        for (var key = 0; key < 100; key++)
+        {
+            await Task.WhenAll(Enumerable.Range(0, 64).Select(_ => engine.GetAsync(
+                _ =>
+                {
+                    Interlocked.Increment(ref loads);
+                    return Task.FromResult<Thing?>(new("it", 1));
+                },
+                $"{key}")));
+        }
+
+        Assert.Equal(100, loads);
+    }
+
+    [Fact]
+    public async Task A_caller_that_goes_away_does_not_end_the_load_of_the_others()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var engine = new Engine(api);
+        var slow = new SlowLoad(() => new("it", 1));
+        using var gone = new CancellationTokenSource();
+
+        var first = engine.CacheAside.GetAsync(engine.Key(), slow.RunAsync, gone.Token);
+        await slow.HasRead;
+        var second = engine.GetAsync(slow.RunAsync);
+        await gone.CancelAsync();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() => first);
+        slow.GoOn();
+
+        Assert.Equal("it", Engine.Read(await second)!.Name);
+        Assert.Equal(1, slow.Runs);
+    }
+
+    [Fact]
+    public async Task A_failing_load_fails_all_that_wait_once_and_is_not_kept()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var engine = new Engine(api);
+        var gate = new TaskCompletionSource();
+        var loads = 0;
+
+        async Task<Thing?> FailAsync(CancellationToken stop)
+        {
+            Interlocked.Increment(ref loads);
+            await gate.Task.WaitAsync(stop);
+            throw new InvalidDataException("broken");
+        }
+
+        var readers = Enumerable.Range(0, 50).Select(_ => engine.GetAsync(FailAsync)).ToArray();
+        await Eventually.TrueAsync(() => loads == 1);
+        // Each reader has looked into Redis before it waits; those that have not yet would begin a second load.
+        await Eventually.TrueAsync(async () =>
+            await api.MetricAsync("cache_operation_duration_seconds_count", ("tier", "redis"), ("operation", "get")) >= 51);
+        gate.SetResult();
+
+        foreach (var reader in readers)
+        {
+            Assert.Equal("broken", (await Assert.ThrowsAsync<InvalidDataException>(() => reader)).Message);
+        }
+
+        Assert.InRange(loads, 1, 2);
+        Assert.Equal("it", Engine.Read(await engine.GetAsync(new Thing("it", 1)))!.Name);
+    }
+
+    [Fact]
+    public async Task A_load_that_takes_too_long_is_given_up()
+    {
+        var flights = new SingleFlight<int>(TimeSpan.FromMilliseconds(50));
+
+        await Assert.ThrowsAsync<TimeoutException>(() => flights.RunAsync(
+            "key",
+            0,
+            async stop =>
+            {
+                await Task.Delay(Timeout.Infinite, stop);
+                return 0;
+            },
+            CancellationToken.None));
+        Assert.Equal(1, (await flights.RunAsync("key", 0, _ => Task.FromResult(1), CancellationToken.None)).Value);
+    }
+}

@@ -1,0 +1,158 @@
+using System.Diagnostics;
+using System.Globalization;
+using DotNet.Testcontainers.Containers;
+using Npgsql;
+using Testcontainers.PostgreSql;
+
+namespace CachingApi.Tests.Servers;
+
+/// <summary>A PostgreSQL of the tests' own, on one port for all its life, that can be stopped, killed and started again.</summary>
+internal abstract class PostgresServer(int port) : IAsyncDisposable
+{
+    private const string Password = "postgres";
+
+    private static readonly string[] Settings =
+        ["-c", "wal_level=logical", "-c", "max_connections=300", "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"];
+
+    public int Port => port;
+
+    public string ConnectionString =>
+        $"Host=127.0.0.1;Port={port};Username=postgres;Password={Password};Database=postgres;Maximum Pool Size=20;Timeout=5;Command Timeout=10";
+
+    /// <summary>A container where a Docker engine answers, else a process.</summary>
+    public static async Task<PostgresServer> StartAsync()
+    {
+        PostgresServer server = Machine.HasDocker ? new ContainerPostgres(Machine.FreePort()) : new ProcessPostgres(Machine.FreePort());
+        await server.StartAgainAsync();
+        return server;
+    }
+
+    public async Task StartAgainAsync()
+    {
+        await LaunchAsync();
+        await Eventually.TrueAsync(async () =>
+        {
+            try
+            {
+                await using var connection = new NpgsqlConnection(ConnectionString);
+                await connection.OpenAsync();
+                return true;
+            }
+            catch (NpgsqlException)
+            {
+                return false;
+            }
+        });
+    }
+
+    /// <summary>Freezes it: connections stay open and nothing is answered.</summary>
+    public abstract Task PauseAsync();
+
+    public abstract Task ResumeAsync();
+
+    /// <summary>Ends it, connections and all; its data stay.</summary>
+    public abstract Task StopAsync();
+
+    public abstract ValueTask DisposeAsync();
+
+    protected abstract Task LaunchAsync();
+
+    /// <remarks>PostgreSQL refuses to run as root: there, another user runs it.</remarks>
+    private sealed class ProcessPostgres(int port) : PostgresServer(port)
+    {
+        private readonly string _folder = Directory.CreateTempSubdirectory("cachingapi-postgres-").FullName;
+        private readonly string _binaries = Machine.FindPostgres()
+            ?? throw new InvalidOperationException("PostgreSQL's binaries are missing: ./dev test brings them.");
+
+        private Process? _process;
+
+        private string Data => Path.Combine(_folder, "data");
+
+        public override Task PauseAsync() => SignalAllAsync("STOP");
+
+        public override Task ResumeAsync() => SignalAllAsync("CONT");
+
+        public override async Task StopAsync()
+        {
+            await Machine.SignalAsync(_process!.Id, "INT");
+            await _process.WaitForExitAsync();
+        }
+
+        public override async ValueTask DisposeAsync()
+        {
+            if (!_process!.HasExited)
+            {
+                await StopAsync();
+            }
+
+            _process.Dispose();
+            Directory.Delete(_folder, recursive: true);
+        }
+
+        protected override async Task LaunchAsync()
+        {
+            if (!Directory.Exists(Data))
+            {
+                if (Environment.UserName is "root")
+                {
+                    await Machine.RunAsync("chown", Owner, _folder);
+                }
+
+                await RunAsync("initdb", "-D", Data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync");
+            }
+
+            var (program, arguments) = Command(
+                "postgres", ["-D", Data, "-p", $"{Port}", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", .. Settings]);
+            _process = Machine.Start(program, arguments);
+            _process.BeginOutputReadLine();
+            _process.BeginErrorReadLine();
+        }
+
+        private static string Owner { get; } = File.ReadLines("/etc/passwd").Any(line => line.StartsWith("postgres:", StringComparison.Ordinal)) ? "postgres" : "nobody";
+
+        private async Task RunAsync(string tool, params string[] arguments)
+        {
+            var (program, all) = Command(tool, arguments);
+            await Machine.RunAsync(program, all);
+        }
+
+        private (string Program, string[] Arguments) Command(string tool, string[] arguments)
+        {
+            tool = Path.Combine(_binaries, tool);
+            return Environment.UserName is "root"
+                ? ("setpriv", [$"--reuid={Owner}", "--regid", Owner is "nobody" ? "nogroup" : Owner, "--clear-groups", "--", tool, .. arguments])
+                : (tool, arguments);
+        }
+
+        /// <summary>The server is a process per connection: all of them.</summary>
+        private async Task SignalAllAsync(string signal)
+        {
+            var (parent, children) = (_process!.Id, $"/proc/{_process.Id}/task/{_process.Id}/children");
+            var list = File.Exists(children) ? await File.ReadAllTextAsync(children) : await Machine.RunAsync("pgrep", "-P", $"{parent}");
+            foreach (var pid in list.Split([' ', '\n'], StringSplitOptions.RemoveEmptyEntries))
+            {
+                await Machine.SignalAsync(int.Parse(pid, CultureInfo.InvariantCulture), signal);
+            }
+
+            await Machine.SignalAsync(parent, signal);
+        }
+    }
+
+    private sealed class ContainerPostgres(int port) : PostgresServer(port)
+    {
+        private readonly PostgreSqlContainer _container = new PostgreSqlBuilder("postgres:17")
+            .WithPassword(Password).WithPortBinding(port, 5432).WithCommand(Settings).Build();
+
+        public override Task PauseAsync() => _container.PauseAsync();
+
+        public override Task ResumeAsync() => _container.UnpauseAsync();
+
+        public override async Task StopAsync() => await Machine.RunAsync("docker", "stop", _container.Id);
+
+        public override ValueTask DisposeAsync() => _container.DisposeAsync();
+
+        protected override Task LaunchAsync() => _container.State is TestcontainersStates.Undefined
+            ? _container.StartAsync()
+            : Machine.RunAsync("docker", "start", _container.Id);
+    }
+}

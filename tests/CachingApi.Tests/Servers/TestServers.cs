@@ -1,0 +1,85 @@
+using CachingApi.Storage;
+using CachingApi.Tests.Servers;
+using Microsoft.Extensions.Logging.Abstractions;
+using Microsoft.Extensions.Options;
+using Npgsql;
+
+[assembly: AssemblyFixture(typeof(TestServers))]
+
+namespace CachingApi.Tests.Servers;
+
+/// <summary>
+/// The PostgreSQL and the Redis that tests share, each test with a database and a key prefix of its own: those of
+/// CACHINGAPI_TEST_POSTGRES and CACHINGAPI_TEST_REDIS, else containers where a Docker engine answers, else processes.
+/// </summary>
+public sealed class TestServers : IAsyncLifetime
+{
+    private readonly string _template = $"cachingapi_template_{Guid.NewGuid():N}";
+    private PostgresServer? _postgres;
+    private RedisServer? _redis;
+
+    public string Postgres { get; private set; } = "";
+
+    public string Redis { get; private set; } = "";
+
+    public async ValueTask InitializeAsync()
+    {
+        Postgres = Environment.GetEnvironmentVariable("CACHINGAPI_TEST_POSTGRES")
+            ?? (_postgres = await PostgresServer.StartAsync()).ConnectionString;
+        Redis = Environment.GetEnvironmentVariable("CACHINGAPI_TEST_REDIS")
+            ?? (_redis = await RedisServer.StartAsync()).ConnectionString;
+
+        await SqlAsync($"CREATE DATABASE {_template}");
+        await MigrateAsync(ConnectionStringTo(_template));
+        NpgsqlConnection.ClearAllPools();
+    }
+
+    public async ValueTask DisposeAsync()
+    {
+        NpgsqlConnection.ClearAllPools();
+        await SqlAsync($"DROP DATABASE {_template}");
+        NpgsqlConnection.ClearAllPools();
+        await (_redis?.DisposeAsync() ?? default);
+        await (_postgres?.DisposeAsync() ?? default);
+    }
+
+    /// <summary>A new database, with the schema or empty.</summary>
+    internal async Task<string> CreateDatabaseAsync(bool empty = false)
+    {
+        var name = $"cachingapi_{Guid.NewGuid():N}";
+        await SqlAsync(empty ? $"CREATE DATABASE {name}" : $"CREATE DATABASE {name} TEMPLATE {_template}");
+        return ConnectionStringTo(name);
+    }
+
+    internal async Task DropDatabaseAsync(string connectionString)
+    {
+        await using (var pool = new NpgsqlConnection(connectionString))
+        {
+            NpgsqlConnection.ClearPool(pool);
+        }
+
+        await SqlAsync($"DROP DATABASE IF EXISTS {new NpgsqlConnectionStringBuilder(connectionString).Database} WITH (FORCE)");
+    }
+
+    private static async Task MigrateAsync(string connectionString)
+    {
+        await using var postgres = NpgsqlDataSource.Create(connectionString);
+        var migrations = new Migrations(
+            postgres,
+            Options.Create(new ConnectionStrings { Postgres = connectionString }),
+            Options.Create(new DatabaseOptions()),
+            TimeProvider.System,
+            NullLogger<Migrations>.Instance);
+        await migrations.StartAsync(CancellationToken.None);
+    }
+
+    private string ConnectionStringTo(string database) => new NpgsqlConnectionStringBuilder(Postgres) { Database = database }.ConnectionString;
+
+    private async Task SqlAsync(string sql)
+    {
+        await using var connection = new NpgsqlConnection(Postgres);
+        await connection.OpenAsync();
+        await using var command = new NpgsqlCommand(sql, connection);
+        await command.ExecuteNonQueryAsync();
+    }
+}
