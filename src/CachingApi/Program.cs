@@ -1,9 +1,9 @@
+using CachingApi;
 using CachingApi.Caching;
 using CachingApi.Hosting;
 using CachingApi.Sessions;
 using CachingApi.Storage;
 using CachingApi.Users;
-using Microsoft.Extensions.Options;
 
 // The output folder is the content root, so that the repository's one appsettings.json is found however the service is
 // started: by dotnet run, in a container or by a test.
@@ -29,13 +29,11 @@ app.MapUsers();
 app.MapSessions();
 app.MapOperations();
 
-try
+if (app.ConfigurationProblem() is { } problem)
 {
-    await app.RunAsync();
-    return 0;
-}
-catch (OptionsValidationException error)
-{
-    await Console.Error.WriteLineAsync($"The configuration is not usable: {error.Message} (./dev run starts it with all that it needs)");
+    await Console.Error.WriteLineAsync(problem);
     return 1;
 }
+
+await app.RunAsync();
+return 0;

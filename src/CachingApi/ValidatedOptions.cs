@@ -12,6 +12,22 @@ internal static class ValidatedOptions
         return services.AddSingleton<IValidateOptions<T>>(new Validator<T>(section));
     }
 
+    /// <summary>What is wrong with the configuration, in one line; <c>null</c> where it is in order.</summary>
+    public static string? ConfigurationProblem(this IHost host)
+    {
+        try
+        {
+            host.Services.GetRequiredService<IStartupValidator>().Validate();
+            return null;
+        }
+        catch (Exception error) when (error is OptionsValidationException or AggregateException or InvalidOperationException)
+        {
+            var problems = error is AggregateException several ? several.Flatten().InnerExceptions : [error];
+            return $"The configuration is not usable: {string.Join("; ", problems.Select(problem => problem.Message))}. "
+                + "./dev run starts the service with all that it needs.";
+        }
+    }
+
     private sealed class Validator<T>(string section) : IValidateOptions<T> where T : class
     {
         public ValidateOptionsResult Validate(string? name, T options)

@@ -3,6 +3,7 @@ using CachingApi.Storage;
 using Microsoft.Extensions.Diagnostics.HealthChecks;
 using Npgsql;
 using OpenTelemetry.Metrics;
+using OpenTelemetry.Resources;
 
 namespace CachingApi.Hosting;
 
@@ -11,7 +12,7 @@ internal static class Operations
 {
     public static IServiceCollection AddOperations(this IServiceCollection services)
     {
-        services.AddOpenTelemetry().WithMetrics(metrics => metrics
+        services.AddOpenTelemetry().ConfigureResource(resource => resource.AddService("CachingApi")).WithMetrics(metrics => metrics
             .AddMeter(
                 "CachingApi.*",
                 "Npgsql",

@@ -27,7 +27,11 @@ internal static class StorageSetup
         services.AddValidatedOptions<ConnectionStrings>("ConnectionStrings");
         services.AddValidatedOptions<DatabaseOptions>("Database");
         services.AddSingleton(provider =>
-            NpgsqlDataSource.Create(provider.GetRequiredService<IOptions<ConnectionStrings>>().Value.Postgres));
+        {
+            var connections = provider.GetRequiredService<IOptions<ConnectionStrings>>().Value;
+            // The name is the label of its metrics, in place of host and user.
+            return new NpgsqlDataSourceBuilder(connections.Postgres) { Name = "cachingapi" }.Build();
+        });
         return services.AddHostedService<Migrations>();
     }
 

@@ -50,6 +50,9 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
         var all = new Dictionary<string, string>
         {
             ["ConnectionStrings:Redis"] = servers.Redis,
+            // What a developer has in the environment is not for tests.
+            ["ConnectionStrings:RedisState"] = "",
+            ["Database:SampleData"] = "false",
             ["Redis:KeyPrefix"] = nodeOf?.KeyPrefix ?? $"test-{Guid.NewGuid():N}",
             ["Admin:Email"] = AdminEmail,
             ["Admin:Password"] = Password,
@@ -75,6 +78,9 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
         api.Anonymous = api.CreateClient();
         return api;
     }
+
+    /// <summary>A client that leaves cookies to the test.</summary>
+    public HttpClient CreateBareClient() => CreateClient(new() { HandleCookies = false, BaseAddress = ClientOptions.BaseAddress });
 
     /// <summary>A client that sends a session's bearer token.</summary>
     public async Task<HttpClient> LogInAsync(string email, string password = Password)

@@ -1,0 +1,50 @@
+using System.Runtime.CompilerServices;
+using System.Text.RegularExpressions;
+
+namespace CachingApi.Tests;
+
+/// <summary>The house: each folder sees only what is below it.</summary>
+public sealed class DependencyDirectionTests
+{
+    [Theory]
+    [InlineData("Storage", "Caching|RateLimiting|Users|Sessions|Weather|Hosting")]
+    [InlineData("Caching", "RateLimiting|Users|Sessions|Weather|Hosting")]
+    [InlineData("RateLimiting", "Caching|Users|Sessions|Weather|Hosting")]
+    [InlineData("Hosting", "Users|Sessions|Weather")]
+    [InlineData("Sessions", "Users|Weather")]
+    [InlineData("Users", "Weather")]
+    [InlineData("Weather", "Users")]
+    public void A_folder_never_names_what_is_above_or_beside_it(string folder, string others) =>
+        Assert.DoesNotContain(Sources(folder), file => Regex.IsMatch(Code(file), $@"\bCachingApi\.({others})\b|(?<![\w.])({others})\.[A-Z]"));
+
+    [Theory]
+    [InlineData("Storage")]
+    [InlineData("Caching")]
+    public void The_engine_knows_no_http(string folder) =>
+        Assert.DoesNotContain(Sources(folder), file => Regex.IsMatch(Code(file), @"Microsoft\.AspNetCore|HttpContext|\bIResult\b"));
+
+    [Fact]
+    public void Users_knows_of_sessions_who_is_calling_their_passwords_and_how_to_end_them() =>
+        Assert.Equal(
+            ["AccountRepository", "Caller", "Email", "EmailFormat", "Passwords", "SessionService"],
+            Sources("Users")
+                .SelectMany(file => Regex.Matches(Code(file), $@"(?<![\w.])({string.Join('|', TypesOf("Sessions"))})\b(?!\s*[;=,{{}}])").Select(match => match.Groups[1].Value))
+                .Where(name => name != "Session")
+                .Distinct()
+                .Order());
+
+    private static IEnumerable<string> TypesOf(string folder) => Sources(folder)
+        .SelectMany(file => Regex.Matches(Code(file), @"\b(?:class|record|record struct|enum) ([A-Z]\w+)").Select(match => match.Groups[1].Value))
+        .Select(name => name.EndsWith("Attribute", StringComparison.Ordinal) ? name[..^"Attribute".Length] : name)
+        .Where(name => name != "struct");
+
+    private static string[] Sources(string folder)
+    {
+        var path = Path.Combine(Root(), "src", "CachingApi", folder);
+        return Directory.Exists(path) ? Directory.GetFiles(path, "*.cs", SearchOption.AllDirectories) : [];
+    }
+
+    private static string Code(string file) => Regex.Replace(File.ReadAllText(file), "//.*", "");
+
+    private static string Root([CallerFilePath] string here = "") => Path.GetFullPath(Path.Combine(Path.GetDirectoryName(here)!, "..", ".."));
+}

@@ -1,0 +1,66 @@
+using CachingApi.Sessions;
+using CachingApi.Tests.Servers;
+using CachingApi.Users;
+using Npgsql;
+
+namespace CachingApi.Tests.Storage;
+
+/// <summary>A cache complements indexes: every statement on the path of a miss or a write finds its rows by one.</summary>
+public sealed class IndexTests(TestServers servers)
+{
+    [Fact]
+    public async Task No_statement_scans_a_table_of_100_000_users()
+    {
+        var database = await servers.CreateDatabaseAsync();
+        // One connection, whose counts can be asked to be up to date.
+        await using (var postgres = NpgsqlDataSource.Create($"{database};Maximum Pool Size=1"))
+        {
+            await ExecuteAsync(
+                postgres,
+                """
+                INSERT INTO users (id, email, email_key, display_name, password_hash, created_at, updated_at)
+                SELECT gen_random_uuid(), n || '@example.org', n || '@example.org', 'User ' || n, '', now(), now()
+                FROM generate_series(1, 100000) AS n
+                """);
+            await ExecuteAsync(postgres, "ANALYZE users");
+            var users = new UserRepository(postgres);
+            var accounts = new AccountRepository(postgres);
+            var now = TimeProvider.System.GetUtcNow().UtcDateTime;
+            var (scansBefore, indexScansBefore) = await ScansAsync(postgres);
+
+            var account = (await accounts.FindAsync("777@EXAMPLE.org", CancellationToken.None))!;
+            Assert.NotNull(await users.FindAsync(account.Id, CancellationToken.None));
+            Assert.Equal(101, (await users.ListAsync(null, 101, CancellationToken.None)).Count);
+            Assert.NotEmpty(await users.ListAsync(Guid.AllBitsSet, 101, CancellationToken.None));
+            Assert.NotNull(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
+            Assert.Null(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
+            Assert.Equal(UserWrite.Done, (await users.UpdateAsync(account.Id, "777", "777", "Seven", [1], now, CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.VersionMismatch, (await users.UpdateAsync(account.Id, "777", "777", "Seven", [1], now, CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.EmailInUse, (await users.UpdateAsync(account.Id, "778", "778@example.org", "Seven", null, now, CancellationToken.None)).Outcome);
+            Assert.Equal("admin", (await users.PromoteAsync("777", "", now, CancellationToken.None)).Role);
+            Assert.Equal(3, await users.DeleteAsync(account.Id, CancellationToken.None));
+
+            var (scans, indexScans) = await ScansAsync(postgres);
+            Assert.Equal(0, scans - scansBefore);
+            Assert.True(indexScans - indexScansBefore >= 9);
+        }
+
+        await servers.DropDatabaseAsync(database);
+    }
+
+    private static async Task<(long Sequential, long Index)> ScansAsync(NpgsqlDataSource postgres)
+    {
+        await ExecuteAsync(postgres, "SELECT pg_stat_force_next_flush()");
+        await using var command = postgres.CreateCommand("SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'users'");
+        await using var reader = await command.ExecuteReaderAsync();
+        await reader.ReadAsync();
+        return (reader.GetInt64(0), reader.GetInt64(1));
+    }
+
+    private static async Task ExecuteAsync(NpgsqlDataSource postgres, string sql)
+    {
+        await using var command = postgres.CreateCommand(sql);
+        command.CommandTimeout = 120;
+        await command.ExecuteNonQueryAsync();
+    }
+}
