@@ -4,6 +4,7 @@ using System.Text.Json.Serialization;
 using Microsoft.AspNetCore.Http.Json;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Serilog;
+using Serilog.Events;
 
 namespace CachingApi.Hosting;
 
@@ -30,7 +31,10 @@ internal static class ApiConventions
 
     public static WebApplication UseApiConventions(this WebApplication app)
     {
-        app.UseSerilogRequestLogging(log => log.IncludeQueryInRequestPath = false);
+        app.UseSerilogRequestLogging(log => log.GetLevel = (context, _, error) =>
+            error is not null || context.Response.StatusCode >= 500 ? LogEventLevel.Error
+            : IsOperation(context.Request.Path) ? LogEventLevel.Debug
+            : LogEventLevel.Information);
         app.Use(static (context, next) =>
         {
             context.Response.OnStarting(
@@ -46,6 +50,9 @@ internal static class ApiConventions
         app.UseStatusCodePages();
         return app;
     }
+
+    /// <summary>What a monitor asks for every few seconds fills no log.</summary>
+    private static bool IsOperation(PathString path) => path.StartsWithSegments("/health") || path.StartsWithSegments("/metrics");
 
     /// <summary>Adds a feature's source-generated JSON.</summary>
     public static IServiceCollection AddJson(this IServiceCollection services, JsonSerializerContext context) =>

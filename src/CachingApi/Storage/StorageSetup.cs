@@ -30,7 +30,7 @@ internal static class StorageSetup
         {
             var connections = provider.GetRequiredService<IOptions<ConnectionStrings>>().Value;
             // The name is the label of its metrics, in place of host and user.
-            return new NpgsqlDataSourceBuilder(connections.Postgres) { Name = "cachingapi" }.Build();
+            return new NpgsqlDataSourceBuilder(Bounded(connections.Postgres)) { Name = "cachingapi" }.Build();
         });
         return services.AddHostedService<Migrations>();
     }
@@ -39,5 +39,14 @@ internal static class StorageSetup
     {
         services.AddValidatedOptions<RedisOptions>("Redis");
         return services.AddSingleton<Redis>();
+    }
+
+    /// <summary>A server that hangs holds a request for seconds, not for half a minute, unless the connection string says so.</summary>
+    private static string Bounded(string connectionString)
+    {
+        var bounded = new NpgsqlConnectionStringBuilder(connectionString);
+        bounded.Timeout = bounded.ContainsKey("Timeout") ? bounded.Timeout : 3;
+        bounded.CommandTimeout = bounded.ContainsKey("Command Timeout") ? bounded.CommandTimeout : 5;
+        return bounded.ConnectionString;
     }
 }

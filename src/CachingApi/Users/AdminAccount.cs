@@ -32,6 +32,7 @@ internal sealed partial class AdminAccount(
     UserCache cached,
     AccountRepository accounts,
     Passwords passwords,
+    SessionService sessions,
     Invalidation invalidation,
     IOptions<AdminOptions> options,
     TimeProvider time,
@@ -49,6 +50,12 @@ internal sealed partial class AdminAccount(
         if (account?.Role == Caller.AdminRole && await passwords.VerifyAsync(account.PasswordHash, password, cancellationToken))
         {
             return;
+        }
+
+        // Whoever had this account until now is logged out.
+        if (account is not null)
+        {
+            await sessions.EndAllAsync(account.Id, cancellationToken);
         }
 
         var now = time.GetUtcNow();
