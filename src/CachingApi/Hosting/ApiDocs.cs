@@ -46,28 +46,32 @@ internal static class ApiDocs
         return endpoint;
     }
 
-    /// <summary>Says of each operation who may call it, and how it answers the others.</summary>
+    /// <summary>Says of each operation who may call it, and how it answers the others; answers in the order of their status.</summary>
     private sealed class AuthorizationDocs : IOperationFilter
     {
         public void Apply(OpenApiOperation operation, OperationFilterContext context)
         {
+            var responses = operation.Responses ??= [];
             var metadata = context.ApiDescription.ActionDescriptor.EndpointMetadata;
-            if (metadata.OfType<IAllowAnonymous>().Any() || metadata.OfType<IAuthorizeData>().LastOrDefault() is not { } authorize)
+            if (!metadata.OfType<IAllowAnonymous>().Any() && metadata.OfType<IAuthorizeData>().LastOrDefault() is { } authorize)
             {
-                return;
+                operation.Description = $"For: {authorize.Policy}. {operation.Description}".TrimEnd();
+                operation.Security =
+                [
+                    new() { [new OpenApiSecuritySchemeReference("bearer", context.Document)] = [] },
+                    new() { [new OpenApiSecuritySchemeReference("cookie", context.Document)] = [] },
+                ];
+                var problem = context.SchemaGenerator.GenerateSchema(typeof(ProblemDetails), context.SchemaRepository);
+                responses.TryAdd("401", Problem("Unauthorized", problem));
+                responses.TryAdd("403", Problem("Forbidden", problem));
+                responses.TryAdd("503", Problem("Service Unavailable", problem));
             }
 
-            operation.Description = $"For: {authorize.Policy}. {operation.Description}".TrimEnd();
-            operation.Security =
-            [
-                new() { [new OpenApiSecuritySchemeReference("bearer", context.Document)] = [] },
-                new() { [new OpenApiSecuritySchemeReference("cookie", context.Document)] = [] },
-            ];
-            var problem = context.SchemaGenerator.GenerateSchema(typeof(ProblemDetails), context.SchemaRepository);
-            operation.Responses ??= [];
-            operation.Responses.TryAdd("401", Problem("Unauthorized", problem));
-            operation.Responses.TryAdd("403", Problem("Forbidden", problem));
-            operation.Responses.TryAdd("503", Problem("Service Unavailable", problem));
+            operation.Responses = [];
+            foreach (var (status, response) in responses.OrderBy(response => response.Key, StringComparer.Ordinal))
+            {
+                operation.Responses.Add(status, response);
+            }
         }
 
         private static OpenApiResponse Problem(string description, IOpenApiSchema schema) => new()

@@ -78,14 +78,14 @@ internal static class ETags
     /// The versions that <c>If-Match</c> allows; <c>null</c> where any is allowed. Tags that are weak, malformed or not ours
     /// allow nothing, so a precondition that cannot be read never counts as met.
     /// </summary>
-    public static long[]? Versions(Microsoft.Extensions.Primitives.StringValues ifMatch)
+    public static long[]? Versions(string? ifMatch)
     {
-        if (ifMatch.Count == 0)
+        if (ifMatch is null)
         {
             return null;
         }
 
-        if (!EntityTagHeaderValue.TryParseList(ifMatch, out var tags))
+        if (!EntityTagHeaderValue.TryParseList([ifMatch], out var tags))
         {
             return [];
         }

@@ -26,7 +26,7 @@ internal static partial class Errors
     }
 
     /// <summary>A 400 that names one field or parameter.</summary>
-    public static ProblemDetails Invalid(string name, string problem) => new()
+    private static ProblemDetails Invalid(string name, string problem) => new()
     {
         Status = StatusCodes.Status400BadRequest,
         Detail = SeeErrors,

@@ -30,7 +30,7 @@ public sealed class CreateSession
 
     /// <summary>How the token travels; <c>cookie</c> unless said otherwise.</summary>
     /// <example>bearer</example>
-    public SessionTransport Transport { get; init; } = SessionTransport.Cookie;
+    public SessionTransport? Transport { get; init; }
 }
 
 /// <summary>A session: who is logged in, and for how long.</summary>

@@ -79,7 +79,7 @@ internal static class SessionEndpoints
             return TypedResults.Problem("The e-mail address or the password is wrong.", statusCode: StatusCodes.Status401Unauthorized);
         }
 
-        if (login.Transport is SessionTransport.Cookie)
+        if (session.Token is null)
         {
             context.Response.Cookies.Append(SessionAuthentication.CookieName, token.Text, Cookie());
         }

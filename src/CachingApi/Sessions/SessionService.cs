@@ -20,14 +20,15 @@ internal sealed class SessionService(
         var id = Guid.CreateVersion7(time.GetUtcNow());
         var token = SessionToken.New(account!.Id);
         device = device.Length > MaxDeviceLength ? device[..MaxDeviceLength] : device;
-        var expires = await sessions.CreateAsync(token, id, account.Role, login.Transport, device, cancel);
+        var transport = login.Transport ?? SessionTransport.Cookie;
+        var expires = await sessions.CreateAsync(token, id, account.Role, transport, device, cancel);
         if (previous is { } old)
         {
             await sessions.EndAsync(old, cancel);
         }
 
         metrics.Count("created");
-        var shown = login.Transport is SessionTransport.Bearer ? token.Text : null;
+        var shown = transport is SessionTransport.Bearer ? token.Text : null;
         return (new() { Id = id, UserId = account.Id, ExpiresAt = expires, Token = shown }, token);
     }
 

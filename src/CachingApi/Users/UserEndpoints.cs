@@ -2,6 +2,7 @@ using System.ComponentModel.DataAnnotations;
 using CachingApi.Hosting;
 using CachingApi.Sessions;
 using Microsoft.AspNetCore.Http.HttpResults;
+using Microsoft.AspNetCore.Mvc;
 
 namespace CachingApi.Users;
 
@@ -60,20 +61,18 @@ internal static class UserEndpoints
         new CachedJson(await users.FindAsync(id, cancel), CacheControl);
 
     /// <summary>Changes a user.</summary>
-    /// <remarks>An ETag given as <c>If-Match</c> must still hold, or the answer is 412: so nobody's change is overwritten unseen.</remarks>
+    /// <param name="ifMatch">The ETag that must still hold, or the answer is 412: so nobody's change is overwritten unseen.</param>
     /// <param name="strategy">How the change reaches the cache: <c>write-through</c> or <c>invalidate</c>.</param>
     internal static async Task<Results<Ok<User>, ProblemHttpResult>> Update(
-        Guid id, UpdateUser user, HttpContext context, UserService users, string? strategy = null)
+        Guid id,
+        UpdateUser user,
+        UserService users,
+        HttpResponse response,
+        [FromHeader(Name = "If-Match")] string? ifMatch = null,
+        [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, null)] string? strategy = null)
     {
-        var chosen = WriteStrategies.Parse(strategy);
-        if (strategy is not null && chosen is null)
-        {
-            return TypedResults.Problem(Errors.Invalid(nameof(strategy), "write-through or invalidate is expected."));
-        }
-
-        var versions = ETags.Versions(context.Request.Headers.IfMatch);
-        var (outcome, updated) = await users.UpdateAsync(id, user, versions, chosen);
-        return updated is null ? Refused(outcome) : TypedResults.Ok(Shown(updated, context.Response));
+        var (outcome, updated) = await users.UpdateAsync(id, user, ETags.Versions(ifMatch), WriteStrategies.Parse(strategy));
+        return updated is null ? Refused(outcome) : TypedResults.Ok(Shown(updated, response));
     }
 
     /// <summary>Deletes a user and ends that user's sessions.</summary>
