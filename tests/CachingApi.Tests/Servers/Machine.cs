@@ -1,6 +1,8 @@
 using System.Diagnostics;
 using System.Net;
 using System.Net.Sockets;
+using DotNet.Testcontainers.Builders;
+using Testcontainers.Redis;
 
 namespace CachingApi.Tests.Servers;
 
@@ -58,14 +60,10 @@ internal static class Machine
     {
         try
         {
-            using var docker = Process.Start(new ProcessStartInfo("docker", ["version", "--format", "{{.Server.Version}}"])
-            {
-                RedirectStandardOutput = true,
-                RedirectStandardError = true,
-            })!;
-            return docker.WaitForExit(TimeSpan.FromSeconds(5)) && docker.ExitCode == 0;
+            new RedisBuilder("redis:8").Build();
+            return true;
         }
-        catch (System.ComponentModel.Win32Exception)
+        catch (DockerUnavailableException)
         {
             return false;
         }
