@@ -1,0 +1,20 @@
+FROM mcr.microsoft.com/dotnet/sdk:10.0 AS build
+WORKDIR /source
+
+# A layer of its own, which only a changed dependency makes anew.
+COPY global.json Directory.Build.props Directory.Packages.props ./
+COPY src/CachingApi/CachingApi.csproj src/CachingApi/
+RUN dotnet restore src/CachingApi --use-current-runtime -p:PublishReadyToRun=true
+
+COPY . .
+RUN dotnet publish src/CachingApi --no-restore -c Release --use-current-runtime --self-contained false -p:PublishReadyToRun=true -o /app
+
+FROM mcr.microsoft.com/dotnet/aspnet:10.0
+WORKDIR /app
+COPY --from=build /app .
+USER $APP_UID
+EXPOSE 8080
+# The image has no curl, but it has bash.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+  CMD ["bash", "-c", "exec 3<>/dev/tcp/localhost/8080 && printf 'GET /health/live HTTP/1.0\\r\\n\\r\\n' >&3 && head -n 1 <&3 | grep -q ' 200 '"]
+ENTRYPOINT ["dotnet", "CachingApi.dll"]
