@@ -15,7 +15,7 @@ internal static class ApiConventions
 
     public static WebApplicationBuilder AddApiConventions(this WebApplicationBuilder builder)
     {
-        builder.Host.UseSerilog((context, log) => log.ReadFrom.Configuration(context.Configuration));
+        builder.Host.UseSerilog((context, services, log) => log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services));
         builder.Services.Configure<KestrelServerOptions>(kestrel =>
         {
             kestrel.AddServerHeader = false;

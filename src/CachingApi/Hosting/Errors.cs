@@ -156,7 +156,8 @@ internal static partial class Errors
         private static UnavailableException? Outage(Exception exception) => exception switch
         {
             UnavailableException outage => outage,
-            PostgresException { IsTransient: false } => null,
+            // A server that shuts down says so (57P01 to 57P03) to the connections it has.
+            PostgresException { IsTransient: false, SqlState: var state } when !state.StartsWith("57P", StringComparison.Ordinal) => null,
             NpgsqlException or TimeoutException => new UnavailableException("The database", exception),
             _ => null,
         };

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Diagnostics.Metrics;
 using System.Globalization;
 using System.Net.Http.Headers;
@@ -14,6 +15,8 @@ using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.DependencyInjection.Extensions;
 using Npgsql;
 using OpenTelemetry.Metrics;
+using Serilog.Core;
+using Serilog.Events;
 using StackExchange.Redis;
 
 namespace CachingApi.Tests.Api;
@@ -31,6 +34,7 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
     private readonly Dictionary<string, string> _settings;
     private readonly TimeProvider? _time;
     private readonly bool _ownsDatabase;
+    private readonly ErrorLog _errors = new();
 
     private ApiNode(TestServers servers, Dictionary<string, string> settings, TimeProvider? time, bool ownsDatabase) =>
         (_servers, _settings, _time, _ownsDatabase) = (servers, settings, time, ownsDatabase);
@@ -86,7 +90,7 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
     public async Task<HttpClient> LogInAsync(string email, string password = Password)
     {
         var answer = await Anonymous.PostAsJsonAsync("/sessions", new { email, password, transport = "bearer" });
-        answer.EnsureSuccessStatusCode();
+        AssertSuccess(answer);
         var client = CreateClient();
         client.DefaultRequestHeaders.Authorization = new("Bearer", (await answer.JsonAsync()).GetProperty("token").GetString());
         return client;
@@ -99,7 +103,7 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
     {
         var answer = await Anonymous.PostAsJsonAsync(
             "/users", new { email = $"{Guid.NewGuid():N}@example.org", displayName = name, password = Password });
-        answer.EnsureSuccessStatusCode();
+        AssertSuccess(answer);
         return (await answer.Content.ReadFromJsonAsync<User>())!;
     }
 
@@ -158,6 +162,7 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
 
         builder.ConfigureTestServices(services =>
         {
+            services.AddSingleton<ILogEventSink>(_errors);
             services.Configure<PasswordHasherOptions>(hasher => hasher.IterationCount = 1000);
             // Meters are heard by the whole process; each node counts its own only.
             services.ConfigureOpenTelemetryMeterProvider((provider, metrics) =>
@@ -171,6 +176,17 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
                 services.Replace(ServiceDescriptor.Singleton(_time));
             }
         });
+    }
+
+    private void AssertSuccess(HttpResponseMessage answer) =>
+        Assert.True(answer.IsSuccessStatusCode, $"{(int)answer.StatusCode}; the log: {string.Join('\n', _errors.Lines)}");
+
+    /// <summary>What the service has logged as an error: without it, a failing test says little.</summary>
+    private sealed class ErrorLog : ILogEventSink
+    {
+        public ConcurrentQueue<string> Lines { get; } = new();
+
+        public void Emit(LogEvent logEvent) => Lines.Enqueue($"{logEvent.RenderMessage(CultureInfo.InvariantCulture)} {logEvent.Exception}");
     }
 
     [GeneratedRegex(@"^(?<name>[a-z0-9_]+)(\{(?<labels>.*)\})? (?<value>[^ ]+)")]
