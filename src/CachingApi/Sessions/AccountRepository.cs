@@ -21,7 +21,7 @@ internal sealed class AccountRepository(NpgsqlDataSource postgres)
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         return await connection.QuerySingleOrDefaultAsync<Account>(new CommandDefinition(
             """
-            SELECT id, role, password_hash
+            SELECT id, role, password_hash AS PasswordHash
             FROM users
             WHERE email_key = @key
             """,

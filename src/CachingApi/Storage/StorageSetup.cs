@@ -1,5 +1,4 @@
 using System.ComponentModel.DataAnnotations;
-using Dapper;
 using Microsoft.Extensions.Options;
 using Npgsql;
 
@@ -22,8 +21,6 @@ internal static class StorageSetup
 {
     public static IServiceCollection AddPostgres(this IServiceCollection services)
     {
-        DefaultTypeMap.MatchNamesWithUnderscores = true;
-
         services.AddValidatedOptions<ConnectionStrings>("ConnectionStrings");
         services.AddValidatedOptions<DatabaseOptions>("Database");
         services.AddSingleton(provider =>

@@ -15,7 +15,8 @@ internal enum UserWrite
 /// <summary>Users in PostgreSQL: SQL only.</summary>
 internal sealed class UserRepository(NpgsqlDataSource postgres)
 {
-    private const string Columns = "id, email, display_name, role, version, created_at, updated_at";
+    private const string Columns =
+        "id, email, display_name AS DisplayName, role, version, created_at AS CreatedAt, updated_at AS UpdatedAt";
 
     public async Task<User?> FindAsync(Guid id, CancellationToken cancel)
     {
