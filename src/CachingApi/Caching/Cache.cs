@@ -13,6 +13,12 @@ internal sealed class Cache<T>(string name, CacheSettings settings, JsonTypeInfo
 
     public JsonTypeInfo<T> Json => json;
 
+    /// <summary>What the memory tier keeps of it.</summary>
+    internal object? Memory { get; set; }
+
+    /// <summary>What the last load cost: an entry that was written, not loaded, would cost as much.</summary>
+    internal TimeSpan LastLoadTime { get; set; }
+
     public long VersionOf(T value) => version(value);
 
     public CacheKey<T> Key(string id) => new(this, id);

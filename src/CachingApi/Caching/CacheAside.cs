@@ -1,136 +1,243 @@
+using System.Threading.RateLimiting;
+using CachingApi.Storage;
 using Microsoft.Extensions.Options;
 
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Cache-aside: read the cache; where it has nothing, load from the source, once however many ask, and keep that.
+/// Cache-aside: read the cache, memory first, then Redis; where neither has a fresh entry, load from the source, once however
+/// many ask in however many processes, and keep that.
 /// </summary>
 internal sealed partial class CacheAside(
-    RedisTier tier,
+    MemoryTier memory,
+    RedisTier redis,
     Namespaces namespaces,
+    Leases leases,
     SingleFlight<CacheResult> flights,
+    EarlyRefresh earlyRefresh,
     IOptions<CachingOptions> options,
     CacheMetrics metrics,
     TimeProvider time,
-    ILogger<CacheAside> log)
+    ILogger<CacheAside> log) : IDisposable
 {
     private const int MaxAttempts = 3;
 
+    /// <summary>Without Redis there are no leases and nothing is kept: the source is asked by so many at once, and no more.</summary>
+    private readonly ConcurrencyLimiter _bypass = new(new() { PermitLimit = 32, QueueLimit = 256, QueueProcessingOrder = QueueProcessingOrder.OldestFirst });
+
     /// <summary>The cached thing, loaded where need be; <c>null</c> from <paramref name="load"/> means that there is no such thing.</summary>
     /// <exception cref="Exception">What <paramref name="load"/> threw, where not even a stale entry is kept.</exception>
-    public async Task<CacheResult> GetAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken cancel)
+    /// <exception cref="UnavailableException">Redis is away and too many ask the source already.</exception>
+    public ValueTask<CacheResult> GetAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken cancel)
         where T : class
     {
-        var cache = key.Cache.Name;
-        var generation = tier.IsTrusted ? await namespaces.CurrentAsync(cache, cancel) : null;
-        var entryKey = namespaces.Key(cache, generation ?? 0, key.Id);
-        var read = generation is null ? default : await tier.GetAsync(entryKey, cancel);
+        var now = time.GetUtcNow();
+        if (memory.Find(key.Cache, key.Id, now) is not { } held)
+        {
+            return new(ReadAsync(key, load, cancel));
+        }
+
+        metrics.Request(key.Cache.Name, "memory", ResultOf(held));
+        RefreshIfDue(key, held, load, now);
+        return new(new CacheResult(held, CacheOutcome.MemoryHit));
+    }
+
+    public void Dispose() => _bypass.Dispose();
+
+    private async Task<CacheResult> ReadAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken cancel)
+        where T : class
+    {
+        var cache = key.Cache;
+        var ticket = memory.Ticket(cache, key.Id);
+        var generation = redis.IsTrusted ? await namespaces.CurrentAsync(cache.Name, cancel) : null;
+        var entryKey = namespaces.Key(cache.Name, generation ?? 0, key.Id);
+        var read = generation is null ? default : await redis.GetAsync(entryKey, cancel);
 
         var now = time.GetUtcNow();
+        if (cache.Settings.InMemory)
+        {
+            metrics.Request(cache.Name, "memory", "miss");
+        }
+
         if (read.Entry is { } held && held.IsFresh(now))
         {
-            metrics.Request(cache, "redis", held.Kind is EntryKind.Negative ? "negative" : "hit");
-            return new(held, CacheOutcome.Hit);
+            memory.Keep(cache, key.Id, held, ticket, now);
+            metrics.Request(cache.Name, "redis", ResultOf(held));
+            RefreshIfDue(key, held, load, now);
+            return new(held, CacheOutcome.RedisHit);
         }
 
         var stale = read.Entry?.IsUsable(now) == true ? read.Entry : null;
+        var flight = FlyAsync(key, generation, read.Answered, stale is not null, now, load, cancel);
         try
         {
-            var (result, joined) = await flights.RunAsync(
-                $"{cache}:{key.Id}", generation ?? 0, stop => LoadAsync(key, entryKey, read, stale is not null, load, stop), cancel);
-            metrics.Request(cache, "redis", read.Answered ? "miss" : "error");
-            if (joined)
-            {
-                metrics.Coalesced(cache);
-            }
-
-            return result with { Collapsed = joined };
+            var result = await (stale is null ? flight : flight.WaitAsync(options.Value.SoftTimeout, cancel));
+            metrics.Request(cache.Name, "redis", read.Answered ? "miss" : "error");
+            return result;
         }
-        catch (Exception) when (stale is not null && !cancel.IsCancellationRequested)
+        catch (Exception error) when (stale is not null && !cancel.IsCancellationRequested)
         {
-            metrics.Request(cache, "redis", "stale");
-            return new(stale, CacheOutcome.StaleIfError);
+            metrics.Request(cache.Name, "redis", "stale");
+            var slow = error is TimeoutException && !flight.IsCompleted;
+            return new(stale, slow ? CacheOutcome.StaleWhileRevalidate : CacheOutcome.StaleIfError);
         }
     }
 
-    /// <summary>What the one caller of a flight does.</summary>
-    private async Task<CacheResult> LoadAsync<T>(
-        CacheKey<T> key, EntryKey entryKey, TierRead read, bool hadStale, Func<CancellationToken, Task<T?>> load, CancellationToken stop)
+    private async Task<CacheResult> FlyAsync<T>(
+        CacheKey<T> key,
+        long? generation,
+        bool redisAnswers,
+        bool hadStale,
+        DateTimeOffset freshBeyond,
+        Func<CancellationToken, Task<T?>> load,
+        CancellationToken cancel)
         where T : class
     {
-        // The double check: between this caller's look-up and its flight another flight may have landed.
-        if (read.Answered)
+        var (result, joined) = await flights.RunAsync(
+            $"{key.Cache.Name}:{key.Id}",
+            generation ?? 0,
+            stop => redisAnswers
+                ? LoadUnderLeaseAsync(key, namespaces.Key(key.Cache.Name, generation ?? 0, key.Id), hadStale, freshBeyond, load, stop)
+                : LoadWithoutRedisAsync(key, load, stop),
+            cancel);
+        if (joined)
         {
-            read = await tier.GetAsync(entryKey, stop);
-            if (read.Entry is { } filled && filled.IsFresh(time.GetUtcNow()))
-            {
-                return new(filled, CacheOutcome.Hit);
-            }
+            metrics.Coalesced(key.Cache.Name);
         }
 
-        // A load that began after this version was seen is at least as new: that orders "not found", which has no version of its own.
-        var floor = read.Entry?.Version ?? 0;
+        return result with { Collapsed = joined };
+    }
+
+    /// <summary>What the one caller of a flight does.</summary>
+    private async Task<CacheResult> LoadUnderLeaseAsync<T>(
+        CacheKey<T> key,
+        EntryKey entryKey,
+        bool hadStale,
+        DateTimeOffset freshBeyond,
+        Func<CancellationToken, Task<T?>> load,
+        CancellationToken stop)
+        where T : class
+    {
         for (var attempt = 1; ; attempt++)
         {
-            var (entry, duration) = await LoadOnceAsync(key, entryKey, floor, load, stop);
-            if (!read.Answered || duration > options.Value.LoadTimeout)
+            var ticket = memory.Ticket(key.Cache, key.Id);
+
+            // With the lease comes the double check: another flight, here or elsewhere, may have landed since the look-up.
+            await using var lease = await leases.TakeAsync(key.Cache.Name, key.Id, entryKey, freshBeyond, stop);
+            if (lease.Read.State is LeaseState.Unavailable)
             {
-                return new(entry, read.Answered ? CacheOutcome.Miss : CacheOutcome.Bypass);
+                return await LoadWithoutRedisAsync(key, load, stop);
             }
+
+            if (!lease.Granted && lease.Read.Entry is { } found)
+            {
+                memory.Keep(key.Cache, key.Id, found, ticket, time.GetUtcNow());
+                return new(found, CacheOutcome.RedisHit);
+            }
+
+            // A load that began after this version was seen is at least as new: that orders "not found", which has no version of its own.
+            var floor = lease.Read.Entry?.Version ?? 0;
+            var entry = await LoadOnceAsync(key, entryKey, floor, load, stop);
+            lease.Loaded = true;
 
             var now = time.GetUtcNow();
-            var write = await tier.CompareAndSetAsync(entryKey, entry, entry.UsableUntil - now, stop);
-            if (write.Newer is not { } newer)
+            var write = await redis.FillAsync(key.Cache.Name, key.Id, entryKey, lease.Token, entry, entry.UsableUntil - now, stop);
+            if (write.State is WriteState.Stored)
             {
-                return new(entry, hadStale ? CacheOutcome.Refreshed : CacheOutcome.Miss, write.Stored);
+                lease.Ended = true;
+                memory.Keep(key.Cache, key.Id, entry, ticket, now);
+                return new(entry, hadStale ? CacheOutcome.Refreshed : CacheOutcome.Miss, Stored: true);
             }
 
-            metrics.RefusedFill(key.Cache.Name);
-            if (newer.IsFresh(now))
-            {
-                return new(newer, CacheOutcome.Hit);
-            }
-
-            // A tombstone: what was loaded is older than a write that has been acknowledged since. Load again.
-            if (newer.Kind is not EntryKind.Tombstone || attempt == MaxAttempts)
+            if (write.State is WriteState.Unavailable)
             {
                 return new(entry, CacheOutcome.Miss);
             }
 
-            floor = newer.Version;
+            metrics.RefusedFill(key.Cache.Name);
+            if (write.Newer is { } newer && newer.IsFresh(now))
+            {
+                return new(newer, CacheOutcome.RedisHit);
+            }
+
+            // What was loaded may be older than a write that has been acknowledged since: load again.
+            if (attempt == MaxAttempts)
+            {
+                return new(entry, CacheOutcome.Miss);
+            }
         }
     }
 
-    private async Task<(CacheEntry Entry, TimeSpan Duration)> LoadOnceAsync<T>(
+    private async Task<CacheResult> LoadWithoutRedisAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken stop)
+        where T : class
+    {
+        using var permit = await _bypass.AcquireAsync(1, stop);
+        return permit.IsAcquired
+            ? new(await LoadOnceAsync(key, namespaces.Key(key.Cache.Name, 0, key.Id), 0, load, stop), CacheOutcome.Bypass)
+            : throw new UnavailableException("Redis is away, and the source");
+    }
+
+    private async Task<CacheEntry> LoadOnceAsync<T>(
         CacheKey<T> key, EntryKey entryKey, long floor, Func<CancellationToken, Task<T?>> load, CancellationToken stop)
         where T : class
     {
-        var cache = key.Cache.Name;
+        var cache = key.Cache;
         var start = time.GetTimestamp();
         try
         {
             var value = await load(stop);
             var duration = time.GetElapsedTime(start);
-            metrics.Request(cache, "source", value is null ? "negative" : "hit");
-            metrics.Load(cache, value is null ? "not_found" : "loaded", duration);
+            cache.LastLoadTime = duration;
+            metrics.Request(cache.Name, "source", value is null ? "negative" : "hit");
+            metrics.Load(cache.Name, value is null ? "not_found" : "loaded", duration);
             var now = time.GetUtcNow();
-            var entry = value is null
-                ? CacheEntry.Negative(entryKey, key.Cache.Settings, floor, duration, now)
-                : CacheEntry.Of(entryKey, key.Cache, value, duration, now);
-            return (entry, duration);
+            return value is null
+                ? CacheEntry.Negative(entryKey, cache.Settings, floor, duration, now)
+                : CacheEntry.Of(entryKey, cache, value, duration, now);
         }
         catch (Exception error)
         {
-            metrics.Request(cache, "source", "error");
-            metrics.Load(cache, "failed", time.GetElapsedTime(start));
-            Log.LoadFailed(log, cache, error.GetType().Name);
+            metrics.Request(cache.Name, "source", "error");
+            metrics.Load(cache.Name, "failed", time.GetElapsedTime(start));
+            Log.LoadFailed(log, cache.Name, error.GetType().Name);
             throw;
         }
     }
+
+    private void RefreshIfDue<T>(CacheKey<T> key, CacheEntry held, Func<CancellationToken, Task<T?>> load, DateTimeOffset now) where T : class
+    {
+        if (key.Cache.Settings.EarlyRefresh && held.Kind is EntryKind.Value && earlyRefresh.IsDue(held.FreshUntil, held.LoadTime, now))
+        {
+            _ = RefreshAsync(key, held, load);
+        }
+    }
+
+    /// <summary>Loads in the background what is fresh still, unless another process does so already.</summary>
+    private async Task RefreshAsync<T>(CacheKey<T> key, CacheEntry held, Func<CancellationToken, Task<T?>> load) where T : class
+    {
+        try
+        {
+            if (redis.IsTrusted && await namespaces.CurrentAsync(key.Cache.Name, CancellationToken.None) is { } generation)
+            {
+                await FlyAsync(key, generation, redisAnswers: true, hadStale: true, held.FreshUntil, load, CancellationToken.None);
+            }
+        }
+#pragma warning disable CA1031 // A failing load has been counted; the entry is fresh still, and nobody waits.
+        catch (Exception error)
+#pragma warning restore CA1031
+        {
+            Log.NotRefreshed(log, key.Cache.Name, error.GetType().Name);
+        }
+    }
+
+    private static string ResultOf(CacheEntry entry) => entry.Kind is EntryKind.Negative ? "negative" : "hit";
 
     private static partial class Log
     {
         [LoggerMessage(1, LogLevel.Warning, "A load for the cache {Cache} failed: {Reason}")]
         public static partial void LoadFailed(ILogger log, string cache, string reason);
+
+        [LoggerMessage(2, LogLevel.Debug, "An early refresh for the cache {Cache} did not take place: {Reason}")]
+        public static partial void NotRefreshed(ILogger log, string cache, string reason);
     }
 }

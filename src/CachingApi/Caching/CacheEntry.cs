@@ -80,7 +80,7 @@ internal sealed class CacheEntry
 
     /// <summary>The entry that keeps out whatever is older than <paramref name="version"/>.</summary>
     public static CacheEntry Tombstone(EntryKey key, long version, DateTimeOffset now) =>
-        new(Stamped(Header(), key, EntryKind.Tombstone, version, now, now, now, TimeSpan.Zero));
+        new(Stamped(Header(), key, EntryKind.Tombstone, version, now, DateTimeOffset.UnixEpoch, DateTimeOffset.UnixEpoch, TimeSpan.Zero));
 
     /// <summary>Reads an entry; <c>null</c> where it is foreign, of another format, cut off, or meant for another key.</summary>
     public static CacheEntry? Parse(EntryKey key, ReadOnlyMemory<byte> bytes)
@@ -92,6 +92,15 @@ internal sealed class CacheEntry
             && BinaryPrimitives.ReadUInt64BigEndian(header[4..]) == key.Hash
                 ? new(bytes)
                 : null;
+    }
+
+    /// <summary>What the header of every entry of this key has: 2 bytes magic and format, 8 hash of the key.</summary>
+    public static byte[] Mark(EntryKey key)
+    {
+        var mark = new byte[10];
+        BinaryPrimitives.WriteUInt16BigEndian(mark, Magic);
+        BinaryPrimitives.WriteUInt64BigEndian(mark.AsSpan(2), key.Hash);
+        return mark;
     }
 
     private static ArrayBufferWriter<byte> Header()
@@ -133,6 +142,9 @@ internal sealed class CacheEntry
 internal readonly record struct EntryKey(string Text)
 {
     public ulong Hash { get; } = XxHash3.HashToUInt64(MemoryMarshal.AsBytes(Text.AsSpan()));
+
+    /// <summary>The key of its lease: the braces put both into one slot of a Redis Cluster.</summary>
+    public string Lease => $"{{{Text}}}:lease";
 
     public override string ToString() => Text;
 }

@@ -3,14 +3,20 @@ namespace CachingApi.Caching;
 /// <summary>How an answer came about.</summary>
 internal enum CacheOutcome
 {
+    /// <summary>From this process's memory, fresh.</summary>
+    MemoryHit,
+
     /// <summary>From Redis, fresh.</summary>
-    Hit,
+    RedisHit,
 
     /// <summary>From the source, as nothing was cached.</summary>
     Miss,
 
     /// <summary>From the source, as what was cached was stale.</summary>
     Refreshed,
+
+    /// <summary>From Redis, stale, as the source is slow; the load goes on.</summary>
+    StaleWhileRevalidate,
 
     /// <summary>From Redis, stale, as the source failed.</summary>
     StaleIfError,

@@ -9,6 +9,10 @@ internal sealed class CachingOptions
     [Range(typeof(TimeSpan), "00:00:00.001", "00:00:10")]
     public TimeSpan RedisDeadline { get; init; } = TimeSpan.FromMilliseconds(50);
 
+    /// <summary>How long a caller waits for a load while there is a stale entry to serve instead.</summary>
+    [Range(typeof(TimeSpan), "00:00:00.001", "00:00:20")]
+    public TimeSpan SoftTimeout { get; init; } = TimeSpan.FromMilliseconds(100);
+
     /// <summary>How long one load from the source may take. A slower one fails, and is never kept.</summary>
     [Range(typeof(TimeSpan), "00:00:00.100", "00:00:20")]
     public TimeSpan LoadTimeout { get; init; } = TimeSpan.FromSeconds(10);
@@ -28,6 +32,19 @@ internal class CacheSettings
     /// <summary>How long "there is no such thing" is kept.</summary>
     [Range(typeof(TimeSpan), "00:00:00.001", "1.00:00:00")]
     public TimeSpan NegativeTtl { get; init; } = TimeSpan.FromSeconds(30);
+
+    /// <summary>How long an entry is kept in the memory of a process at most; zero keeps none there.</summary>
+    [Range(typeof(TimeSpan), "00:00:00", "365.00:00:00")]
+    public TimeSpan MemoryTtl { get; init; } = TimeSpan.FromMinutes(1);
+
+    /// <summary>How many entries are kept in the memory of a process at most.</summary>
+    [Range(3, 10_000_000)]
+    public int MemoryEntries { get; init; } = 10_000;
+
+    /// <summary>Whether an entry that is about to expire is loaded again in the background, by chance and by what that costs (XFetch).</summary>
+    public bool EarlyRefresh { get; init; } = true;
+
+    public bool InMemory => MemoryTtl > TimeSpan.Zero;
 
     /// <summary>The part of a lifetime, 0 to 0.5, that is left off at random, so that what was cached together does not expire together.</summary>
     [Range(0.0, 0.5)]

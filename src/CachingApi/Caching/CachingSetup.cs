@@ -13,11 +13,16 @@ internal static class CachingSetup
             .AddSingleton<CacheMetrics>()
             .AddSingleton<CircuitBreaker>()
             .AddSingleton<OwedInvalidations>()
+            .AddSingleton<Backplane>()
+            .AddSingleton<MemoryTier>()
+            .AddSingleton<Leases>()
+            .AddSingleton(_ => new EarlyRefresh(Random.Shared.NextDouble))
             .AddSingleton<RedisTier>()
             .AddSingleton<Namespaces>()
             .AddSingleton<CacheAside>()
             .AddSingleton<Invalidation>()
             .AddSingleton<WriteThrough>()
+            .AddHostedService(provider => provider.GetRequiredService<Backplane>())
             .AddHostedService<RedisRecovery>();
     }
 }

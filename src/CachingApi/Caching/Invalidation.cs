@@ -12,7 +12,7 @@ namespace CachingApi.Caching;
 /// With a tombstone of version 2 in place, step 3 is refused.
 /// </remarks>
 internal sealed class Invalidation(
-    RedisTier tier, Namespaces namespaces, OwedInvalidations owed, SingleFlight<CacheResult> flights, TimeProvider time)
+    MemoryTier memory, RedisTier redis, Namespaces namespaces, OwedInvalidations owed, SingleFlight<CacheResult> flights, TimeProvider time)
 {
     /// <summary>Longer than any load may take (see <see cref="CachingOptions.LoadTimeout"/>).</summary>
     public static TimeSpan TombstoneTtl { get; } = TimeSpan.FromSeconds(30);
@@ -37,6 +37,8 @@ internal sealed class Invalidation(
         {
             owed.AddBump(cache.Name);
         }
+
+        memory.Drop(cache);
     }
 
     /// <summary>Puts an entry of a new version in place, or remembers that this is to be done.</summary>
@@ -47,9 +49,21 @@ internal sealed class Invalidation(
         var (cache, id) = (key.Cache.Name, key.Id);
         flights.Forget($"{cache}:{id}");
 
+        var ticket = memory.Ticket(key.Cache, id);
         var generation = await namespaces.CurrentAsync(cache, cancel);
         var entryKey = namespaces.Key(cache, generation ?? 0, id);
-        if (generation is null || !(await tier.CompareAndSetAsync(entryKey, entry(entryKey), timeToLive, cancel)).Answered)
+        var written = entry(entryKey);
+        var state = generation is null
+            ? WriteState.Unavailable
+            : (await redis.WriteAsync(cache, id, entryKey, written, timeToLive, cancel)).State;
+        if (state is WriteState.Stored)
+        {
+            memory.Replace(key.Cache, id, written, ticket, time.GetUtcNow());
+            return;
+        }
+
+        memory.Changed(key.Cache, id, version);
+        if (state is WriteState.Unavailable)
         {
             owed.Add(cache, id, version);
         }

@@ -7,9 +7,9 @@ namespace CachingApi.Caching;
 /// Versioned keys: <c>service:cache:g&lt;generation&gt;:id</c>, made here and nowhere else. A new generation drops every entry of
 /// a cache at once, and a fill of the old generation that is still under way is never seen.
 /// </summary>
-internal sealed class Namespaces(Redis redis, RedisTier tier, TimeProvider time)
+internal sealed class Namespaces(Redis redis, RedisTier tier, Backplane backplane, TimeProvider time)
 {
-    /// <summary>How long a generation is believed before Redis is asked again: the longest that another process's bump goes unseen.</summary>
+    /// <summary>How long a generation is believed while the backplane is not.</summary>
     private static readonly TimeSpan TrustedFor = TimeSpan.FromSeconds(1);
 
     private readonly ConcurrentDictionary<string, Known> _known = new();
@@ -17,7 +17,7 @@ internal sealed class Namespaces(Redis redis, RedisTier tier, TimeProvider time)
     /// <summary>The generation of a cache, <c>null</c> where Redis is away.</summary>
     public async ValueTask<long?> CurrentAsync(string cache, CancellationToken cancel)
     {
-        if (_known.TryGetValue(cache, out var known) && time.GetElapsedTime(known.ReadAt) < TrustedFor)
+        if (_known.TryGetValue(cache, out var known) && (backplane.IsTrusted || time.GetElapsedTime(known.ReadAt) < TrustedFor))
         {
             return known.Generation;
         }
@@ -28,7 +28,25 @@ internal sealed class Namespaces(Redis redis, RedisTier tier, TimeProvider time)
     /// <summary>Moves a cache to a new generation. Returns <c>false</c> where Redis is away.</summary>
     public async Task<bool> BumpAsync(string cache, CancellationToken cancel) => await AskAsync(cache, next: true, cancel) is not null;
 
+    /// <summary>Another process has moved a cache to this generation.</summary>
+    public void Learn(string cache, long generation) => Remember(cache, new(generation, time.GetTimestamp()));
+
+    /// <summary>Messages may have been lost.</summary>
+    public void Forget() => _known.Clear();
+
     public EntryKey Key(string cache, long generation, string id) => new($"{redis.KeyPrefix}:{cache}:g{generation}:{id}");
+
+    private async Task<long?> AskAsync(string cache, bool next, CancellationToken cancel)
+    {
+        var asked = time.GetTimestamp();
+        if (await tier.GenerationAsync(cache, next, cancel) is not { } generation)
+        {
+            _known.TryRemove(cache, out _);
+            return null;
+        }
+
+        return Remember(cache, new(generation, asked));
+    }
 
     /// <remarks>
     /// The higher one stays, as answers may arrive out of order:
@@ -36,21 +54,11 @@ internal sealed class Namespaces(Redis redis, RedisTier tier, TimeProvider time)
     /// 2. a writer bumps it to 8 and remembers 8;
     /// 3. the reader's 7 arrives: remembering it would show the dropped entries again, after the write was acknowledged.
     /// </remarks>
-    private async Task<long?> AskAsync(string cache, bool next, CancellationToken cancel)
-    {
-        var asked = time.GetTimestamp();
-        if (await tier.GenerationAsync($"{redis.KeyPrefix}:{cache}:generation", next, cancel) is not { } generation)
-        {
-            _known.TryRemove(cache, out _);
-            return null;
-        }
-
-        return _known.AddOrUpdate(
-            cache,
-            static (_, answer) => answer,
-            static (_, held, answer) => new(Math.Max(held.Generation, answer.Generation), answer.ReadAt),
-            new Known(generation, asked)).Generation;
-    }
+    private long Remember(string cache, Known answer) => _known.AddOrUpdate(
+        cache,
+        static (_, answer) => answer,
+        static (_, held, answer) => new(Math.Max(held.Generation, answer.Generation), answer.ReadAt),
+        answer).Generation;
 
     private readonly record struct Known(long Generation, long ReadAt);
 }

@@ -61,7 +61,7 @@ internal sealed partial class RedisRecovery(
 
             var key = namespaces.Key(cache, generation, id);
             var tombstone = CacheEntry.Tombstone(key, version, time.GetUtcNow());
-            if (!(await tier.CompareAndSetAsync(key, tombstone, Invalidation.TombstoneTtl, cancel)).Answered)
+            if ((await tier.WriteAsync(cache, id, key, tombstone, Invalidation.TombstoneTtl, cancel)).State is WriteState.Unavailable)
             {
                 return;
             }

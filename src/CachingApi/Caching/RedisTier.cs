@@ -9,17 +9,44 @@ namespace CachingApi.Caching;
 /// <param name="Entry">The entry, where there is a readable one.</param>
 internal readonly record struct TierRead(bool Answered, CacheEntry? Entry);
 
-/// <summary>What became of a compare-and-set.</summary>
-/// <param name="Answered"><c>false</c> where Redis is away: nobody knows what it holds.</param>
-/// <param name="Newer">The newer entry that is held and was left in place.</param>
-internal readonly record struct TierWrite(bool Answered, CacheEntry? Newer)
+internal enum LeaseState
 {
-    public bool Stored => Answered && Newer is null;
+    /// <summary>None is needed: the entry is fresh.</summary>
+    Fresh = 0,
+
+    /// <summary>The lease is the asker's.</summary>
+    Granted = 1,
+
+    /// <summary>Another process holds it.</summary>
+    Held = 2,
+
+    /// <summary>Redis is away: there are no leases.</summary>
+    Unavailable = 3,
 }
+
+internal readonly record struct LeaseRead(LeaseState State, CacheEntry? Entry);
+
+internal enum WriteState
+{
+    Stored = 0,
+
+    /// <summary>A newer entry is held and was left in place.</summary>
+    Refused = 1,
+
+    /// <summary>The lease was broken by a write, or has ended: what was loaded under it may be old.</summary>
+    LeaseLost = 2,
+
+    /// <summary>Redis is away: nobody knows what it holds.</summary>
+    Unavailable = 3,
+}
+
+/// <param name="Newer">The entry that is held, where it is newer.</param>
+internal readonly record struct TierWrite(WriteState State, CacheEntry? Newer);
 
 /// <summary>The second tier: entries in Redis. Every operation ends within the deadline, and an outage is an answer, not an exception.</summary>
 internal sealed partial class RedisTier(
     Redis redis,
+    Backplane backplane,
     CircuitBreaker circuit,
     OwedInvalidations owed,
     IOptions<CachingOptions> options,
@@ -27,7 +54,9 @@ internal sealed partial class RedisTier(
     TimeProvider time,
     ILogger<RedisTier> log)
 {
+    private static readonly string ReadOrLease = Lua.Load("read_or_lease.lua");
     private static readonly string CompareAndSet = Lua.Load("compare_and_set.lua");
+    private static readonly string LeaseScript = Lua.Load("lease.lua");
     private static readonly string Generation = Lua.Load("generation.lua");
 
     private readonly TimeSpan _deadline = options.Value.RedisDeadline;
@@ -49,20 +78,45 @@ internal sealed partial class RedisTier(
         return new(answered, bytes.HasValue ? CacheEntry.Parse(key, bytes) : null);
     }
 
-    /// <summary>Sets an entry unless a newer one is held.</summary>
-    public async Task<TierWrite> CompareAndSetAsync(EntryKey key, CacheEntry entry, TimeSpan timeToLive, CancellationToken cancel)
+    /// <summary>Reads an entry and, where it is not fresh beyond <paramref name="freshBeyond"/>, asks for its lease.</summary>
+    public async Task<LeaseRead> ReadOrLeaseAsync(EntryKey key, string token, TimeSpan duration, DateTimeOffset freshBeyond, CancellationToken cancel)
     {
-        var milliseconds = Math.Max(1, (long)timeToLive.TotalMilliseconds);
-        var (answered, held) = await TryAsync(
-            "set", cache => cache.ScriptEvaluateAsync(CompareAndSet, [key.Text], [entry.Bytes, milliseconds]), cancel);
-        return new(answered, answered && !held!.IsNull ? CacheEntry.Parse(key, (byte[])held!) : null);
+        if (!IsTrusted)
+        {
+            return new(LeaseState.Unavailable, null);
+        }
+
+        RedisValue[] arguments = [token, (long)duration.TotalMilliseconds, freshBeyond.ToUnixTimeMilliseconds(), CacheEntry.Mark(key)];
+        var (answered, result) = await TryAsync(
+            "lease", cache => cache.ScriptEvaluateAsync(ReadOrLease, [key.Text, key.Lease], arguments), cancel);
+        return answered
+            ? new((LeaseState)(int)result![1], CacheEntry.Parse(key, (byte[])result[0]!))
+            : new(LeaseState.Unavailable, null);
     }
 
-    /// <summary>The generation of a namespace, or its next one; <c>null</c> where Redis is away.</summary>
-    public async Task<long?> GenerationAsync(string key, bool next, CancellationToken cancel)
+    /// <summary>Keeps what was loaded under a lease.</summary>
+    public Task<TierWrite> FillAsync(string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, CancellationToken cancel) =>
+        CompareAndSetAsync(cache, id, key, token, entry, timeToLive, cancel);
+
+    /// <summary>Sets what was written, breaks the lease and tells the other processes.</summary>
+    public Task<TierWrite> WriteAsync(string cache, string id, EntryKey key, CacheEntry entry, TimeSpan timeToLive, CancellationToken cancel) =>
+        CompareAndSetAsync(cache, id, key, "", entry, timeToLive, cancel);
+
+    public Task RenewAsync(EntryKey key, string token, TimeSpan duration, CancellationToken cancel) =>
+        TryAsync("lease", cache => cache.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, (long)duration.TotalMilliseconds, "", ""]), cancel);
+
+    public Task GiveBackAsync(EntryKey key, string token, string cache, string id, bool filled, CancellationToken cancel)
     {
+        var message = backplane.Message(filled ? BackplaneEvent.Filled : BackplaneEvent.Failed, cache, id, "0");
+        return TryAsync("lease", db => db.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, 0, backplane.Channel, message]), cancel);
+    }
+
+    /// <summary>The generation of a cache, or its next one, of which the other processes are told; <c>null</c> where Redis is away.</summary>
+    public async Task<long?> GenerationAsync(string cache, bool next, CancellationToken cancel)
+    {
+        RedisValue[] arguments = [next ? "next" : "current", backplane.Channel, backplane.Message(BackplaneEvent.Dropped, cache, "", "%s")];
         var (answered, generation) = await TryAsync(
-            "generation", cache => cache.ScriptEvaluateAsync(Generation, [key], [next ? "next" : "current"]), cancel);
+            "generation", db => db.ScriptEvaluateAsync(Generation, [$"{redis.KeyPrefix}:{cache}:generation"], arguments), cancel);
         return answered ? (long)generation! : null;
     }
 
@@ -77,6 +131,24 @@ internal sealed partial class RedisTier(
         {
             return false;
         }
+    }
+
+    private async Task<TierWrite> CompareAndSetAsync(
+        string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, CancellationToken cancel)
+    {
+        RedisValue[] arguments =
+        [
+            entry.Bytes,
+            Math.Max(1, (long)timeToLive.TotalMilliseconds),
+            token,
+            backplane.Channel,
+            backplane.Message(BackplaneEvent.Changed, cache, id, $"{entry.Version}"),
+            backplane.Message(BackplaneEvent.Filled, cache, id, "0"),
+        ];
+        var (answered, result) = await TryAsync("set", db => db.ScriptEvaluateAsync(CompareAndSet, [key.Text, key.Lease], arguments), cancel);
+        return answered
+            ? new((WriteState)(int)result![0], CacheEntry.Parse(key, (byte[])result[1]!))
+            : new(WriteState.Unavailable, null);
     }
 
     private async Task<(bool Answered, T? Value)> TryAsync<T>(string operation, Func<IDatabase, Task<T>> command, CancellationToken cancel)

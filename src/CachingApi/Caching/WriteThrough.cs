@@ -12,7 +12,7 @@ internal sealed class WriteThrough(Invalidation invalidation, TimeProvider time)
         return invalidation.ReplaceAsync(
             key,
             key.Cache.VersionOf(value),
-            entryKey => CacheEntry.Of(entryKey, key.Cache, value, TimeSpan.Zero, time.GetUtcNow()),
+            entryKey => CacheEntry.Of(entryKey, key.Cache, value, key.Cache.LastLoadTime, time.GetUtcNow()),
             settings.Ttl + settings.StaleFor,
             cancel);
     }

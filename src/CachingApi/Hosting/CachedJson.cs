@@ -45,7 +45,9 @@ internal sealed class CachedJson(CacheResult result, string cacheControl) : IRes
         var ttl = Math.Floor((result.Entry.FreshUntil - now).TotalSeconds).ToString(CultureInfo.InvariantCulture);
         return result.Outcome switch
         {
-            CacheOutcome.Hit => $"CachingApi; hit; ttl={ttl}; detail=redis",
+            CacheOutcome.MemoryHit => $"CachingApi; hit; ttl={ttl}; detail=memory",
+            CacheOutcome.RedisHit => $"CachingApi; hit; ttl={ttl}; detail=redis",
+            CacheOutcome.StaleWhileRevalidate => $"CachingApi; hit; ttl={ttl}; detail=stale-while-revalidate",
             CacheOutcome.StaleIfError => $"CachingApi; hit; ttl={ttl}; detail=stale-if-error",
             CacheOutcome.Bypass => $"CachingApi; fwd=miss{Collapsed}; detail=redis-unavailable",
             CacheOutcome.Refreshed => $"CachingApi; fwd=stale{Stored}{Collapsed}",

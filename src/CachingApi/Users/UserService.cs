@@ -25,11 +25,11 @@ internal sealed class UserService(
     private DateTime Now => time.GetUtcNow().UtcDateTime;
 
     /// <summary>Cache-aside.</summary>
-    public Task<CacheResult> FindAsync(Guid id, CancellationToken cancel) =>
+    public ValueTask<CacheResult> FindAsync(Guid id, CancellationToken cancel) =>
         cacheAside.GetAsync(cached.ById(id), stop => users.FindAsync(id, stop), cancel);
 
     /// <summary>Cache-aside, in a namespace that every write drops.</summary>
-    public Task<CacheResult> ListAsync(Guid? after, int limit, CancellationToken cancel) =>
+    public ValueTask<CacheResult> ListAsync(Guid? after, int limit, CancellationToken cancel) =>
         cacheAside.GetAsync(cached.Page(after, limit), stop => LoadPageAsync(after, limit, stop), cancel);
 
     /// <summary>Invalidation: "there is no such user" may be cached. <c>null</c> where the e-mail address is in use.</summary>

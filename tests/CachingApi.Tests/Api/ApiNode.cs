@@ -63,6 +63,9 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
             // What is meant to be answered must not be given up on because the machine is busy.
             ["Cache:RedisDeadline"] = "00:00:05",
             ["Redis:StateDeadline"] = "00:00:05",
+            // One tier at a time: tests of the memory tier turn it on.
+            ["Cache:Users:MemoryTtl"] = "00:00:00",
+            ["Cache:UserLists:MemoryTtl"] = "00:00:00",
             ["Serilog:MinimumLevel:Default"] = "Error",
         };
         foreach (var (name, value) in settings ?? [])

@@ -66,6 +66,9 @@ public sealed class NamespaceTests(TestServers servers)
             await redis.GetDatabase().KeyDeleteAsync($"{node.KeyPrefix}:things:generation");
         }
 
+        // Another process asks for it, and the first one hears of the new one.
+        await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
+        await new Engine(other).GetAsync(new Thing("it", 1));
         await Eventually.TrueAsync(async () =>
         {
             await engine.GetAsync(new Thing("it", 1));

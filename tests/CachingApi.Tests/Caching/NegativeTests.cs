@@ -13,11 +13,11 @@ public sealed class NegativeTests(TestServers servers)
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
         await using var node = await ApiNode.StartAsync(servers, time: time);
-        var engine = new Engine(node, new() { Ttl = TimeSpan.FromHours(1), NegativeTtl = TimeSpan.FromSeconds(20), Jitter = 0 });
+        var engine = new Engine(node, new() { MemoryTtl = TimeSpan.Zero, Ttl = TimeSpan.FromHours(1), NegativeTtl = TimeSpan.FromSeconds(20), Jitter = 0 });
 
         Assert.Equal((false, CacheOutcome.Miss), Of(await engine.GetAsync((Thing?)null)));
         time.Advance(TimeSpan.FromSeconds(19));
-        Assert.Equal((false, CacheOutcome.Hit), Of(await engine.GetAsync(new Thing("it", 1))));
+        Assert.Equal((false, CacheOutcome.RedisHit), Of(await engine.GetAsync(new Thing("it", 1))));
         time.Advance(TimeSpan.FromSeconds(2));
         Assert.Equal((true, CacheOutcome.Miss), Of(await engine.GetAsync(new Thing("it", 1))));
     }
@@ -39,14 +39,14 @@ public sealed class NegativeTests(TestServers servers)
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
         await using var node = await ApiNode.StartAsync(servers, time: time);
-        var engine = new Engine(node, new() { Ttl = TimeSpan.FromMinutes(1), StaleFor = TimeSpan.FromHours(1) });
+        var engine = new Engine(node, new() { MemoryTtl = TimeSpan.Zero, Ttl = TimeSpan.FromMinutes(1), StaleFor = TimeSpan.FromHours(1) });
         await engine.GetAsync(new Thing("it", 7));
 
         // Gone without a word to the cache: by hand, say.
         time.Advance(TimeSpan.FromMinutes(2));
 
         Assert.Equal((false, CacheOutcome.Refreshed), Of(await engine.GetAsync((Thing?)null)));
-        Assert.Equal((false, CacheOutcome.Hit), Of(await engine.GetAsync(new Thing("not asked for", 8))));
+        Assert.Equal((false, CacheOutcome.RedisHit), Of(await engine.GetAsync(new Thing("not asked for", 8))));
     }
 
     private static (bool Found, CacheOutcome Outcome) Of(CacheResult result) => (result.Found, result.Outcome);

@@ -67,7 +67,7 @@ public sealed class SingleFlightTests(TestServers servers)
         var slow = new SlowLoad(() => new("it", 1));
         using var gone = new CancellationTokenSource();
 
-        var first = engine.CacheAside.GetAsync(engine.Key(), slow.RunAsync, gone.Token);
+        var first = engine.CacheAside.GetAsync(engine.Key(), slow.RunAsync, gone.Token).AsTask();
         await slow.HasRead;
         var second = engine.GetAsync(slow.RunAsync);
         await gone.CancelAsync();
@@ -97,7 +97,7 @@ public sealed class SingleFlightTests(TestServers servers)
         await Eventually.TrueAsync(() => loads == 1);
         // Each reader has looked into Redis before it waits; those that have not yet would begin a second load.
         await Eventually.TrueAsync(async () =>
-            await api.MetricAsync("cache_operation_duration_seconds_count", ("tier", "redis"), ("operation", "get")) >= 51);
+            await api.MetricAsync("cache_operation_duration_seconds_count", ("tier", "redis"), ("operation", "get")) >= 50);
         gate.SetResult();
 
         foreach (var reader in readers)

@@ -16,7 +16,7 @@ internal sealed partial class ThingJson : JsonSerializerContext;
 internal sealed class Engine(ApiNode node, CacheSettings? settings = null, bool versioned = true)
 {
     public Cache<Thing> Cache { get; } =
-        new("things", settings ?? new CacheSettings(), ThingJson.Default.Thing, thing => versioned ? thing.Version : 0);
+        new("things", settings ?? new CacheSettings { MemoryTtl = TimeSpan.Zero }, ThingJson.Default.Thing, thing => versioned ? thing.Version : 0);
 
     public CacheAside CacheAside { get; } = node.Services.GetRequiredService<CacheAside>();
 
@@ -27,7 +27,7 @@ internal sealed class Engine(ApiNode node, CacheSettings? settings = null, bool 
     public CacheKey<Thing> Key(string id = "1") => Cache.Key(id);
 
     public Task<CacheResult> GetAsync(Func<CancellationToken, Task<Thing?>> load, string id = "1") =>
-        CacheAside.GetAsync(Key(id), load, CancellationToken.None);
+        CacheAside.GetAsync(Key(id), load, CancellationToken.None).AsTask();
 
     public Task<CacheResult> GetAsync(Thing? thing, string id = "1") => GetAsync(_ => Task.FromResult(thing), id);
 

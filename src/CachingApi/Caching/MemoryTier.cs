@@ -1,0 +1,181 @@
+using System.Collections.Concurrent;
+using System.Diagnostics.Metrics;
+using System.Runtime.CompilerServices;
+using BitFaster.Caching.Lfu;
+using BitFaster.Caching.Scheduler;
+
+namespace CachingApi.Caching;
+
+/// <summary>
+/// The first tier: entries in this process, as bytes, bounded in number by a W-TinyLFU cache (BitFaster). It is trusted only
+/// while the backplane is, by which the other processes say what they have changed.
+/// </summary>
+/// <remarks>
+/// A reader may hold an old entry in its hands while the message passes by that it is old:
+/// 1. a reader's <c>GET</c> is answered with version 1;
+/// 2. another process writes version 2 and its message arrives: there is nothing here to drop;
+/// 3. the reader keeps version 1, which nobody would ever drop.
+/// So a reader takes a ticket before it asks Redis, and keeps nothing if something has changed under that ticket since.
+/// </remarks>
+internal sealed class MemoryTier
+{
+    private const int Stripes = 256;
+
+    private readonly ConcurrentDictionary<string, Store> _stores = new();
+    private readonly Backplane _backplane;
+
+    public MemoryTier(Backplane backplane, Namespaces namespaces, IMeterFactory meters)
+    {
+        _backplane = backplane;
+        backplane.Interrupted += () =>
+        {
+            namespaces.Forget();
+            foreach (var store in _stores.Values)
+            {
+                store.Clear();
+            }
+        };
+        backplane.Received += message =>
+        {
+            // The generation first: who takes a ticket after the clearing must not read under the old one.
+            if (message.Event is BackplaneEvent.Dropped)
+            {
+                namespaces.Learn(message.Cache, message.Number);
+            }
+
+            if (_stores.TryGetValue(message.Cache, out var store))
+            {
+                store.Apply(message);
+            }
+        };
+
+        var meter = meters.Create(CacheMetrics.MeterName);
+        meter.CreateObservableGauge(
+            "cache.entries", () => Measure(store => store.Count), description: "Entries in the memory of this process.");
+        meter.CreateObservableCounter(
+            "cache.evictions", () => Measure(store => store.Evicted), description: "Entries that had to leave the memory of this process for others.");
+    }
+
+    /// <summary>The entry that is kept here and may be served as fresh; <c>null</c> where there is none.</summary>
+    public CacheEntry? Find<T>(Cache<T> cache, string id, DateTimeOffset now) where T : class =>
+        cache.Settings.InMemory && _backplane.IsTrusted ? StoreOf(cache).Find(id, now) : null;
+
+    /// <summary>What <see cref="Keep"/> wants to see again.</summary>
+    public long Ticket<T>(Cache<T> cache, string id) where T : class => cache.Settings.InMemory ? StoreOf(cache).Ticket(id) : 0;
+
+    /// <summary>Keeps an entry, unless something has changed since the ticket was taken.</summary>
+    public void Keep<T>(Cache<T> cache, string id, CacheEntry entry, long ticket, DateTimeOffset now) where T : class
+    {
+        if (cache.Settings.InMemory && _backplane.IsTrusted && entry.IsFresh(now))
+        {
+            var until = now + cache.Settings.MemoryTtl;
+            StoreOf(cache).Keep(id, new(entry, until < entry.FreshUntil ? until : entry.FreshUntil), ticket);
+        }
+    }
+
+    /// <summary>This process has written this version: what is older is dropped, and not kept any more.</summary>
+    public void Changed<T>(Cache<T> cache, string id, long version) where T : class
+    {
+        if (cache.Settings.InMemory)
+        {
+            StoreOf(cache).Changed(id, version);
+        }
+    }
+
+    /// <summary>As <see cref="Changed"/>; and what was written is kept, unless something else has changed since the ticket was taken.</summary>
+    public void Replace<T>(Cache<T> cache, string id, CacheEntry written, long ticket, DateTimeOffset now) where T : class
+    {
+        if (cache.Settings.InMemory && StoreOf(cache).Changed(id, written.Version) == ticket + 1)
+        {
+            Keep(cache, id, written, ticket + 1, now);
+        }
+    }
+
+    public void Drop<T>(Cache<T> cache) where T : class
+    {
+        if (cache.Settings.InMemory)
+        {
+            StoreOf(cache).Clear();
+        }
+    }
+
+    private IEnumerable<Measurement<long>> Measure(Func<Store, long> value) =>
+        _stores.Select(store => new Measurement<long>(value(store.Value), new KeyValuePair<string, object?>("cache", store.Key)));
+
+    private Store StoreOf<T>(Cache<T> cache) where T : class =>
+        cache.Memory as Store ?? (Store)(cache.Memory = _stores.GetOrAdd(cache.Name, _ => new(cache.Settings.MemoryEntries)));
+
+    private sealed record Kept(CacheEntry Entry, DateTimeOffset Until);
+
+    private sealed class Store(int capacity)
+    {
+        private readonly ConcurrentLfu<string, Kept> _entries =
+            new(concurrencyLevel: 1, capacity, new ThreadPoolScheduler(), StringComparer.Ordinal);
+
+        private readonly StrongBox<long>[] _changes = [.. Enumerable.Range(0, Stripes).Select(_ => new StrongBox<long>())];
+
+        public long Count => _entries.Count;
+
+        public long Evicted => _entries.Metrics.Value!.Evicted;
+
+        public void Apply(BackplaneMessage message)
+        {
+            if (message.Event is BackplaneEvent.Dropped)
+            {
+                Clear();
+            }
+            else
+            {
+                Changed(message.Id, message.Number);
+            }
+        }
+
+        public CacheEntry? Find(string id, DateTimeOffset now) =>
+            _entries.TryGet(id, out var kept) && now < kept.Until ? kept.Entry : null;
+
+        public long Ticket(string id) => Volatile.Read(ref Stripe(id).Value);
+
+        public void Keep(string id, Kept kept, long ticket)
+        {
+            var changes = Stripe(id);
+            lock (changes)
+            {
+                if (changes.Value == ticket && !(_entries.TryGet(id, out var held) && held.Entry.Version > kept.Entry.Version))
+                {
+                    _entries.AddOrUpdate(id, kept);
+                }
+            }
+        }
+
+        /// <summary>Drops what is older; returns the ticket that is valid from now on.</summary>
+        public long Changed(string id, long version)
+        {
+            var changes = Stripe(id);
+            lock (changes)
+            {
+                changes.Value++;
+                if (_entries.TryGet(id, out var held) && held.Entry.Version < version)
+                {
+                    _entries.TryRemove(id);
+                }
+
+                return changes.Value;
+            }
+        }
+
+        public void Clear()
+        {
+            foreach (var changes in _changes)
+            {
+                lock (changes)
+                {
+                    changes.Value++;
+                }
+            }
+
+            _entries.Clear();
+        }
+
+        private StrongBox<long> Stripe(string id) => _changes[(uint)id.GetHashCode() % Stripes];
+    }
+}
