@@ -1,3 +1,5 @@
+using CachingApi.Storage;
+
 namespace CachingApi.Caching;
 
 /// <summary>
@@ -14,7 +16,7 @@ internal sealed class Leases(RedisTier tier, Backplane backplane, TimeProvider t
 
     /// <summary>Takes the lease, unless the entry needs no load. While another holds it: waits, or has what is fresh still.</summary>
     /// <param name="freshBeyond">What is fresh beyond this time needs no load.</param>
-    /// <exception cref="LoadFailedElsewhereException">The load that was waited for has failed.</exception>
+    /// <exception cref="UnavailableException">The load that was waited for has failed: to try again at once would help nobody.</exception>
     public async Task<Lease> TakeAsync(string cache, string id, EntryKey key, DateTimeOffset freshBeyond, CancellationToken cancel)
     {
         var token = Guid.NewGuid().ToString("N");
@@ -31,7 +33,7 @@ internal sealed class Leases(RedisTier tier, Backplane backplane, TimeProvider t
 
                 if (!await over.WaitAsync(LookEvery, cancel))
                 {
-                    throw new LoadFailedElsewhereException();
+                    throw new UnavailableException("The source, as another process has just found,");
                 }
             }
             catch (TimeoutException)
@@ -45,9 +47,6 @@ internal sealed class Leases(RedisTier tier, Backplane backplane, TimeProvider t
         }
     }
 }
-
-/// <summary>A load that this one waited for, in another process, has failed; to try again at once would help nobody.</summary>
-internal sealed class LoadFailedElsewhereException() : Exception("A load in another process has failed.");
 
 /// <summary>What was found in an entry's place, and the right to load it where <see cref="Granted"/>.</summary>
 internal sealed class Lease : IAsyncDisposable

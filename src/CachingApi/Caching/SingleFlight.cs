@@ -10,6 +10,9 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
 {
     private readonly ConcurrentDictionary<string, Flight> _flights = new();
 
+    /// <summary>How many runs are under way.</summary>
+    public int Count => _flights.Count;
+
     /// <summary>Runs <paramref name="load"/>, or joins the run that is under way. A failure is every waiter's, once.</summary>
     /// <param name="generation">Only runs of the same generation are joined.</param>
     /// <param name="cancel">Ends this caller's wait; the load goes on for the others, up to the time-out.</param>

@@ -24,6 +24,8 @@ internal sealed class Engine(ApiNode node, CacheSettings? settings = null, bool 
 
     public WriteThrough WriteThrough { get; } = node.Services.GetRequiredService<WriteThrough>();
 
+    public SingleFlight<CacheResult> Flights { get; } = node.Services.GetRequiredService<SingleFlight<CacheResult>>();
+
     public CacheKey<Thing> Key(string id = "1") => Cache.Key(id);
 
     public Task<CacheResult> GetAsync(Func<CancellationToken, Task<Thing?>> load, string id = "1") =>

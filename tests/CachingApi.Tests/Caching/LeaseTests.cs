@@ -1,0 +1,154 @@
+using CachingApi.Caching;
+using CachingApi.Storage;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using Microsoft.Extensions.DependencyInjection;
+
+namespace CachingApi.Tests.Caching;
+
+/// <summary>One load at a time across nodes.</summary>
+public sealed class LeaseTests(TestServers servers)
+{
+    [Fact]
+    public async Task A_cold_key_asked_for_a_thousand_times_at_once_by_three_nodes_is_loaded_once()
+    {
+        await using var first = await ApiNode.StartAsync(servers);
+        await using var second = await ApiNode.StartAsync(servers, nodeOf: first);
+        await using var third = await ApiNode.StartAsync(servers, nodeOf: first);
+        var engines = new[] { first, second, third }.Select(node => new Engine(node)).ToArray();
+        var loads = 0;
+
+        async Task<Thing?> LoadAsync(CancellationToken stop)
+        {
+            Interlocked.Increment(ref loads);
+            await Task.Delay(300, stop);
+            return new("it", 1);
+        }
+
+        var results = await Task.WhenAll(Enumerable.Range(0, 1000).Select(reader => engines[reader % 3].GetAsync(LoadAsync)));
+
+        Assert.Equal(1, loads);
+        Assert.All(results, result => Assert.Equal("it", Engine.Read(result)!.Name));
+    }
+
+    [Fact]
+    public async Task Waiters_are_woken_by_push()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
+        var backplane = other.Services.GetRequiredService<Backplane>();
+        await MemoryTierTests.TrustedAsync(node, other);
+        var (here, there) = (new Engine(node), new Engine(other));
+        var slow = new SlowLoad(() => new("it", 1));
+        var reader = here.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+
+        // Somebody else asks, so the holder knows that it must say when it is done.
+        var waiter = there.GetAsync(_ => throw new InvalidOperationException("It waits."));
+        await Eventually.TrueAsync(async () => await other.MetricAsync("cache_operation_duration_seconds_count", ("operation", "lease")) >= 1);
+        var message = backplane.Expect("things", "1");
+        slow.GoOn();
+
+        Assert.True(await message.WaitAsync(TimeSpan.FromSeconds(10)));
+        Assert.Equal("it", Engine.Read(await waiter)!.Name);
+        await reader;
+    }
+
+    [Fact]
+    public async Task A_failing_load_fails_those_that_wait_on_other_nodes_once_and_they_do_not_retry_in_turn()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
+        await MemoryTierTests.TrustedAsync(node, other);
+        var (here, there) = (new Engine(node), new Engine(other));
+        var gate = new TaskCompletionSource();
+        var loads = 0;
+
+        async Task<Thing?> FailAsync(CancellationToken stop)
+        {
+            Interlocked.Increment(ref loads);
+            await gate.Task.WaitAsync(stop);
+            throw new InvalidDataException("broken");
+        }
+
+        var reader = here.GetAsync(FailAsync);
+        await Eventually.TrueAsync(() => loads == 1);
+        var waiters = Enumerable.Range(0, 20).Select(_ => there.GetAsync(FailAsync)).ToArray();
+        await Eventually.TrueAsync(async () => await other.MetricAsync("cache_operation_duration_seconds_count", ("operation", "get")) >= 20);
+        await Eventually.TrueAsync(async () => await other.MetricAsync("cache_operation_duration_seconds_count", ("operation", "lease")) >= 1);
+        gate.SetResult();
+
+        await Assert.ThrowsAsync<InvalidDataException>(() => reader);
+        foreach (var waiter in waiters)
+        {
+            await Assert.ThrowsAsync<UnavailableException>(() => waiter);
+        }
+
+        Assert.Equal(1, loads);
+    }
+
+    [Fact]
+    public async Task A_lease_whose_holder_died_delays_the_others_by_no_more_than_its_time()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node);
+        var namespaces = node.Services.GetRequiredService<Namespaces>();
+        var redis = node.Services.GetRequiredService<RedisTier>();
+        var generation = (await namespaces.CurrentAsync("things", CancellationToken.None))!.Value;
+
+        // A holder that never renews, nor gives back: it is dead.
+        var read = await redis.ReadOrLeaseAsync(
+            namespaces.Key("things", generation, "1"), "dead", Leases.Duration, TimeProvider.System.GetUtcNow(), CancellationToken.None);
+        Assert.Equal(LeaseState.Granted, read.State);
+
+        Assert.Equal("it", Engine.Read(await engine.GetAsync(new Thing("it", 1)))!.Name);
+        Assert.Equal(CacheOutcome.RedisHit, (await engine.GetAsync(new Thing("it", 1))).Outcome);
+    }
+
+    [Fact]
+    public async Task A_load_longer_than_the_lease_keeps_it_and_nobody_else_loads()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
+        var (here, there) = (new Engine(node), new Engine(other));
+        var loads = 0;
+
+        async Task<Thing?> LoadAsync(CancellationToken stop)
+        {
+            Interlocked.Increment(ref loads);
+            await Task.Delay(Leases.Duration * 2.5, stop);
+            return new("it", 1);
+        }
+
+        await Task.WhenAll(here.GetAsync(LoadAsync), there.GetAsync(LoadAsync));
+
+        Assert.Equal(1, loads);
+    }
+
+    [Fact]
+    public async Task A_fill_without_the_lease_is_refused()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node, versioned: false);
+        var namespaces = node.Services.GetRequiredService<Namespaces>();
+        var redis = node.Services.GetRequiredService<RedisTier>();
+        var key = namespaces.Key("things", (await namespaces.CurrentAsync("things", CancellationToken.None))!.Value, "1");
+        var entry = CacheEntry.Of(key, engine.Cache, new("old", 0), TimeSpan.Zero, TimeProvider.System.GetUtcNow());
+        Task<TierWrite> FillAsync(string token) => redis.FillAsync("things", "1", key, token, entry, TimeSpan.FromMinutes(1), CancellationToken.None);
+        Task<LeaseRead> LeaseAsync(string token) =>
+            redis.ReadOrLeaseAsync(key, token, Leases.Duration, TimeProvider.System.GetUtcNow(), CancellationToken.None);
+
+        Assert.Equal(WriteState.LeaseLost, (await FillAsync("never had")).State);
+
+        // An invalidation breaks it, also of things that have no version.
+        Assert.Equal(LeaseState.Granted, (await LeaseAsync("broken")).State);
+        await engine.Invalidation.InvalidateAsync(engine.Key(), 0, CancellationToken.None);
+        Assert.Equal(WriteState.LeaseLost, (await FillAsync("broken")).State);
+
+        Assert.Equal(LeaseState.Granted, (await LeaseAsync("good")).State);
+        Assert.Equal(LeaseState.Held, (await LeaseAsync("other")).State);
+        Assert.Equal(WriteState.LeaseLost, (await FillAsync("other")).State);
+        Assert.Equal(WriteState.Stored, (await FillAsync("good")).State);
+        Assert.Equal(LeaseState.Fresh, (await LeaseAsync("late")).State);
+    }
+}

@@ -1,0 +1,167 @@
+using CachingApi.Caching;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using Microsoft.Extensions.DependencyInjection;
+
+namespace CachingApi.Tests.Caching;
+
+/// <summary>The memory tier of two nodes, and the backplane between them.</summary>
+public sealed class MemoryTierTests(TestServers servers)
+{
+    private static readonly CacheSettings InMemory = new() { MemoryTtl = TimeSpan.FromMinutes(5), EarlyRefresh = false };
+
+    [Fact]
+    public async Task The_second_read_comes_from_memory_over_http_too()
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["Cache:Users:MemoryTtl"] = "00:01:00" });
+        await TrustedAsync(api);
+        var user = await api.CreateUserAsync();
+        using var client = await api.AdminAsync();
+
+        Assert.Equal("CachingApi; fwd=uri-miss; stored", (await client.GetAsync($"/users/{user.Id}")).CacheStatus());
+        Assert.Matches(@"^CachingApi; hit; ttl=\d+; detail=memory$", (await client.GetAsync($"/users/{user.Id}")).CacheStatus());
+
+        Assert.Equal(1, await api.MetricAsync("cache_requests_total", ("cache", "users"), ("tier", "memory"), ("result", "miss")));
+        Assert.Equal(1, await api.MetricAsync("cache_requests_total", ("cache", "users"), ("tier", "memory"), ("result", "hit")));
+        Assert.Equal(1, await api.MetricAsync("cache_entries", ("cache", "users")));
+    }
+
+    [Theory]
+    [InlineData("write-through")]
+    [InlineData("invalidate")]
+    [InlineData("delete")]
+    [InlineData("drop")]
+    public async Task What_one_node_changes_the_other_drops(string change)
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
+        await TrustedAsync(node, other);
+        var (here, there) = (new Engine(node, InMemory), new Engine(other, InMemory));
+        Thing? source = new("old", 1);
+        await here.GetAsync(source);
+        Assert.Equal(CacheOutcome.RedisHit, (await there.GetAsync(source)).Outcome);
+        Assert.Equal(CacheOutcome.MemoryHit, (await there.GetAsync(source)).Outcome);
+
+        source = change == "delete" ? null : new("new", 2);
+        await (change switch
+        {
+            "write-through" => here.WriteThrough.PutAsync(here.Key(), source!, CancellationToken.None),
+            "invalidate" => here.Invalidation.InvalidateAsync(here.Key(), 2, CancellationToken.None),
+            "delete" => here.Invalidation.DeletedAsync(here.Key(), 2, CancellationToken.None),
+            _ => here.Invalidation.DropAllAsync(here.Cache, CancellationToken.None),
+        });
+
+        // At once here; there as soon as the message is.
+        Assert.Equal(source, Engine.Read(await here.GetAsync(source)));
+        await Eventually.TrueAsync(async () => Equals(source, Engine.Read(await there.GetAsync(source))));
+        Assert.Equal(source, Engine.Read(await there.GetAsync(source)));
+    }
+
+    [Fact]
+    public async Task A_node_does_not_drop_what_it_has_written_itself_nor_what_is_newer()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
+        await TrustedAsync(node, other);
+        var (here, there) = (new Engine(node, InMemory), new Engine(other, InMemory));
+
+        await here.WriteThrough.PutAsync(here.Key(), new("third", 3), CancellationToken.None);
+        Assert.Equal(CacheOutcome.MemoryHit, (await here.GetAsync((Thing?)null)).Outcome);
+
+        // Late, and refused by Redis: nobody hears of it.
+        await there.Invalidation.InvalidateAsync(there.Key(), 2, CancellationToken.None);
+        await there.WriteThrough.PutAsync(there.Key("2"), new("a message after it", 1), CancellationToken.None);
+        Assert.Equal(CacheOutcome.MemoryHit, (await here.GetAsync((Thing?)null)).Outcome);
+        Assert.Equal("third", Engine.Read(await here.GetAsync((Thing?)null))!.Name);
+    }
+
+    [Fact]
+    public async Task A_reader_that_holds_an_old_entry_when_the_message_passes_does_not_keep_it()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        await TrustedAsync(node);
+        var memory = node.Services.GetRequiredService<MemoryTier>();
+        var engine = new Engine(node, InMemory);
+        var now = TimeProvider.System.GetUtcNow();
+        var old = CacheEntry.Of(new EntryKey("k"), engine.Cache, new("old", 1), TimeSpan.Zero, now);
+
+        var ticket = memory.Ticket(engine.Cache, "1");
+        memory.Changed(engine.Cache, "1", 2);
+        memory.Keep(engine.Cache, "1", old, ticket, now);
+
+        Assert.Null(memory.Find(engine.Cache, "1", now));
+        memory.Keep(engine.Cache, "1", old, memory.Ticket(engine.Cache, "1"), now);
+        Assert.NotNull(memory.Find(engine.Cache, "1", now));
+    }
+
+    [Fact]
+    public async Task It_is_bounded_and_says_what_had_to_leave()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        await TrustedAsync(node);
+        var engine = new Engine(node, new() { MemoryTtl = TimeSpan.FromMinutes(5), MemoryEntries = 100, EarlyRefresh = false });
+
+        for (var id = 0; id < 1000; id++)
+        {
+            await engine.GetAsync(new Thing("it", 1), $"{id}");
+        }
+
+        await Eventually.TrueAsync(async () => await node.MetricAsync("cache_entries", ("cache", "things")) <= 100);
+        await Eventually.TrueAsync(async () => await node.MetricAsync("cache_evictions_total", ("cache", "things")) >= 900);
+    }
+
+    [Theory]
+    [InlineData("cut")]
+    [InlineData("swallowed")]
+    public async Task Without_the_backplane_memory_is_not_trusted_beyond_a_second_and_is_emptied_when_it_is_back(string fault)
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var proxy = new FaultProxy(redis.Port);
+        await using var node = await ApiNode.StartAsync(servers, Settings(redis.ConnectionString));
+        await using var other = await ApiNode.StartAsync(servers, Settings(proxy.ConnectionString), nodeOf: node);
+        await TrustedAsync(node, other);
+        var (here, there) = (new Engine(node, InMemory), new Engine(other, InMemory));
+        Thing source = new("old", 1);
+        await there.GetAsync(source);
+        Assert.Equal(CacheOutcome.MemoryHit, (await there.GetAsync(source)).Outcome);
+
+        if (fault == "cut")
+        {
+            proxy.Cut();
+        }
+        else
+        {
+            proxy.Swallows = true;
+        }
+
+        source = new("new", 2);
+        await here.WriteThrough.PutAsync(here.Key(), source, CancellationToken.None);
+        var backplane = other.Services.GetRequiredService<Backplane>();
+        await Eventually.TrueAsync(() => !backplane.IsTrusted);
+        Assert.Equal("new", Engine.Read(await there.GetAsync(source))!.Name);
+
+        proxy.Swallows = false;
+        proxy.Cut();
+        proxy.Mend();
+        await TrustedAsync(other);
+        // It never heard of version 2, and would have served version 1 from memory again.
+        Assert.Equal("new", Engine.Read(await there.GetAsync(_ => throw new InvalidOperationException("Redis has it.")))!.Name);
+    }
+
+    private Dictionary<string, string> Settings(string redis) => new()
+    {
+        ["ConnectionStrings:Redis"] = redis,
+        ["ConnectionStrings:RedisState"] = servers.Redis,
+        ["Cache:RedisDeadline"] = "00:00:00.200",
+    };
+
+    /// <summary>The memory tier begins with the first beat of the backplane.</summary>
+    internal static async Task TrustedAsync(params ApiNode[] nodes)
+    {
+        foreach (var node in nodes)
+        {
+            await Eventually.TrueAsync(() => node.Services.GetRequiredService<Backplane>().IsTrusted
+                && node.Services.GetRequiredService<RedisTier>().IsTrusted);
+        }
+    }
+}
