@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using System.Diagnostics;
 using System.Globalization;
 using CachingApi.Storage;
 using StackExchange.Redis;
@@ -41,8 +40,8 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
 
     private readonly string _sender = Guid.NewGuid().ToString("N");
     private readonly ConcurrentDictionary<(string Cache, string Id), TaskCompletionSource<bool>> _expected = new();
-    // Real time, not the injected clock: connections come and go on their own.
-    private long _heardAt;
+    // The machine's clock, not the injected one: connections come and go on their own. This one costs a few nanoseconds.
+    private long _heardAt = long.MinValue / 2;
     private volatile bool _listening;
 
     /// <summary>Another process changed something.</summary>
@@ -55,7 +54,7 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
     public string Channel { get; } = $"{redis.KeyPrefix}:backplane";
 
     /// <summary>Whether every message has been heard that was sent until a second ago.</summary>
-    public bool IsTrusted => _listening && Stopwatch.GetElapsedTime(Volatile.Read(ref _heardAt)) < TrustedFor;
+    public bool IsTrusted => _listening && Environment.TickCount64 - Volatile.Read(ref _heardAt) < TrustedFor.TotalMilliseconds;
 
     /// <summary>A message as the scripts publish it.</summary>
     public string Message(BackplaneEvent what, string cache, string id, string number) =>
@@ -118,7 +117,7 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
             Interrupt();
         }
 
-        Volatile.Write(ref _heardAt, Stopwatch.GetTimestamp());
+        Volatile.Write(ref _heardAt, Environment.TickCount64);
     }
 
     private void Interrupt()

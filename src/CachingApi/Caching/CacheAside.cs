@@ -15,6 +15,7 @@ internal sealed partial class CacheAside(
     Leases leases,
     SingleFlight<CacheResult> flights,
     EarlyRefresh earlyRefresh,
+    OwedInvalidations owed,
     IOptions<CachingOptions> options,
     CacheMetrics metrics,
     TimeProvider time,
@@ -151,19 +152,19 @@ internal sealed partial class CacheAside(
 
             if (write.State is WriteState.Unavailable)
             {
-                return new(entry, CacheOutcome.Miss);
+                return new(Shown(key, entry), CacheOutcome.Miss);
             }
 
             metrics.RefusedFill(key.Cache.Name);
             if (write.Newer is { } newer && newer.IsFresh(now))
             {
-                return new(newer, CacheOutcome.RedisHit);
+                return new(Shown(key, newer), CacheOutcome.RedisHit);
             }
 
             // What was loaded may be older than a write that has been acknowledged since: load again.
             if (attempt == MaxAttempts)
             {
-                return new(entry, CacheOutcome.Miss);
+                return new(Shown(key, entry), CacheOutcome.Miss);
             }
         }
     }
@@ -172,9 +173,26 @@ internal sealed partial class CacheAside(
         where T : class
     {
         using var permit = await _bypass.AcquireAsync(1, stop);
-        return permit.IsAcquired
-            ? new(await LoadOnceAsync(key, namespaces.Key(key.Cache.Name, 0, key.Id), 0, load, stop), CacheOutcome.Bypass)
-            : throw new UnavailableException("Redis is away, and the source");
+        if (!permit.IsAcquired)
+        {
+            throw new UnavailableException("Redis is away, and the source");
+        }
+
+        // What was read here must not be followed by what Redis held before, once it is back.
+        var entry = await LoadOnceAsync(key, namespaces.Key(key.Cache.Name, 0, key.Id), 0, load, stop);
+        if (entry.Version > 0)
+        {
+            owed.Add(key.Cache.Name, key.Id, entry.Version);
+        }
+
+        return new(Shown(key, entry), CacheOutcome.Bypass);
+    }
+
+    /// <summary>An entry that is shown and not kept: memory must not go on with an older one.</summary>
+    private CacheEntry Shown<T>(CacheKey<T> key, CacheEntry entry) where T : class
+    {
+        memory.Changed(key.Cache, key.Id, entry.Version);
+        return entry;
     }
 
     private async Task<CacheEntry> LoadOnceAsync<T>(

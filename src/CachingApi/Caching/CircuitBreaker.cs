@@ -8,9 +8,16 @@ internal sealed class CircuitBreaker
 {
     private const int FailuresToOpen = 3;
 
+    /// <summary>How long after an outage the other processes are given to say what they wrote meanwhile.</summary>
+    private const int SettleMilliseconds = 1000;
+
     private int _failures;
+    private long _settledAt;
 
     public bool IsOpen => Volatile.Read(ref _failures) >= FailuresToOpen;
+
+    /// <summary>Whether an outage is so short ago that other processes may not have made up for what they wrote during it.</summary>
+    public bool IsSettling => Environment.TickCount64 < Volatile.Read(ref _settledAt);
 
     /// <summary>An operation was answered. While the circuit is open only the probe can say that.</summary>
     public void Succeeded()
@@ -25,5 +32,9 @@ internal sealed class CircuitBreaker
     public void Failed() => Interlocked.Increment(ref _failures);
 
     /// <summary>A probe was answered.</summary>
-    public void Close() => Volatile.Write(ref _failures, 0);
+    public void Close()
+    {
+        Volatile.Write(ref _settledAt, Environment.TickCount64 + SettleMilliseconds);
+        Volatile.Write(ref _failures, 0);
+    }
 }

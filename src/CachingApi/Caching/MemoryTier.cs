@@ -63,7 +63,7 @@ internal sealed class MemoryTier
     /// <summary>What <see cref="Keep"/> wants to see again.</summary>
     public long Ticket<T>(Cache<T> cache, string id) where T : class => cache.Settings.InMemory ? StoreOf(cache).Ticket(id) : 0;
 
-    /// <summary>Keeps an entry, unless something has changed since the ticket was taken.</summary>
+    /// <summary>Keeps an entry that is shown, unless something has changed since the ticket was taken; what is older is dropped.</summary>
     public void Keep<T>(Cache<T> cache, string id, CacheEntry entry, long ticket, DateTimeOffset now) where T : class
     {
         if (cache.Settings.InMemory && _backplane.IsTrusted && entry.IsFresh(now))
@@ -73,7 +73,7 @@ internal sealed class MemoryTier
         }
     }
 
-    /// <summary>This process has written this version: what is older is dropped, and not kept any more.</summary>
+    /// <summary>This process has written or shown this version: what is older is dropped, and not kept any more.</summary>
     public void Changed<T>(Cache<T> cache, string id, long version) where T : class
     {
         if (cache.Settings.InMemory)
@@ -103,7 +103,7 @@ internal sealed class MemoryTier
         _stores.Select(store => new Measurement<long>(value(store.Value), new KeyValuePair<string, object?>("cache", store.Key)));
 
     private Store StoreOf<T>(Cache<T> cache) where T : class =>
-        cache.Memory as Store ?? (Store)(cache.Memory = _stores.GetOrAdd(cache.Name, _ => new(cache.Settings.MemoryEntries)));
+        cache.Memory as Store ?? (Store)(cache.Memory = _stores.GetOrAdd(cache.Name, static (_, settings) => new(settings.MemoryEntries), cache.Settings));
 
     private sealed record Kept(CacheEntry Entry, DateTimeOffset Until);
 
@@ -140,9 +140,20 @@ internal sealed class MemoryTier
             var changes = Stripe(id);
             lock (changes)
             {
-                if (changes.Value == ticket && !(_entries.TryGet(id, out var held) && held.Entry.Version > kept.Entry.Version))
+                var lead = _entries.TryGet(id, out var held) ? kept.Entry.Version - held.Entry.Version : 1;
+                if (changes.Value == ticket && lead >= 0)
                 {
                     _entries.AddOrUpdate(id, kept);
+                }
+                else if (lead > 0)
+                {
+                    _entries.TryRemove(id);
+                }
+
+                // This version has been shown: who holds an older one in hands does not keep it any more.
+                if (lead > 0)
+                {
+                    changes.Value++;
                 }
             }
         }

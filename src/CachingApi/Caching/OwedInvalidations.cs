@@ -3,8 +3,8 @@ using System.Collections.Concurrent;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// The writes that Redis has not heard of because it was away. Until they are made up for, what Redis holds may be older
-/// than what was acknowledged, and is not served.
+/// The versions that this process has written or read while Redis was away. Until Redis has heard of them, what it holds may
+/// be older than what was acknowledged or shown, and is not served.
 /// </summary>
 internal sealed class OwedInvalidations
 {

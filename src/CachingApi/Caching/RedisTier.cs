@@ -62,10 +62,10 @@ internal sealed partial class RedisTier(
     private readonly TimeSpan _deadline = options.Value.RedisDeadline;
 
     /// <summary>
-    /// Whether what Redis holds may be served: not while it fails to answer, and not before it has heard of every write
-    /// that was made meanwhile.
+    /// Whether what Redis holds may be served: not while it fails to answer, and not before it has heard of what happened
+    /// meanwhile.
     /// </summary>
-    public bool IsTrusted => !circuit.IsOpen && owed.IsEmpty;
+    public bool IsTrusted => !circuit.IsOpen && !circuit.IsSettling && owed.IsEmpty;
 
     public async Task<TierRead> GetAsync(EntryKey key, CancellationToken cancel)
     {

@@ -7,8 +7,9 @@
 -- ARGV[4]  the backplane's channel
 -- ARGV[5]  what the other processes are told of a write
 -- ARGV[6]  what those are told that wait for the lease
--- Returns 0 and '': set; 1 and the entry that is held: it is newer; 2 and '': the lease is lost.
-local VERSION, HEADER = 13, 48
+-- Returns 0 and '': set; 1 and the entry that is held: it is as good or newer; 2 and '': the lease is lost.
+local KIND, VERSION, HEADER = 3, 13, 48
+local TOMBSTONE = 2
 
 local fill = ARGV[3] ~= ''
 local lease = redis.call('GET', KEYS[2])
@@ -19,18 +20,27 @@ end
 local held = redis.pcall('GET', KEYS[1])
 local readable = type(held) == 'string' and #held >= HEADER
   and string.sub(held, 1, 2) == string.sub(ARGV[1], 1, 2) and string.sub(held, 5, 12) == string.sub(ARGV[1], 5, 12)
-if readable and struct.unpack('>i8', held, VERSION) > struct.unpack('>i8', ARGV[1], VERSION) then
-  return { 1, held }
-end
+-- A tombstone voids what is older; an entry of its own version may stay.
+local lead = readable and struct.unpack('>i8', held, VERSION) - struct.unpack('>i8', ARGV[1], VERSION)
+local tombstone = string.byte(ARGV[1], KIND) == TOMBSTONE and struct.unpack('>i8', ARGV[1], VERSION) > 0
+local refused = readable and (lead > 0 or lead == 0 and tombstone)
 
-redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-if lease then
-  redis.call('DEL', KEYS[2])
-  if string.sub(lease, -1) == '+' then
-    redis.call('PUBLISH', ARGV[4], ARGV[6])
+if not refused then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  if lease then
+    redis.call('DEL', KEYS[2])
+    if string.sub(lease, -1) == '+' then
+      redis.call('PUBLISH', ARGV[4], ARGV[6])
+    end
   end
 end
+
+-- Also where it was refused: the newer entry may be a reader's fill, of which nobody was told.
 if not fill then
   redis.call('PUBLISH', ARGV[4], ARGV[5])
+end
+
+if refused then
+  return { 1, held }
 end
 return { 0, '' }

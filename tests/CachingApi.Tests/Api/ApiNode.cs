@@ -139,9 +139,12 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
     {
         await using var connection = await ConnectionMultiplexer.ConnectAsync(redis ?? _settings["ConnectionStrings:Redis"]);
         var keys = new List<string>();
-        await foreach (var key in connection.GetServers()[0].KeysAsync(pattern: $"{KeyPrefix}:*"))
+        foreach (var server in connection.GetServers())
         {
-            keys.Add(key.ToString()[(KeyPrefix.Length + 1)..]);
+            await foreach (var key in server.KeysAsync(pattern: $"{KeyPrefix}:*"))
+            {
+                keys.Add(key.ToString()[(KeyPrefix.Length + 1)..]);
+            }
         }
 
         return [.. keys];
