@@ -50,7 +50,7 @@ internal sealed partial class CacheAside(
     {
         var cache = key.Cache;
         var ticket = memory.Ticket(cache, key.Id);
-        var generation = redis.IsTrusted ? await namespaces.CurrentAsync(cache.Name, cancel) : null;
+        var generation = redis.IsTrustedWith(cache.Name, key.Id) ? await namespaces.CurrentAsync(cache.Name, cancel) : null;
         var entryKey = namespaces.Key(cache.Name, generation ?? 0, key.Id);
         var read = generation is null ? default : await redis.GetAsync(entryKey, cancel);
 
@@ -182,7 +182,7 @@ internal sealed partial class CacheAside(
         var entry = await LoadOnceAsync(key, namespaces.Key(key.Cache.Name, 0, key.Id), 0, load, stop);
         if (entry.Version > 0)
         {
-            owed.Add(key.Cache.Name, key.Id, entry.Version);
+            owed.Add(key.Cache.Name, key.Id, entry.Version, written: false);
         }
 
         return new(Shown(key, entry), CacheOutcome.Bypass);
@@ -235,7 +235,7 @@ internal sealed partial class CacheAside(
     {
         try
         {
-            if (redis.IsTrusted && await namespaces.CurrentAsync(key.Cache.Name, CancellationToken.None) is { } generation)
+            if (redis.IsTrustedWith(key.Cache.Name, key.Id) && await namespaces.CurrentAsync(key.Cache.Name, CancellationToken.None) is { } generation)
             {
                 await FlyAsync(key, generation, redisAnswers: true, hadStale: true, held.FreshUntil, load, CancellationToken.None);
             }

@@ -65,7 +65,7 @@ internal sealed class Invalidation(
         memory.Changed(key.Cache, id, version);
         if (state is WriteState.Unavailable)
         {
-            owed.Add(cache, id, version);
+            owed.Add(cache, id, version, written: true);
         }
     }
 }

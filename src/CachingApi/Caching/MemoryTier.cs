@@ -66,7 +66,11 @@ internal sealed class MemoryTier
     /// <summary>Keeps an entry that is shown, unless something has changed since the ticket was taken; what is older is dropped.</summary>
     public void Keep<T>(Cache<T> cache, string id, CacheEntry entry, long ticket, DateTimeOffset now) where T : class
     {
-        if (cache.Settings.InMemory && _backplane.IsTrusted && entry.IsFresh(now))
+        if (!_backplane.IsTrusted || !entry.IsFresh(now))
+        {
+            Changed(cache, id, entry.Version);
+        }
+        else if (cache.Settings.InMemory)
         {
             var until = now + cache.Settings.MemoryTtl;
             StoreOf(cache).Keep(id, new(entry, until < entry.FreshUntil ? until : entry.FreshUntil), ticket);

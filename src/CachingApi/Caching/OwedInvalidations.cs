@@ -1,43 +1,102 @@
-using System.Collections.Concurrent;
-
 namespace CachingApi.Caching;
 
 /// <summary>
-/// The versions that this process has written or read while Redis was away. Until Redis has heard of them, what it holds may
-/// be older than what was acknowledged or shown, and is not served.
+/// The versions that this process has written or shown while Redis was away. Until Redis has heard of them, what it holds in
+/// their place may be older, and is not served.
 /// </summary>
 internal sealed class OwedInvalidations
 {
     /// <summary>Beyond this many, whole caches are dropped instead of single entries.</summary>
     private const int MaxEntries = 10_000;
 
-    private readonly ConcurrentDictionary<(string Cache, string Id), long> _entries = new();
-    private readonly ConcurrentDictionary<string, long> _bumps = new();
+    private readonly Lock _lock = new();
+    private readonly Dictionary<(string Cache, string Id), Owed> _entries = [];
+    private readonly Dictionary<string, long> _bumps = [];
+    private volatile bool _any;
 
-    public bool IsEmpty => _entries.IsEmpty && _bumps.IsEmpty;
+    public bool IsEmpty => !_any;
 
-    /// <summary>Whatever is held for this thing and is older than <paramref name="version"/> is void.</summary>
-    public void Add(string cache, string id, long version)
+    /// <summary>Whether what Redis holds for this thing must not be served yet.</summary>
+    public bool Includes(string cache, string id)
     {
-        if (_entries.Count >= MaxEntries)
+        if (!_any)
         {
-            AddBump(cache);
-            return;
+            return false;
         }
 
-        _entries.AddOrUpdate((cache, id), version, (_, owed) => Math.Max(owed, version));
+        lock (_lock)
+        {
+            return _bumps.ContainsKey(cache) || _entries.ContainsKey((cache, id));
+        }
     }
 
-    /// <summary>Whatever is held in this cache is void.</summary>
-    public void AddBump(string cache) => _bumps.AddOrUpdate(cache, 1, (_, owed) => owed + 1);
+    /// <summary>Whatever Redis holds for this thing and is older than <paramref name="version"/> is void.</summary>
+    /// <param name="written">Whether this process wrote that version, of which the others must hear; or only showed it.</param>
+    public void Add(string cache, string id, long version, bool written)
+    {
+        lock (_lock)
+        {
+            if (_entries.Count >= MaxEntries && !_entries.ContainsKey((cache, id)))
+            {
+                _bumps[cache] = _bumps.GetValueOrDefault(cache) + 1;
+            }
+            else
+            {
+                var owed = _entries.GetValueOrDefault((cache, id));
+                _entries[(cache, id)] = new(Math.Max(owed.Version, version), owed.Written || written);
+            }
 
-    public KeyValuePair<(string Cache, string Id), long>[] Entries() => _entries.ToArray();
+            _any = true;
+        }
+    }
 
-    public KeyValuePair<string, long>[] Bumps() => _bumps.ToArray();
+    /// <summary>Whatever Redis holds in this cache is void.</summary>
+    public void AddBump(string cache)
+    {
+        lock (_lock)
+        {
+            _bumps[cache] = _bumps.GetValueOrDefault(cache) + 1;
+            _any = true;
+        }
+    }
 
-    /// <summary>Strikes out what was made up for, unless a later write added to it meanwhile.</summary>
-    public void Paid(KeyValuePair<(string Cache, string Id), long> entry) => _entries.TryRemove(entry);
+    public KeyValuePair<(string Cache, string Id), Owed>[] Entries()
+    {
+        lock (_lock)
+        {
+            return [.. _entries];
+        }
+    }
 
-    /// <inheritdoc cref="Paid(KeyValuePair{ValueTuple{string, string}, long})"/>
-    public void Paid(KeyValuePair<string, long> bump) => _bumps.TryRemove(bump);
+    public KeyValuePair<string, long>[] Bumps()
+    {
+        lock (_lock)
+        {
+            return [.. _bumps];
+        }
+    }
+
+    /// <summary>Strikes out what was made up for, unless something was added to it meanwhile.</summary>
+    public void Paid(KeyValuePair<(string Cache, string Id), Owed> entry) => StrikeOut(_entries, entry);
+
+    /// <summary>As for an entry.</summary>
+    public void Paid(KeyValuePair<string, long> bump) => StrikeOut(_bumps, bump);
+
+    private void StrikeOut<TKey, TValue>(Dictionary<TKey, TValue> from, KeyValuePair<TKey, TValue> paid)
+        where TKey : notnull
+        where TValue : struct, IEquatable<TValue>
+    {
+        lock (_lock)
+        {
+            if (from.TryGetValue(paid.Key, out var owed) && owed.Equals(paid.Value))
+            {
+                from.Remove(paid.Key);
+            }
+
+            _any = _entries.Count + _bumps.Count > 0;
+        }
+    }
 }
+
+/// <summary>A version that Redis has not heard of.</summary>
+internal readonly record struct Owed(long Version, bool Written);

@@ -53,7 +53,14 @@ internal sealed partial class RedisRecovery(
 
         foreach (var entry in owed.Entries())
         {
-            var ((cache, id), version) = entry;
+            var ((cache, id), (version, written)) = entry;
+
+            // What was only shown goes on being shown until Redis is used again: once is enough, then.
+            if (!written && circuit.IsSettling)
+            {
+                continue;
+            }
+
             if (await namespaces.CurrentAsync(cache, cancel) is not { } generation)
             {
                 return;

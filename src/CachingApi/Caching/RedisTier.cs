@@ -5,7 +5,7 @@ using StackExchange.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>Whether Redis answered a read, and what.</summary>
-/// <param name="Answered"><c>false</c> where Redis is away, or must not be trusted yet.</param>
+/// <param name="Answered"><c>false</c> where Redis is away.</param>
 /// <param name="Entry">The entry, where there is a readable one.</param>
 internal readonly record struct TierRead(bool Answered, CacheEntry? Entry);
 
@@ -61,19 +61,17 @@ internal sealed partial class RedisTier(
 
     private readonly TimeSpan _deadline = options.Value.RedisDeadline;
 
-    /// <summary>
-    /// Whether what Redis holds may be served: not while it fails to answer, and not before it has heard of what happened
-    /// meanwhile.
-    /// </summary>
+    /// <summary>Whether all that Redis holds may be served.</summary>
     public bool IsTrusted => !circuit.IsOpen && !circuit.IsSettling && owed.IsEmpty;
+
+    /// <summary>
+    /// Whether what Redis holds for a thing may be served: not while Redis fails to answer, nor before it has heard of what
+    /// happened to the thing meanwhile.
+    /// </summary>
+    public bool IsTrustedWith(string cache, string id) => !circuit.IsOpen && !circuit.IsSettling && !owed.Includes(cache, id);
 
     public async Task<TierRead> GetAsync(EntryKey key, CancellationToken cancel)
     {
-        if (!IsTrusted)
-        {
-            return default;
-        }
-
         var (answered, bytes) = await TryAsync("get", cache => cache.StringGetAsync(key.Text), cancel);
         return new(answered, bytes.HasValue ? CacheEntry.Parse(key, bytes) : null);
     }
@@ -81,11 +79,6 @@ internal sealed partial class RedisTier(
     /// <summary>Reads an entry and, where it is not fresh beyond <paramref name="freshBeyond"/>, asks for its lease.</summary>
     public async Task<LeaseRead> ReadOrLeaseAsync(EntryKey key, string token, TimeSpan duration, DateTimeOffset freshBeyond, CancellationToken cancel)
     {
-        if (!IsTrusted)
-        {
-            return new(LeaseState.Unavailable, null);
-        }
-
         RedisValue[] arguments = [token, (long)duration.TotalMilliseconds, freshBeyond.ToUnixTimeMilliseconds(), CacheEntry.Mark(key)];
         var (answered, result) = await TryAsync(
             "lease", cache => cache.ScriptEvaluateAsync(ReadOrLease, [key.Text, key.Lease], arguments), cancel);

@@ -71,14 +71,25 @@ public sealed class HistoryTests(TestServers servers, ITestOutputHelper output)
     {
         foreach (var thing in history.GroupBy(operation => operation.Thing))
         {
-            var operations = thing.OrderBy(operation => operation.End).ToArray();
-            foreach (var read in operations.Where(operation => !operation.Write))
+            foreach (var reads in thing.Where(operation => !operation.Write).GroupBy(operation => operation.Node))
             {
-                var seen = operations.Where(earlier => earlier.End < read.Start && earlier.Version > read.Version
-                    && (earlier.Node == read.Node || (earlier.Write && earlier.End + Ticks(Lag) < read.Start)));
-                if (seen.MaxBy(earlier => earlier.Version) is { } newest)
+                var known = thing
+                    .Where(operation => operation.Write || operation.Node == reads.Key)
+                    .Select(operation => (Since: operation.End + (operation.Node == reads.Key ? 0 : Ticks(Lag)), Operation: operation))
+                    .OrderBy(entry => entry.Since)
+                    .ToArray();
+                var (next, newest) = (0, (Operation?)null);
+                foreach (var read in reads.OrderBy(read => read.Start))
                 {
-                    yield return $"{read} began after {newest} had ended";
+                    for (; next < known.Length && known[next].Since < read.Start; next++)
+                    {
+                        newest = known[next].Operation.Version > (newest?.Version ?? 0) ? known[next].Operation : newest;
+                    }
+
+                    if (newest?.Version > read.Version)
+                    {
+                        yield return $"{read} began after {newest} had ended";
+                    }
                 }
             }
         }

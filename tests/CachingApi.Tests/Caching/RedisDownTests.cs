@@ -1,8 +1,10 @@
 using System.Net;
 using System.Net.Http.Json;
+using CachingApi.Caching;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Users;
+using Microsoft.Extensions.DependencyInjection;
 
 namespace CachingApi.Tests.Caching;
 
@@ -78,6 +80,34 @@ public sealed class RedisDownTests(TestServers servers)
             return answer.CacheStatus().StartsWith("CachingApi; hit", StringComparison.Ordinal)
                 && list.CacheStatus().StartsWith("CachingApi; hit", StringComparison.Ordinal);
         });
+    }
+
+    [Fact]
+    public async Task It_comes_back_into_use_while_readers_go_on_asking_for_many_things()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await StartAsync(redis);
+        var (engine, tier) = (new Engine(api), api.Services.GetRequiredService<RedisTier>());
+        using var stop = new CancellationTokenSource();
+
+        async Task ReadAsync(Random random)
+        {
+            while (!stop.IsCancellationRequested)
+            {
+                await engine.GetAsync(new Thing("it", 1), $"{random.Next(3000)}");
+            }
+        }
+
+        var readers = Enumerable.Range(0, 8).Select(seed => Task.Run(() => ReadAsync(new Random(seed)))).ToArray();
+        await redis.KillAsync();
+        await Eventually.TrueAsync(() => !tier.IsTrusted);
+        await redis.StartAgainAsync();
+        await Eventually.TrueAsync(() => tier.IsTrusted, "Redis to be trusted again");
+
+        await stop.CancelAsync();
+        await Task.WhenAll(readers);
+        await engine.GetAsync(new Thing("it", 1));
+        Assert.Equal(CacheOutcome.RedisHit, (await engine.GetAsync(new Thing("it", 1))).Outcome);
     }
 
     [Fact]
