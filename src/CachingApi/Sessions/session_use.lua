@@ -10,12 +10,12 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local born, seen, ends = tonumber(session[5]), tonumber(session[6]), tonumber(session[7])
-if born <= tonumber(redis.call('GET', KEYS[2]) or 0) or now >= ends then
+if born <= tonumber(redis.call('GET', KEYS[2]) or 0) then
   redis.call('UNLINK', KEYS[1])
   return nil
 end
 
--- A write per minute is enough; a short idle limit wants it more often.
+-- A write per minute is enough; a short idle limit wants it more often. The absolute limit ends the session by its time to live.
 local idle = tonumber(ARGV[1])
 if now - seen >= math.min(60000, idle / 20) then
   session[6] = string.format('%.0f', now)

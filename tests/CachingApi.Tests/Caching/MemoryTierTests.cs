@@ -149,8 +149,11 @@ public sealed class MemoryTierTests(TestServers servers)
         await TrustedAsync(node, other);
         var (here, there) = (new Engine(node, InMemory), new Engine(other, InMemory));
         Thing source = new("old", 1);
-        await there.GetAsync(source);
-        Assert.Equal(CacheOutcome.MemoryHit, (await there.GetAsync(source)).Outcome);
+        foreach (var id in new[] { "1", "2" })
+        {
+            await there.GetAsync(source, id);
+            Assert.Equal(CacheOutcome.MemoryHit, (await there.GetAsync(source, id)).Outcome);
+        }
 
         if (fault == "cut")
         {
@@ -162,16 +165,17 @@ public sealed class MemoryTierTests(TestServers servers)
         }
 
         source = new("new", 2);
-        await here.WriteThrough.PutAsync(here.Key(), source, CancellationToken.None);
+        await here.WriteThrough.PutAsync(here.Key("1"), source, CancellationToken.None);
+        await here.WriteThrough.PutAsync(here.Key("2"), source, CancellationToken.None);
         var backplane = other.Services.GetRequiredService<Backplane>();
         await Eventually.TrueAsync(() => !backplane.IsTrusted);
-        Assert.Equal("new", Engine.Read(await there.GetAsync(source))!.Name);
+        Assert.Equal("new", Engine.Read(await there.GetAsync(source, "2"))!.Name);
 
         proxy.Swallows = false;
         proxy.Cut();
         proxy.Mend();
         await TrustedAsync(other);
-        // It never heard of version 2, and would have served version 1 from memory again.
+        // It never heard of version 2 of the first thing, and would serve version 1 from memory again.
         Assert.Equal("new", Engine.Read(await there.GetAsync(_ => throw new InvalidOperationException("Redis has it.")))!.Name);
     }
 

@@ -83,6 +83,31 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
+    public async Task What_was_shown_while_redis_was_away_is_not_followed_by_what_it_held_before()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await StartAsync(redis);
+        var (engine, tier) = (new Engine(api), api.Services.GetRequiredService<RedisTier>());
+        await engine.GetAsync(new Thing("old", 1));
+
+        await redis.PauseAsync();
+        // Another process, or a hand, has written version 2, and this process shows it.
+        await Eventually.TrueAsync(async () =>
+        {
+            Assert.Equal(2, Engine.Read(await engine.GetAsync(new Thing("new", 2)))!.Version);
+            return !tier.IsTrusted;
+        });
+        await redis.ResumeAsync();
+
+        await Eventually.TrueAsync(async () =>
+        {
+            var result = await engine.GetAsync(new Thing("new", 2));
+            Assert.Equal(2, Engine.Read(result)!.Version);
+            return result.Outcome is CacheOutcome.RedisHit;
+        });
+    }
+
+    [Fact]
     public async Task It_comes_back_into_use_while_readers_go_on_asking_for_many_things()
     {
         await using var redis = await RedisServer.StartAsync();
