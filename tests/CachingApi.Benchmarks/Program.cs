@@ -44,7 +44,7 @@ foreach (var callers in new[] { 1, 64 })
         callers,
         () => redis.Cache.StringGetAsync($"{redis.KeyPrefix}:raw"),
         () => engine.GetAsync(key, _ => throw new InvalidOperationException("It is cached."), CancellationToken.None).AsTask());
-    Console.WriteLine($"| Redis hit, {callers} callers | {raw:N0}/s | {ours:N0}/s | {ours / raw:F2} |");
+    Console.WriteLine($"| Redis hit, {callers} at a time | {raw:N0}/s | {ours:N0}/s | {ours / raw:F2} |");
 }
 
 var loads = 0;
