@@ -33,6 +33,8 @@ internal sealed class Invalidation(
     /// <summary>Everything in a cache is void from now on, at the cost of one operation.</summary>
     public async Task DropAllAsync<T>(Cache<T> cache, CancellationToken cancel) where T : class
     {
+        // A new generation keeps later readers from joining what is being loaded, but around Redis there are no generations.
+        flights.ForgetAll($"{cache.Name}:");
         if (!await namespaces.BumpAsync(cache.Name, cancel))
         {
             owed.AddBump(cache.Name);

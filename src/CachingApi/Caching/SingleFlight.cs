@@ -46,6 +46,18 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
     /// </remarks>
     public void Forget(string key) => _flights.TryRemove(key, out _);
 
+    /// <summary>As <see cref="Forget"/>, for every run whose key begins so.</summary>
+    public void ForgetAll(string prefix)
+    {
+        foreach (var (key, _) in _flights)
+        {
+            if (key.StartsWith(prefix, StringComparison.Ordinal))
+            {
+                Forget(key);
+            }
+        }
+    }
+
     private async Task FlyAsync(string key, Flight flight, Func<CancellationToken, Task<T>> load)
     {
         using var deadline = new CancellationTokenSource(timeout);

@@ -108,6 +108,27 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
+    public async Task A_reader_that_comes_after_everything_was_dropped_does_not_join_a_load_around_redis()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await StartAsync(redis);
+        var engine = new Engine(api, versioned: false);
+        await redis.KillAsync();
+        Thing source = new("old", 0);
+        var slow = new SlowLoad(() => source);
+
+        var before = engine.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+        source = new("new", 0);
+        await engine.Invalidation.DropAllAsync(engine.Cache, CancellationToken.None);
+        var after = await engine.GetAsync(source);
+
+        Assert.Equal("new", Engine.Read(after)!.Name);
+        slow.GoOn();
+        Assert.Equal("old", Engine.Read(await before)!.Name);
+    }
+
+    [Fact]
     public async Task It_comes_back_into_use_while_readers_go_on_asking_for_many_things()
     {
         await using var redis = await RedisServer.StartAsync();
