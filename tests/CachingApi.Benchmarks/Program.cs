@@ -10,6 +10,7 @@ using Microsoft.Extensions.Logging;
 var builder = Host.CreateApplicationBuilder(args);
 builder.Configuration["Redis:KeyPrefix"] = $"bench-{Guid.NewGuid():N}";
 builder.Configuration["Cache:RedisDeadline"] = "00:00:05";
+builder.Configuration["Database:ChangeCapture"] = "false";
 builder.Logging.SetMinimumLevel(LogLevel.Warning);
 builder.Services.AddSingleton(TimeProvider.System).AddPostgres().AddRedis().AddCaching();
 // The engine alone: no schema is needed.

@@ -17,12 +17,14 @@ internal static class CachingSetup
             .AddSingleton<MemoryTier>()
             .AddSingleton<Leases>()
             .AddSingleton(_ => new EarlyRefresh(Random.Shared.NextDouble))
+            .AddSingleton<CoalescedGets>()
             .AddSingleton<RedisTier>()
             .AddSingleton<Namespaces>()
             .AddSingleton<CacheAside>()
             .AddSingleton<Invalidation>()
             .AddSingleton<WriteThrough>()
             .AddHostedService(provider => provider.GetRequiredService<Backplane>())
-            .AddHostedService<RedisRecovery>();
+            .AddHostedService<RedisRecovery>()
+            .AddHostedService<ChangeCapture>();
     }
 }

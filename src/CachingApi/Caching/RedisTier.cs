@@ -46,6 +46,7 @@ internal readonly record struct TierWrite(WriteState State, CacheEntry? Newer);
 /// <summary>The second tier: entries in Redis. Every operation ends within the deadline, and an outage is an answer, not an exception.</summary>
 internal sealed partial class RedisTier(
     Redis redis,
+    CoalescedGets gets,
     Backplane backplane,
     CircuitBreaker circuit,
     OwedInvalidations owed,
@@ -72,7 +73,7 @@ internal sealed partial class RedisTier(
 
     public async Task<TierRead> GetAsync(EntryKey key, CancellationToken cancel)
     {
-        var (answered, bytes) = await TryAsync("get", cache => cache.StringGetAsync(key.Text), cancel);
+        var (answered, bytes) = await TryAsync("get", _ => gets.GetAsync(key.Text), cancel);
         return new(answered, bytes.HasValue ? CacheEntry.Parse(key, bytes) : null);
     }
 

@@ -6,11 +6,14 @@ using Npgsql;
 
 namespace CachingApi.Storage;
 
-/// <summary>What the service does to its database at start: the section <c>Database</c>.</summary>
+/// <summary>What the service does with its database: the section <c>Database</c>.</summary>
 internal sealed class DatabaseOptions
 {
     /// <summary>Adds the users of <c>db/sample-data.sql</c>, once.</summary>
     public bool SampleData { get; init; }
+
+    /// <summary>Follows the changes of the tables, whoever makes them, over logical replication.</summary>
+    public bool ChangeCapture { get; init; } = true;
 
     /// <summary>How long the start waits for a database that does not answer yet.</summary>
     public TimeSpan StartTimeout { get; init; } = TimeSpan.FromSeconds(30);

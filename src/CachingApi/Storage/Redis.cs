@@ -8,7 +8,7 @@ namespace CachingApi.Storage;
 internal sealed class RedisOptions
 {
     /// <summary>What every key begins with, so that several services can share one Redis.</summary>
-    [Required, RegularExpression("^[a-z0-9-]+$", ErrorMessage = "Redis:KeyPrefix holds lower-case letters, digits and hyphens only")]
+    [Required, StringLength(48), RegularExpression("^[a-z0-9-]+$", ErrorMessage = "Redis:KeyPrefix holds lower-case letters, digits and hyphens only")]
     public string KeyPrefix { get; init; } = "cachingapi";
 
     /// <summary>How long sessions (not the cache, which has a deadline of its own) wait for an answer.</summary>

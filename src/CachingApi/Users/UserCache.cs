@@ -20,13 +20,13 @@ internal sealed class UserListCacheSettings : CacheSettings;
 /// <summary>The keys and lifetimes of what is cached of users.</summary>
 internal sealed class UserCache(IOptions<UserCacheSettings> users, IOptions<UserListCacheSettings> lists, IOptions<JsonOptions> json)
 {
-    private readonly Cache<User> _users = new("users", users.Value, Json<User>(json), user => user.Version);
+    public Cache<User> Users { get; } = new("users", users.Value, Json<User>(json), user => user.Version);
 
     /// <summary>Pages: <c>user-lists:…:&lt;limit&gt;:&lt;after&gt;</c>. They have no version, as any user may be on them.</summary>
     public Cache<UserPage> Lists { get; } = new("user-lists", lists.Value, Json<UserPage>(json), _ => 0);
 
     /// <summary>One user: <c>users:…:&lt;id&gt;</c>.</summary>
-    public CacheKey<User> ById(Guid id) => _users.Key(id.ToString());
+    public CacheKey<User> ById(Guid id) => Users.Key(id.ToString());
 
     public CacheKey<UserPage> Page(Guid? after, int limit) => Lists.Key($"{limit}:{after}");
 

@@ -21,6 +21,8 @@ internal static class UserEndpoints
             .AddSingleton<UserCache>()
             .AddSingleton<UserRepository>()
             .AddSingleton<UserService>()
+            .AddSingleton<UserChanges>()
+            .AddSingleton(provider => provider.GetRequiredService<UserChanges>().Table)
             .AddHostedService<AdminAccount>();
     }
 

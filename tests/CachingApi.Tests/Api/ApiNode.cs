@@ -25,7 +25,7 @@ namespace CachingApi.Tests.Api;
 /// The service on a port of its own, with a database and a key prefix of its own; a second one that shares those of a first
 /// is another node.
 /// </summary>
-internal sealed partial class ApiNode : WebApplicationFactory<Program>
+internal sealed class ApiNode : WebApplicationFactory<Program>
 {
     public const string AdminEmail = "admin@example.com";
     public const string Password = "a long and unusual sentence";
@@ -34,7 +34,7 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
     private readonly Dictionary<string, string> _settings;
     private readonly TimeProvider? _time;
     private readonly bool _ownsDatabase;
-    private readonly ErrorLog _errors = new();
+    private readonly LogLines _log = new();
 
     private ApiNode(TestServers servers, Dictionary<string, string> settings, TimeProvider? time, bool ownsDatabase) =>
         (_servers, _settings, _time, _ownsDatabase) = (servers, settings, time, ownsDatabase);
@@ -42,6 +42,9 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
     public string Database => _settings["ConnectionStrings:Postgres"];
 
     public string KeyPrefix => _settings["Redis:KeyPrefix"];
+
+    /// <summary>What it has logged: errors, unless a setting says otherwise.</summary>
+    public IReadOnlyCollection<string> Log => _log;
 
     /// <summary>A client that nobody is logged in with.</summary>
     public HttpClient Anonymous { get; private set; } = null!;
@@ -57,6 +60,8 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
             // What a developer has in the environment is not for tests.
             ["ConnectionStrings:RedisState"] = "",
             ["Database:SampleData"] = "false",
+            // A server has ten slots: tests of change capture turn it on.
+            ["Database:ChangeCapture"] = "false",
             ["Redis:KeyPrefix"] = nodeOf?.KeyPrefix ?? $"test-{Guid.NewGuid():N}",
             ["Admin:Email"] = AdminEmail,
             ["Admin:Password"] = Password,
@@ -86,6 +91,9 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
         return api;
     }
 
+    /// <summary>Its settings, some of them changed: for a process that shares its database and keys.</summary>
+    public Dictionary<string, string> SettingsWith(Dictionary<string, string> changed) => new(_settings.Where(setting => !changed.ContainsKey(setting.Key)).Concat(changed));
+
     /// <summary>A client that leaves cookies to the test.</summary>
     public HttpClient CreateBareClient() => CreateClient(new() { HandleCookies = false, BaseAddress = ClientOptions.BaseAddress });
 
@@ -110,28 +118,18 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
         return (await answer.Content.ReadFromJsonAsync<User>())!;
     }
 
-    /// <summary>A metric, read from /metrics: the sum of all samples with these labels; 0 where there is none yet.</summary>
-    public async Task<double> MetricAsync(string name, params (string Label, string Value)[] labels)
-    {
-        var sum = 0.0;
-        foreach (var line in (await Anonymous.GetStringAsync("/metrics")).Split('\n'))
-        {
-            if (Sample().Match(line) is { Success: true } sample && sample.Groups["name"].Value == name
-                && labels.All(label => sample.Groups["labels"].Value.Contains($"{label.Label}=\"{label.Value}\"", StringComparison.Ordinal)))
-            {
-                sum += double.Parse(sample.Groups["value"].Value, CultureInfo.InvariantCulture);
-            }
-        }
+    /// <summary>As of a client.</summary>
+    public Task<double> MetricAsync(string name, params (string Label, string Value)[] labels) => Anonymous.MetricAsync(name, labels);
 
-        return sum;
-    }
+    public Task SqlAsync(string sql) => SqlAsync<object>(sql);
 
-    public async Task<int> SqlAsync(string sql)
+    /// <summary>The first column of the first row.</summary>
+    public async Task<T?> SqlAsync<T>(string sql)
     {
         await using var connection = new NpgsqlConnection(Database);
         await connection.OpenAsync();
         await using var command = new NpgsqlCommand(sql, connection);
-        return await command.ExecuteNonQueryAsync();
+        return (T?)await command.ExecuteScalarAsync();
     }
 
     /// <summary>The keys of this service in a Redis, without its prefix.</summary>
@@ -168,7 +166,7 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
 
         builder.ConfigureTestServices(services =>
         {
-            services.AddSingleton<ILogEventSink>(_errors);
+            services.AddSingleton<ILogEventSink>(_log);
             services.Configure<PasswordHasherOptions>(hasher => hasher.IterationCount = 1000);
             // Meters are heard by the whole process; each node counts its own only.
             services.ConfigureOpenTelemetryMeterProvider((provider, metrics) =>
@@ -185,22 +183,32 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
     }
 
     private void AssertSuccess(HttpResponseMessage answer) =>
-        Assert.True(answer.IsSuccessStatusCode, $"{(int)answer.StatusCode}; the log: {string.Join('\n', _errors.Lines)}");
+        Assert.True(answer.IsSuccessStatusCode, $"{(int)answer.StatusCode}; the log: {string.Join('\n', _log)}");
 
-    /// <summary>What the service has logged as an error: without it, a failing test says little.</summary>
-    private sealed class ErrorLog : ILogEventSink
+    private sealed class LogLines : ConcurrentQueue<string>, ILogEventSink
     {
-        public ConcurrentQueue<string> Lines { get; } = new();
-
-        public void Emit(LogEvent logEvent) => Lines.Enqueue($"{logEvent.RenderMessage(CultureInfo.InvariantCulture)} {logEvent.Exception}");
+        public void Emit(LogEvent logEvent) => Enqueue($"{logEvent.RenderMessage(CultureInfo.InvariantCulture)} {logEvent.Exception}");
     }
-
-    [GeneratedRegex(@"^(?<name>[a-z0-9_]+)(\{(?<labels>.*)\})? (?<value>[^ ]+)")]
-    private static partial Regex Sample();
 }
 
-internal static class Answers
+internal static partial class Answers
 {
+    /// <summary>A metric, read from /metrics: the sum of all samples with these labels; 0 where there is none yet.</summary>
+    public static async Task<double> MetricAsync(this HttpClient client, string name, params (string Label, string Value)[] labels)
+    {
+        var sum = 0.0;
+        foreach (var line in (await client.GetStringAsync("/metrics")).Split('\n'))
+        {
+            if (Sample().Match(line) is { Success: true } sample && sample.Groups["name"].Value == name
+                && labels.All(label => sample.Groups["labels"].Value.Contains($"{label.Label}=\"{label.Value}\"", StringComparison.Ordinal)))
+            {
+                sum += double.Parse(sample.Groups["value"].Value, CultureInfo.InvariantCulture);
+            }
+        }
+
+        return sum;
+    }
+
     public static async Task<JsonElement> JsonAsync(this HttpResponseMessage answer) =>
         JsonSerializer.Deserialize<JsonElement>(await answer.Content.ReadAsStringAsync());
 
@@ -212,4 +220,7 @@ internal static class Answers
     public static string CacheStatus(this HttpResponseMessage answer) => answer.Header("Cache-Status");
 
     public static EntityTagHeaderValue ETag(this HttpResponseMessage answer) => answer.Headers.ETag!;
+
+    [GeneratedRegex(@"^(?<name>[a-z0-9_]+)(\{(?<labels>.*)\})? (?<value>[^ ]+)")]
+    private static partial Regex Sample();
 }

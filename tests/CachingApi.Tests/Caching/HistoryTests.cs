@@ -162,6 +162,7 @@ public sealed class HistoryTests(TestServers servers, ITestOutputHelper output)
     {
         ["ConnectionStrings:Redis"] = redis,
         ["ConnectionStrings:RedisState"] = servers.Redis,
+        ["Database:ChangeCapture"] = "true",
         ["Cache:RedisDeadline"] = "00:00:00.050",
         ["Cache:Users:MemoryTtl"] = "00:01:00",
         ["Cache:Users:Ttl"] = "00:00:02",

@@ -12,7 +12,10 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
     private const string Password = "postgres";
 
     private static readonly string[] Settings =
-        ["-c", "wal_level=logical", "-c", "max_connections=300", "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"];
+    [
+        "wal_level=logical", "max_slot_wal_keep_size=1GB", "max_replication_slots=50", "max_wal_senders=50", "max_connections=300",
+        "fsync=off", "synchronous_commit=off", "full_page_writes=off",
+    ];
 
     public int Port => port;
 
@@ -20,9 +23,11 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         $"Host=127.0.0.1;Port={port};Username=postgres;Password={Password};Database=postgres;Maximum Pool Size=20;Timeout=5;Command Timeout=10";
 
     /// <summary>A container where a Docker engine answers, else a process.</summary>
-    public static async Task<PostgresServer> StartAsync()
+    /// <param name="settings">Such as <c>wal_level=replica</c>: in place of the tests' own.</param>
+    public static async Task<PostgresServer> StartAsync(params string[] settings)
     {
-        PostgresServer server = Machine.HasDocker ? new ContainerPostgres(Machine.FreePort()) : new ProcessPostgres(Machine.FreePort());
+        string[] all = [.. Settings.Concat(settings).SelectMany(setting => new[] { "-c", setting })];
+        PostgresServer server = Machine.HasDocker ? new ContainerPostgres(Machine.FreePort(), all) : new ProcessPostgres(Machine.FreePort(), all);
         await server.StartAgainAsync();
         return server;
     }
@@ -34,7 +39,7 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         {
             try
             {
-                await using var connection = new NpgsqlConnection(ConnectionString);
+                await using var connection = new NpgsqlConnection($"{ConnectionString};Pooling=false");
                 await connection.OpenAsync();
                 return true;
             }
@@ -58,7 +63,7 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
     protected abstract Task LaunchAsync();
 
     /// <remarks>PostgreSQL refuses to run as root: there, another user runs it.</remarks>
-    private sealed class ProcessPostgres(int port) : PostgresServer(port)
+    private sealed class ProcessPostgres(int port, string[] settings) : PostgresServer(port)
     {
         private readonly string _folder = Directory.CreateTempSubdirectory("cachingapi-postgres-").FullName;
         private readonly string _binaries = Machine.FindPostgres()
@@ -102,7 +107,7 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
             }
 
             var (program, arguments) = Command(
-                "postgres", ["-D", Data, "-p", $"{Port}", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", .. Settings]);
+                "postgres", ["-D", Data, "-p", $"{Port}", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", .. settings]);
             _process = Machine.Start(program, arguments);
             _process.BeginOutputReadLine();
             _process.BeginErrorReadLine();
@@ -138,10 +143,10 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         }
     }
 
-    private sealed class ContainerPostgres(int port) : PostgresServer(port)
+    private sealed class ContainerPostgres(int port, string[] settings) : PostgresServer(port)
     {
         private readonly PostgreSqlContainer _container = new PostgreSqlBuilder("postgres:17")
-            .WithPassword(Password).WithPortBinding(port, 5432).WithCommand(Settings).Build();
+            .WithPassword(Password).WithPortBinding(port, 5432).WithCommand(settings).Build();
 
         public override Task PauseAsync() => _container.PauseAsync();
 

@@ -1,0 +1,90 @@
+using System.Collections.Concurrent;
+using System.Diagnostics;
+using CachingApi.Tests.Servers;
+
+namespace CachingApi.Tests.Api;
+
+/// <summary>The service as a process of its own, for what a host inside the tests cannot show: how it starts, ends, and is killed.</summary>
+internal sealed class ApiProcess : IDisposable
+{
+    private readonly Process _process;
+    private readonly ConcurrentQueue<string> _log = new();
+
+    private ApiProcess(Dictionary<string, string> settings)
+    {
+        // artifacts/bin/CachingApi.Tests/<configuration> stands beside artifacts/bin/CachingApi/<configuration>.
+        var here = new DirectoryInfo(AppContext.BaseDirectory);
+        var service = Path.Combine(here.Parent!.Parent!.FullName, "CachingApi", here.Name, "CachingApi.dll");
+        var start = new ProcessStartInfo("dotnet", [service, "--urls", "http://127.0.0.1:0"]) { RedirectStandardOutput = true, RedirectStandardError = true };
+
+        // What a developer has in the environment is not for tests.
+        foreach (var name in start.Environment.Keys.Where(name => name.StartsWith("ConnectionStrings", StringComparison.OrdinalIgnoreCase)).ToArray())
+        {
+            start.Environment.Remove(name);
+        }
+
+        foreach (var (name, value) in settings)
+        {
+            start.Environment[name.Replace(":", "__", StringComparison.Ordinal)] = value;
+        }
+
+        _process = new() { StartInfo = start };
+        _process.OutputDataReceived += Keep;
+        _process.ErrorDataReceived += Keep;
+        _process.Start();
+        _process.BeginOutputReadLine();
+        _process.BeginErrorReadLine();
+    }
+
+    public HttpClient Client { get; } = new();
+
+    /// <summary>What it has written so far.</summary>
+    public string[] Log => [.. _log];
+
+    /// <summary>Starts it and waits until it answers.</summary>
+    public static async Task<ApiProcess> StartAsync(Dictionary<string, string> settings)
+    {
+        var process = new ApiProcess(settings);
+        const string Listening = "Now listening on: ";
+        await Eventually.TrueAsync(
+            () => process._process.HasExited || process._log.Any(line => line.Contains(Listening, StringComparison.Ordinal)), "the service to start");
+        var address = process._log.Select(line => line.Split(Listening)).FirstOrDefault(parts => parts.Length == 2);
+        Assert.True(address is not null, $"The service did not start: {string.Join('\n', process._log)}");
+        process.Client.BaseAddress = new(address[1].Split(' ')[0]);
+        return process;
+    }
+
+    /// <summary>Runs it to its end, which it comes to by itself.</summary>
+    public static async Task<(int ExitCode, string[] Log)> RunAsync(Dictionary<string, string> settings)
+    {
+        using var process = new ApiProcess(settings);
+        await process._process.WaitForExitAsync().WaitAsync(TimeSpan.FromMinutes(1));
+        return (process._process.ExitCode, process.Log);
+    }
+
+    /// <summary>SIGKILL.</summary>
+    public async Task KillAsync()
+    {
+        _process.Kill();
+        await _process.WaitForExitAsync();
+    }
+
+    public void Dispose()
+    {
+        Client.Dispose();
+        if (!_process.HasExited)
+        {
+            _process.Kill();
+        }
+
+        _process.Dispose();
+    }
+
+    private void Keep(object sender, DataReceivedEventArgs line)
+    {
+        if (!string.IsNullOrEmpty(line.Data))
+        {
+            _log.Enqueue(line.Data);
+        }
+    }
+}
