@@ -139,9 +139,9 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
         var keys = new List<string>();
         foreach (var server in connection.GetServers())
         {
-            await foreach (var key in server.KeysAsync(pattern: $"{KeyPrefix}:*"))
+            await foreach (var key in server.KeysAsync(pattern: $"*{KeyPrefix}:*"))
             {
-                keys.Add(key.ToString()[(KeyPrefix.Length + 1)..]);
+                keys.Add(key.ToString().Replace($"{KeyPrefix}:", "", StringComparison.Ordinal));
             }
         }
 

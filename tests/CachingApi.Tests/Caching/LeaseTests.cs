@@ -1,8 +1,11 @@
+using System.Net.Http.Json;
 using CachingApi.Caching;
 using CachingApi.Storage;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
+using CachingApi.Users;
 using Microsoft.Extensions.DependencyInjection;
+using Npgsql;
 
 namespace CachingApi.Tests.Caching;
 
@@ -103,6 +106,38 @@ public sealed class LeaseTests(TestServers servers)
 
         Assert.Equal("it", Engine.Read(await engine.GetAsync(new Thing("it", 1)))!.Name);
         Assert.Equal(CacheOutcome.RedisHit, (await engine.GetAsync(new Thing("it", 1))).Outcome);
+    }
+
+    [Fact]
+    public async Task A_holder_killed_in_the_middle_of_its_load_delays_the_others_by_no_more_than_its_lease()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await client.PutAsJsonAsync($"/users/{user.Id}?strategy=invalidate", new { email = user.Email, displayName = "Loaded" });
+        using var holder = await ApiProcess.StartAsync(node.SettingsWith([]));
+        holder.Client.DefaultRequestHeaders.Authorization = client.DefaultRequestHeaders.Authorization;
+
+        await using var blocker = new NpgsqlConnection(node.Database);
+        await blocker.OpenAsync();
+        await using var transaction = await blocker.BeginTransactionAsync();
+        await using (var block = new NpgsqlCommand("LOCK TABLE users", blocker, transaction))
+        {
+            await block.ExecuteNonQueryAsync();
+        }
+
+        var killed = holder.Client.GetAsync($"/users/{user.Id}");
+        await Eventually.TrueAsync(async () => (await node.KeysAsync()).Any(key => key.EndsWith(":lease", StringComparison.Ordinal)));
+        var waiting = client.GetAsync($"/users/{user.Id}");
+        await Eventually.TrueAsync(async () => await node.MetricAsync("cache_operation_duration_seconds_count", ("operation", "lease")) >= 1);
+        Assert.Equal(0, await node.MetricAsync("cache_load_duration_seconds_count"));
+
+        await holder.KillAsync();
+        await Assert.ThrowsAsync<HttpRequestException>(() => killed);
+        await transaction.RollbackAsync();
+
+        Assert.Equal("Loaded", (await (await waiting).Content.ReadFromJsonAsync<User>())!.DisplayName);
+        Assert.Equal(1, await node.MetricAsync("cache_loads_total", ("cache", "users"), ("outcome", "loaded")));
     }
 
     [Fact]

@@ -9,6 +9,36 @@ namespace CachingApi.Tests.Caching;
 public sealed class PostgresDownTests(TestServers servers)
 {
     [Fact]
+    public async Task While_it_is_frozen_stale_entries_are_served_and_the_rest_is_503()
+    {
+        await using var postgres = await PostgresServer.StartAsync();
+        var impatient = new NpgsqlConnectionStringBuilder(postgres.ConnectionString) { Timeout = 1, CommandTimeout = 1, CancellationTimeout = 500 };
+        var time = new FakeTimeProvider(DateTimeOffset.FromUnixTimeMilliseconds(TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds()));
+        await using var api = await ApiNode.StartAsync(
+            servers,
+            new() { ["ConnectionStrings:Postgres"] = impatient.ConnectionString, ["Cache:Users:Ttl"] = "00:10:00", ["Cache:Users:StaleFor"] = "01:00:00" },
+            time: time);
+        var (cached, uncached) = (await api.CreateUserAsync(), await api.CreateUserAsync());
+        using var client = await api.AdminAsync();
+        await client.GetAsync($"/users/{cached.Id}");
+        time.Advance(TimeSpan.FromMinutes(11));
+
+        await postgres.PauseAsync();
+
+        var stale = await client.GetAsync($"/users/{cached.Id}");
+        Assert.Equal(HttpStatusCode.OK, stale.StatusCode);
+        Assert.Contains("detail=stale-", stale.CacheStatus(), StringComparison.Ordinal);
+        var absent = await client.GetAsync($"/users/{uncached.Id}");
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, absent.StatusCode);
+        Assert.Equal("1", absent.Header("Retry-After"));
+
+        await postgres.ResumeAsync();
+
+        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{uncached.Id}")).StatusCode == HttpStatusCode.OK);
+        NpgsqlConnection.ClearAllPools();
+    }
+
+    [Fact]
     public async Task Cached_reads_go_on_stale_ones_are_marked_the_rest_is_503_and_it_recovers()
     {
         await using var postgres = await PostgresServer.StartAsync();

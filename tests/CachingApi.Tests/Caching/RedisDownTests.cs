@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Http.Json;
 using CachingApi.Caching;
+using CachingApi.Storage;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Users;
@@ -49,6 +50,113 @@ public sealed class RedisDownTests(TestServers servers)
             return answer.CacheStatus().StartsWith("CachingApi; hit", StringComparison.Ordinal);
         });
         Assert.Equal(0, await api.MetricAsync("cache_circuit_open"));
+    }
+
+    [Theory]
+    [InlineData("killed")]
+    [InlineData("frozen")]
+    [InlineData("paused")]
+    [InlineData("slow")]
+    public async Task The_first_reads_wait_and_the_later_ones_leave_redis_alone(string fault)
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var proxy = new FaultProxy(redis.Port);
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["ConnectionStrings:Redis"] = proxy.ConnectionString,
+            ["ConnectionStrings:RedisState"] = servers.Redis,
+            ["Cache:RedisDeadline"] = "00:00:00.300",
+        });
+        var engine = new Engine(api);
+        Task<double> WaitsAsync() => api.MetricAsync("cache_operation_duration_seconds_count");
+        await Eventually.TrueAsync(async () => (await engine.GetAsync(new Thing("it", 1))).Outcome is CacheOutcome.RedisHit);
+        await using var admin = await StackExchange.Redis.ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+
+        var before = await WaitsAsync();
+        switch (fault)
+        {
+            case "killed":
+                await redis.KillAsync();
+                break;
+            case "frozen":
+                await redis.PauseAsync();
+                break;
+            case "paused":
+                await admin.GetServers()[0].ExecuteAsync("CLIENT", "PAUSE", "5000", "ALL");
+                break;
+            case "slow":
+                proxy.Delay = TimeSpan.FromMilliseconds(500);
+                break;
+        }
+
+        // Each wait ends at the deadline: two at most, the generation's and the entry's.
+        Assert.Equal(CacheOutcome.Bypass, (await engine.GetAsync(new Thing("it", 1))).Outcome);
+        Assert.InRange(await WaitsAsync() - before, 1, 2);
+
+        for (var read = 0; read < 20; read++)
+        {
+            Assert.Equal(CacheOutcome.Bypass, (await engine.GetAsync(new Thing("it", 1), $"{read}")).Outcome);
+        }
+
+        // The circuit opens at the third; after that there is nothing to wait for.
+        Assert.InRange(await WaitsAsync() - before, 1, 4);
+        Assert.Equal(1, await api.MetricAsync("cache_circuit_open"));
+
+        switch (fault)
+        {
+            case "killed":
+                await redis.StartAgainAsync();
+                break;
+            case "frozen":
+                await redis.ResumeAsync();
+                break;
+            case "slow":
+                proxy.Delay = TimeSpan.Zero;
+                break;
+        }
+
+        await Eventually.TrueAsync(async () => (await engine.GetAsync(new Thing("it", 1))).Outcome is CacheOutcome.RedisHit);
+        Assert.Equal(0, await api.MetricAsync("cache_circuit_open"));
+    }
+
+    [Fact]
+    public async Task The_source_is_asked_by_so_many_at_once_and_who_finds_the_queue_full_is_told_to_come_back()
+    {
+        const int AtOnce = 32, Waiting = 256;
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await StartAsync(redis);
+        var engine = new Engine(api);
+        await redis.KillAsync();
+        var gate = new TaskCompletionSource();
+        var (loads, most, total) = (0, 0, 0);
+
+        async Task<Thing?> LoadAsync(CancellationToken stop)
+        {
+            lock (gate)
+            {
+                (loads, total) = (loads + 1, total + 1);
+                most = Math.Max(most, loads);
+            }
+
+            await gate.Task.WaitAsync(stop);
+            lock (gate)
+            {
+                loads--;
+            }
+
+            return new("it", 1);
+        }
+
+        var readers = Enumerable.Range(0, AtOnce + Waiting).Select(reader => engine.GetAsync(LoadAsync, $"{reader}")).ToArray();
+        await Eventually.TrueAsync(() => engine.Flights.Count == AtOnce + Waiting && loads == AtOnce);
+
+        await Eventually.TrueAsync(async () =>
+            await Record.ExceptionAsync(() => engine.GetAsync(new Thing("it", 1), "one too many")) is UnavailableException);
+
+        gate.SetResult();
+        Assert.All(await Task.WhenAll(readers), result => Assert.True(result.Found));
+        Assert.Equal(AtOnce, most);
+        Assert.InRange(total, AtOnce + Waiting, AtOnce + Waiting + 1);
     }
 
     [Fact]

@@ -1,0 +1,37 @@
+using System.Globalization;
+using CachingApi.Caching;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using StackExchange.Redis;
+
+namespace CachingApi.Tests.Caching;
+
+public sealed class CoalescedGetsTests(TestServers servers)
+{
+    [Fact]
+    public async Task Look_ups_at_the_same_time_ride_together_and_each_caller_has_its_own_answer()
+    {
+        const int Readers = 500;
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:Redis"] = redis.ConnectionString, ["ConnectionStrings:RedisState"] = servers.Redis });
+        var engine = new Engine(api);
+        for (var thing = 0; thing < 100; thing++)
+        {
+            await engine.GetAsync(new Thing($"{thing}", 1), $"{thing}");
+        }
+
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        await connection.GetServers()[0].ExecuteAsync("CONFIG", "RESETSTAT");
+        var results = await Task.WhenAll(Enumerable.Range(0, Readers).Select(reader => engine.GetAsync((Thing?)null, $"{reader % 100}")));
+
+        Assert.All(results, result => Assert.Equal(CacheOutcome.RedisHit, result.Outcome));
+        Assert.Equal(Enumerable.Range(0, Readers).Select(reader => $"{reader % 100}"), results.Select(result => Engine.Read(result)!.Name));
+        var calls = (await connection.GetServers()[0].InfoAsync("commandstats"))
+            .SelectMany(section => section)
+            .Where(command => command.Key is "cmdstat_get" or "cmdstat_mget")
+            .ToDictionary(command => command.Key, command => int.Parse(command.Value.Split(',')[0]["calls=".Length..], CultureInfo.InvariantCulture));
+        Assert.InRange(calls.Values.Sum(), 1, Readers - 1);
+        Assert.True(calls.ContainsKey("cmdstat_mget"));
+    }
+}
