@@ -1,4 +1,5 @@
 // Side by side, in one run, so that the ratios hold on any machine: ./dev bench
+using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Text.Json.Serialization;
 using CachingApi.Caching;
@@ -6,17 +7,11 @@ using CachingApi.Storage;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Options;
+using StackExchange.Redis;
 
-var builder = Host.CreateApplicationBuilder(args);
-builder.Configuration["Redis:KeyPrefix"] = $"bench-{Guid.NewGuid():N}";
-builder.Configuration["Cache:RedisDeadline"] = "00:00:05";
-builder.Configuration["Database:ChangeCapture"] = "false";
-builder.Logging.SetMinimumLevel(LogLevel.Warning);
-builder.Services.AddSingleton(TimeProvider.System).AddPostgres().AddRedis().AddCaching();
-// The engine alone: no schema is needed.
-builder.Services.Remove(builder.Services.Single(service => service.ImplementationType == typeof(Migrations)));
-using var host = builder.Build();
-await host.StartAsync();
+var prefix = $"bench-{Guid.NewGuid():N}";
+using var host = await StartAsync("00:00:05");
 
 var engine = host.Services.GetRequiredService<CacheAside>();
 var redis = host.Services.GetRequiredService<Redis>();
@@ -61,7 +56,77 @@ await Task.WhenAll(Enumerable.Range(0, 1000).Select(_ => Task.Run(() => engine.G
 Console.WriteLine();
 Console.WriteLine($"1,000 concurrent readers of a cold key: {loads} load.");
 
+Console.WriteLine();
+await UpdatesAsync();
+await FrozenAsync();
+
 await host.StopAsync();
+
+// The engine alone: no schema is needed.
+async Task<IHost> StartAsync(string redisDeadline)
+{
+    var builder = Host.CreateApplicationBuilder(args);
+    builder.Configuration["Redis:KeyPrefix"] = prefix;
+    builder.Configuration["Cache:RedisDeadline"] = redisDeadline;
+    builder.Configuration["Database:ChangeCapture"] = "false";
+    builder.Logging.SetMinimumLevel(LogLevel.Error);
+    builder.Services.AddSingleton(TimeProvider.System).AddPostgres().AddRedis().AddCaching();
+    builder.Services.Remove(builder.Services.Single(service => service.ImplementationType == typeof(Migrations)));
+    var host = builder.Build();
+    await host.StartAsync();
+    return host;
+}
+
+// From a write's end in one process to the first read of it in another, which has the old value in memory.
+async Task UpdatesAsync()
+{
+    const int Updates = 1000;
+    using var other = await StartAsync("00:00:05");
+    var there = other.Services.GetRequiredService<CacheAside>();
+    var here = host.Services.GetRequiredService<WriteThrough>();
+    var theirs = new Cache<Thing>("bench-memory", new CacheSettings(), BenchJson.Default.Thing, thing => thing.Version);
+    var times = new List<double>();
+    for (var version = 2; version < Updates + 2; version++)
+    {
+        while ((await there.GetAsync(theirs.Key("hot"), load, CancellationToken.None)).Outcome is not CacheOutcome.MemoryHit)
+        {
+            await Task.Delay(1);
+        }
+
+        await here.PutAsync(memoryKey, thing with { Version = version }, CancellationToken.None);
+        var start = Stopwatch.GetTimestamp();
+        while ((await there.GetAsync(theirs.Key("hot"), load, CancellationToken.None)).Entry.Version != version)
+        {
+        }
+
+        times.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+    }
+
+    Console.WriteLine($"An update is seen by another process after {Percentile(times, 0.5):F2} ms (p50), {Percentile(times, 0.99):F2} ms (p99), {times.Max():F2} ms at most of {Updates:N0}.");
+    await other.StopAsync();
+}
+
+// Redis is there and answers nothing for five seconds.
+async Task FrozenAsync()
+{
+    using var other = await StartAsync("00:00:00.050");
+    var there = other.Services.GetRequiredService<CacheAside>();
+    var theirs = new Cache<Thing>("bench", new CacheSettings { MemoryTtl = TimeSpan.Zero }, BenchJson.Default.Thing, thing => thing.Version);
+    await there.GetAsync(theirs.Key("hot"), load, CancellationToken.None);
+    var times = new ConcurrentBag<double>();
+    await using var admin = await ConnectionMultiplexer.ConnectAsync($"{host.Services.GetRequiredService<IOptions<ConnectionStrings>>().Value.Redis},allowAdmin=true");
+    await admin.GetServers()[0].ExecuteAsync("CLIENT", "PAUSE", "5000", "ALL");
+    await PerSecondAsync(16, async () =>
+    {
+        var start = Stopwatch.GetTimestamp();
+        await there.GetAsync(theirs.Key("hot"), load, CancellationToken.None);
+        times.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);
+    });
+    Console.WriteLine($"Reads while Redis answers nothing, deadline 50 ms: {Percentile(times, 0.99):F1} ms (p99), {times.Max():F1} ms at most of {times.Count:N0}.");
+    await other.StopAsync();
+}
+
+static double Percentile(IEnumerable<double> times, double part) => times.Order().ElementAt((int)(times.Count() * part));
 
 // The median of rounds of a million.
 async Task<(double Nanoseconds, double Bytes)> MemoryHitsAsync()

@@ -11,12 +11,14 @@ namespace CachingApi.Tests.Servers;
 /// <summary>
 /// The PostgreSQL and the Redis that tests share, each test with a database and a key prefix of its own: those of
 /// CACHINGAPI_TEST_POSTGRES and CACHINGAPI_TEST_REDIS, else containers where a Docker engine answers, else processes.
+/// CACHINGAPI_TEST_REDIS=cluster starts a Redis Cluster.
 /// </summary>
 public sealed class TestServers : IAsyncLifetime
 {
     private readonly string _template = $"cachingapi_template_{Guid.NewGuid():N}";
     private PostgresServer? _postgres;
     private RedisServer? _redis;
+    private RedisCluster? _cluster;
 
     public string Postgres { get; private set; } = "";
 
@@ -26,8 +28,12 @@ public sealed class TestServers : IAsyncLifetime
     {
         Postgres = Environment.GetEnvironmentVariable("CACHINGAPI_TEST_POSTGRES")
             ?? (_postgres = await PostgresServer.StartAsync()).ConnectionString;
-        Redis = Environment.GetEnvironmentVariable("CACHINGAPI_TEST_REDIS")
-            ?? (_redis = await RedisServer.StartAsync()).ConnectionString;
+        Redis = Environment.GetEnvironmentVariable("CACHINGAPI_TEST_REDIS") switch
+        {
+            null or "" => (_redis = await RedisServer.StartAsync()).ConnectionString,
+            "cluster" => (_cluster = await RedisCluster.StartAsync()).ConnectionString,
+            var given => given,
+        };
 
         await SqlAsync($"CREATE DATABASE {_template}");
         await MigrateAsync(ConnectionStringTo(_template));
@@ -40,6 +46,7 @@ public sealed class TestServers : IAsyncLifetime
         await SqlAsync($"DROP DATABASE {_template}");
         NpgsqlConnection.ClearAllPools();
         await (_redis?.DisposeAsync() ?? default);
+        await (_cluster?.DisposeAsync() ?? default);
         await (_postgres?.DisposeAsync() ?? default);
     }
 
