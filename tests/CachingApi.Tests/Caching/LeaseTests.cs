@@ -1,3 +1,4 @@
+using System.Net;
 using System.Net.Http.Json;
 using CachingApi.Caching;
 using CachingApi.Storage;
@@ -32,6 +33,38 @@ public sealed class LeaseTests(TestServers servers)
 
         Assert.Equal(1, loads);
         Assert.All(results, result => Assert.Equal("it", Engine.Read(result)!.Name));
+    }
+
+    [Fact]
+    public async Task And_so_it_is_by_three_processes()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await client.PutAsJsonAsync($"/users/{user.Id}?strategy=invalidate", new { email = user.Email, displayName = "Loaded" });
+        var processes = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => ApiProcess.StartAsync(node.SettingsWith([]))));
+        await using var block = await BlockAsync(node);
+
+        var reads = Enumerable.Range(0, 1000).Select(reader =>
+        {
+            var request = new HttpRequestMessage(HttpMethod.Get, $"/users/{user.Id}");
+            request.Headers.Authorization = client.DefaultRequestHeaders.Authorization;
+            return processes[reader % 3].Client.SendAsync(request);
+        }).ToArray();
+        await Eventually.TrueAsync(async () =>
+        {
+            var asked = await Task.WhenAll(processes.Select(process => process.Client.MetricAsync("cache_operation_duration_seconds_count", ("operation", "lease"))));
+            return asked.All(count => count >= 1);
+        });
+        await block.CloseAsync();
+
+        Assert.All(await Task.WhenAll(reads), answer => Assert.Equal(HttpStatusCode.OK, answer.StatusCode));
+        var loads = await Task.WhenAll(processes.Select(process => process.Client.MetricAsync("cache_loads_total", ("cache", "users"))));
+        Assert.Equal(1, loads.Sum());
+        foreach (var process in processes)
+        {
+            process.Dispose();
+        }
     }
 
     [Fact]
@@ -118,13 +151,7 @@ public sealed class LeaseTests(TestServers servers)
         using var holder = await ApiProcess.StartAsync(node.SettingsWith([]));
         holder.Client.DefaultRequestHeaders.Authorization = client.DefaultRequestHeaders.Authorization;
 
-        await using var blocker = new NpgsqlConnection(node.Database);
-        await blocker.OpenAsync();
-        await using var transaction = await blocker.BeginTransactionAsync();
-        await using (var block = new NpgsqlCommand("LOCK TABLE users", blocker, transaction))
-        {
-            await block.ExecuteNonQueryAsync();
-        }
+        await using var block = await BlockAsync(node);
 
         var killed = holder.Client.GetAsync($"/users/{user.Id}");
         await Eventually.TrueAsync(async () => (await node.KeysAsync()).Any(key => key.EndsWith(":lease", StringComparison.Ordinal)));
@@ -134,7 +161,7 @@ public sealed class LeaseTests(TestServers servers)
 
         await holder.KillAsync();
         await Assert.ThrowsAsync<HttpRequestException>(() => killed);
-        await transaction.RollbackAsync();
+        await block.CloseAsync();
 
         Assert.Equal("Loaded", (await (await waiting).Content.ReadFromJsonAsync<User>())!.DisplayName);
         Assert.Equal(1, await node.MetricAsync("cache_loads_total", ("cache", "users"), ("outcome", "loaded")));
@@ -185,5 +212,15 @@ public sealed class LeaseTests(TestServers servers)
         Assert.Equal(WriteState.LeaseLost, (await FillAsync("other")).State);
         Assert.Equal(WriteState.Stored, (await FillAsync("good")).State);
         Assert.Equal(LeaseState.Fresh, (await LeaseAsync("late")).State);
+    }
+
+    /// <summary>Until it is closed no load comes to its end.</summary>
+    private static async Task<NpgsqlConnection> BlockAsync(ApiNode node)
+    {
+        var connection = new NpgsqlConnection($"{node.Database};Pooling=false");
+        await connection.OpenAsync();
+        await using var block = new NpgsqlCommand("BEGIN; LOCK TABLE users", connection);
+        await block.ExecuteNonQueryAsync();
+        return connection;
     }
 }
