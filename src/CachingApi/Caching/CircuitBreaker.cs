@@ -31,6 +31,9 @@ internal sealed class CircuitBreaker
     /// <summary>An operation was not answered in time.</summary>
     public void Failed() => Interlocked.Increment(ref _failures);
 
+    /// <summary>The connection was lost, or is another one now.</summary>
+    public void Open() => Volatile.Write(ref _failures, FailuresToOpen);
+
     /// <summary>A probe was answered.</summary>
     public void Close()
     {

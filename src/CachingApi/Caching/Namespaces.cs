@@ -13,6 +13,10 @@ internal sealed class Namespaces(Redis redis, RedisTier tier, Backplane backplan
     private static readonly TimeSpan TrustedFor = TimeSpan.FromSeconds(1);
 
     private readonly ConcurrentDictionary<string, Known> _known = new();
+    private readonly ConcurrentDictionary<string, bool> _caches = new();
+
+    /// <summary>The caches that this process has had to do with.</summary>
+    public ICollection<string> Caches => _caches.Keys;
 
     /// <summary>The generation of a cache, <c>null</c> where Redis is away.</summary>
     public async ValueTask<long?> CurrentAsync(string cache, CancellationToken cancel)
@@ -38,6 +42,7 @@ internal sealed class Namespaces(Redis redis, RedisTier tier, Backplane backplan
 
     private async Task<long?> AskAsync(string cache, bool next, CancellationToken cancel)
     {
+        _caches[cache] = true;
         var asked = time.GetTimestamp();
         if (await tier.GenerationAsync(cache, next, cancel) is not { } generation)
         {

@@ -1,4 +1,7 @@
+using System.Net;
+using System.Text.RegularExpressions;
 using CachingApi.Storage;
+using StackExchange.Redis;
 
 namespace CachingApi.Caching;
 
@@ -7,21 +10,28 @@ namespace CachingApi.Caching;
 /// before anything it holds is served again.
 /// </summary>
 internal sealed partial class RedisRecovery(
-    Redis redis, RedisTier tier, CircuitBreaker circuit, OwedInvalidations owed, Namespaces namespaces, TimeProvider time, ILogger<RedisRecovery> log)
+    Storage.Redis redis, RedisTier tier, CircuitBreaker circuit, OwedInvalidations owed, Namespaces namespaces, TimeProvider time, ILogger<RedisRecovery> log)
     : BackgroundService
 {
     private static readonly TimeSpan Interval = TimeSpan.FromMilliseconds(100);
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(1);
+
+    private readonly Dictionary<EndPoint, string> _runs = [];
 
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
-        Log.Connected(log, redis.Cache.Multiplexer.IsConnected);
+        var connection = redis.Cache.Multiplexer;
+        Log.Connected(log, connection.IsConnected);
+        await LookAtRunsAsync(stoppingToken);
+        connection.ConnectionFailed += (_, lost) => Distrust(lost.ConnectionType);
+        connection.ConnectionRestored += (_, restored) => Distrust(restored.ConnectionType);
 
         // Real time, not the injected clock: Redis comes and goes on its own.
         using var timer = new PeriodicTimer(Interval);
         var away = false;
         while (await timer.WaitForNextTickAsync(stoppingToken))
         {
-            if (circuit.IsOpen && await tier.PingAsync(stoppingToken))
+            if (circuit.IsOpen && await tier.PingAsync(stoppingToken) && await LookAtRunsAsync(stoppingToken))
             {
                 circuit.Close();
             }
@@ -37,6 +47,47 @@ internal sealed partial class RedisRecovery(
                 Log.Changed(log, away ? "left alone" : "back in use");
             }
         }
+    }
+
+    private void Distrust(ConnectionType connection)
+    {
+        if (connection is ConnectionType.Interactive)
+        {
+            circuit.Open();
+        }
+    }
+
+    /// <summary>
+    /// Drops all caches if Redis is not the run that it was: one that was started again begins with its last snapshot, and a
+    /// replica that took over may lack the last writes. Returns <c>false</c> where Redis is away.
+    /// </summary>
+    private async Task<bool> LookAtRunsAsync(CancellationToken cancel)
+    {
+        var known = _runs.Count > 0;
+        foreach (var server in redis.Cache.Multiplexer.GetServers().Where(server => server.IsConnected && !server.IsReplica))
+        {
+            try
+            {
+                var info = await server.InfoRawAsync("server").WaitAsync(Patience, cancel);
+                var run = RunId().Match(info ?? "").Value;
+                if (known && run != _runs.GetValueOrDefault(server.EndPoint))
+                {
+                    Log.Restarted(log);
+                    foreach (var cache in namespaces.Caches)
+                    {
+                        owed.AddBump(cache);
+                    }
+                }
+
+                _runs[server.EndPoint] = run;
+            }
+            catch (Exception error) when (Redis.IsOutage(error))
+            {
+                return false;
+            }
+        }
+
+        return true;
     }
 
     private async Task PayAsync(CancellationToken cancel)
@@ -77,10 +128,16 @@ internal sealed partial class RedisRecovery(
         }
     }
 
+    [GeneratedRegex("^run_id:.*$", RegexOptions.Multiline)]
+    private static partial Regex RunId();
+
     private static partial class Log
     {
         [LoggerMessage(1, LogLevel.Information, "Redis (cache) connected: {Connected}")]
         public static partial void Connected(ILogger log, bool connected);
+
+        [LoggerMessage(3, LogLevel.Warning, "Redis (cache) was started again, or replaced: what it holds may be old and is dropped")]
+        public static partial void Restarted(ILogger log);
 
         [LoggerMessage(2, LogLevel.Warning, "Redis (cache) is {State}")]
         public static partial void Changed(ILogger log, string state);

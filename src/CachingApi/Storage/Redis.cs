@@ -73,6 +73,7 @@ internal sealed class Redis : IAsyncDisposable
         var options = ConfigurationOptions.Parse(connectionString);
         options.ClientName = $"cachingapi-{role}";
         options.AbortOnConnectFail = false;
+        options.AllowAdmin = true; // the library counts INFO among these commands
         options.BacklogPolicy = BacklogPolicy.FailFast;
         options.HeartbeatInterval = TimeSpan.FromMilliseconds(50);
         options.ConnectTimeout = 1000;

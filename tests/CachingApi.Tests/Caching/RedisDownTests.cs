@@ -216,6 +216,31 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
+    public async Task A_redis_that_is_started_again_from_an_older_snapshot_is_not_believed()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await StartAsync(redis);
+        var engine = new Engine(api);
+        await engine.GetAsync(new Thing("old", 1));
+        await using (var admin = await StackExchange.Redis.ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true"))
+        {
+            await admin.GetServers()[0].ExecuteAsync("SAVE");
+        }
+
+        await engine.WriteThrough.PutAsync(engine.Key(), new("new", 2), CancellationToken.None);
+        Assert.Equal(2, Engine.Read(await engine.GetAsync(new Thing("new", 2)))!.Version);
+        await redis.KillAsync();
+        await redis.StartAgainAsync();
+
+        await Eventually.TrueAsync(async () =>
+        {
+            var result = await engine.GetAsync(new Thing("new", 2));
+            Assert.Equal(2, Engine.Read(result)!.Version);
+            return result.Outcome is CacheOutcome.RedisHit;
+        });
+    }
+
+    [Fact]
     public async Task A_reader_that_comes_after_everything_was_dropped_does_not_join_a_load_around_redis()
     {
         await using var redis = await RedisServer.StartAsync();

@@ -22,7 +22,7 @@ internal abstract class RedisServer : IAsyncDisposable
         return server;
     }
 
-    /// <summary>Starts it again after <see cref="KillAsync"/>: empty, as it persists nothing.</summary>
+    /// <summary>Starts it again after <see cref="KillAsync"/>: empty, unless it was told to <c>SAVE</c>.</summary>
     public async Task StartAgainAsync()
     {
         await LaunchAsync();
@@ -49,6 +49,8 @@ internal abstract class RedisServer : IAsyncDisposable
     {
         private Process? _process;
 
+        private string Snapshot => $"cachingapi-{Port}.rdb";
+
         public override Task PauseAsync() => Machine.SignalAsync(_process!.Id, "STOP");
 
         public override Task ResumeAsync() => Machine.SignalAsync(_process!.Id, "CONT");
@@ -67,13 +69,14 @@ internal abstract class RedisServer : IAsyncDisposable
             }
 
             _process.Dispose();
+            File.Delete(Path.Combine(Path.GetTempPath(), Snapshot));
         }
 
         protected override Task LaunchAsync()
         {
             var redis = Machine.FindRedis() ?? throw new InvalidOperationException("redis-server is missing: ./dev test brings it.");
             _process = Machine.Start(
-                redis, "--port", $"{Port}", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", Path.GetTempPath(), "--loglevel", "warning");
+                redis, "--port", $"{Port}", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", Path.GetTempPath(), "--dbfilename", Snapshot, "--loglevel", "warning");
             _process.BeginOutputReadLine();
             _process.BeginErrorReadLine();
             return Task.CompletedTask;
