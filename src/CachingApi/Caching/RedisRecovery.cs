@@ -81,6 +81,11 @@ internal sealed partial class RedisRecovery(
 
                 _runs[server.EndPoint] = run;
             }
+            catch (RedisServerException error) when (error.Message.StartsWith("NOPERM", StringComparison.Ordinal))
+            {
+                Log.NotToldOfRuns(log);
+                return true;
+            }
             catch (Exception error) when (Redis.IsOutage(error))
             {
                 return false;
@@ -135,6 +140,9 @@ internal sealed partial class RedisRecovery(
     {
         [LoggerMessage(1, LogLevel.Information, "Redis (cache) connected: {Connected}")]
         public static partial void Connected(ILogger log, bool connected);
+
+        [LoggerMessage(4, LogLevel.Warning, "Redis (cache) does not allow INFO: whether it was started again from an old snapshot cannot be told")]
+        public static partial void NotToldOfRuns(ILogger log);
 
         [LoggerMessage(3, LogLevel.Warning, "Redis (cache) was started again, or replaced: what it holds may be old and is dropped")]
         public static partial void Restarted(ILogger log);
