@@ -229,15 +229,17 @@ public sealed class RedisDownTests(TestServers servers)
 
         await engine.WriteThrough.PutAsync(engine.Key(), new("new", 2), CancellationToken.None);
         Assert.Equal(2, Engine.Read(await engine.GetAsync(new Thing("new", 2)))!.Version);
-        await redis.KillAsync();
-        await redis.StartAgainAsync();
 
-        await Eventually.TrueAsync(async () =>
-        {
-            var result = await engine.GetAsync(new Thing("new", 2));
-            Assert.Equal(2, Engine.Read(result)!.Version);
-            return result.Outcome is CacheOutcome.RedisHit;
-        });
+        // Nothing is read meanwhile, by which it would be noticed.
+        var tier = api.Services.GetRequiredService<RedisTier>();
+        await redis.KillAsync();
+        await Eventually.TrueAsync(() => !tier.IsTrusted);
+        await redis.StartAgainAsync();
+        await Eventually.TrueAsync(() => tier.IsTrusted);
+
+        var after = await engine.GetAsync(new Thing("new", 2));
+        Assert.Equal(2, Engine.Read(after)!.Version);
+        Assert.Equal(CacheOutcome.Miss, after.Outcome);
     }
 
     [Fact]
