@@ -23,10 +23,14 @@ public sealed class CoalescedGetsTests(TestServers servers)
 
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
         await connection.GetServers()[0].ExecuteAsync("CONFIG", "RESETSTAT");
+        Task<double> LeasesAsync() => api.MetricAsync("cache_operation_duration_seconds_count", ("operation", "lease"));
+        var leases = await LeasesAsync();
         var results = await Task.WhenAll(Enumerable.Range(0, Readers).Select(reader => engine.GetAsync((Thing?)null, $"{reader % 100}")));
 
         Assert.All(results, result => Assert.Equal(CacheOutcome.RedisHit, result.Outcome));
         Assert.Equal(Enumerable.Range(0, Readers).Select(reader => $"{reader % 100}"), results.Select(result => Engine.Read(result)!.Name));
+        // Another's answer would have been recognised as such, and the lease asked for.
+        Assert.Equal(leases, await LeasesAsync());
         var calls = (await connection.GetServers()[0].InfoAsync("commandstats"))
             .SelectMany(section => section)
             .Where(command => command.Key is "cmdstat_get" or "cmdstat_mget")
