@@ -35,17 +35,7 @@ internal static class ApiConventions
             error is not null || context.Response.StatusCode >= 500 ? LogEventLevel.Error
             : IsOperation(context.Request.Path) ? LogEventLevel.Debug
             : LogEventLevel.Information);
-        app.Use(static (context, next) =>
-        {
-            context.Response.OnStarting(
-                static response =>
-                {
-                    ((HttpResponse)response).Headers.XContentTypeOptions = "nosniff";
-                    return Task.CompletedTask;
-                },
-                context.Response);
-            return next(context);
-        });
+        app.UseSecurityHeaders();
         app.UseExceptionHandler();
         app.UseStatusCodePages();
         return app;

@@ -28,4 +28,21 @@ internal sealed class AccountRepository(NpgsqlDataSource postgres)
             new { key = Email.Key(email) },
             cancellationToken: cancel));
     }
+
+    public async Task<string?> EmailAsync(Guid id, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        return await connection.ExecuteScalarAsync<string?>(new CommandDefinition(
+            "SELECT email FROM users WHERE id = @id", new { id }, cancellationToken: cancel));
+    }
+
+    /// <summary>Sets a password's hash, unless it is not the expected one any more. No cached copy of a user holds it.</summary>
+    public async Task<bool> ChangePasswordAsync(Guid id, string expected, string hash, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        return await connection.ExecuteAsync(new CommandDefinition(
+            "UPDATE users SET password_hash = @hash WHERE id = @id AND password_hash = @expected",
+            new { id, expected, hash },
+            cancellationToken: cancel)) > 0;
+    }
 }

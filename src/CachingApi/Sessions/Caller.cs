@@ -16,6 +16,9 @@ internal static class Caller
     /// <summary>Administrators.</summary>
     public const string Admin = "Admin";
 
+    /// <summary>The user whom the route's <c>id</c> names.</summary>
+    public const string Self = "Self";
+
     /// <summary>The user whom the route's <c>id</c> names, and administrators.</summary>
     public const string SelfOrAdmin = "SelfOrAdmin";
 
@@ -23,10 +26,14 @@ internal static class Caller
     {
         options.AddPolicy(Anyone, policy => policy.RequireAuthenticatedUser());
         options.AddPolicy(Admin, policy => policy.RequireAuthenticatedUser().RequireRole(AdminRole));
+        options.AddPolicy(Self, policy => policy.RequireAuthenticatedUser().RequireAssertion(IsSelf));
         options.AddPolicy(SelfOrAdmin, policy => policy.RequireAuthenticatedUser().RequireAssertion(context =>
-            context.User.IsInRole(AdminRole) || (context.Resource is HttpContext http && IsSelf(context.User, http.GetRouteValue("id")))));
+            context.User.IsInRole(AdminRole) || IsSelf(context)));
     }
 
-    private static bool IsSelf(ClaimsPrincipal user, object? id) =>
-        Guid.TryParse(user.FindFirstValue(UserIdClaim), out var self) && Guid.TryParse(id as string, out var named) && self == named;
+    private static bool IsSelf(AuthorizationHandlerContext context) =>
+        context.Resource is HttpContext http
+        && Guid.TryParse(context.User.FindFirstValue(UserIdClaim), out var self)
+        && Guid.TryParse(http.GetRouteValue("id") as string, out var named)
+        && self == named;
 }

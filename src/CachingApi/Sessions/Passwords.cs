@@ -36,10 +36,18 @@ internal sealed class Passwords : IDisposable
 
     /// <summary>Whether the password is right. An account that does not exist takes as long as a wrong password.</summary>
     /// <exception cref="UnavailableException">Too many are waiting already.</exception>
-    public Task<bool> VerifyAsync(string? hash, string password, CancellationToken cancel) =>
-        BoundedAsync(
-            () => _hasher.VerifyHashedPassword(_nobody, hash ?? _dummy.Value, password) is not PasswordVerificationResult.Failed && hash is not null,
-            cancel);
+    public async Task<bool> VerifyAsync(string? hash, string password, CancellationToken cancel) =>
+        await CheckAsync(hash, password, cancel) is not PasswordVerificationResult.Failed;
+
+    /// <summary>As <see cref="VerifyAsync"/>; and says so where the hash was made with fewer iterations than are asked for now.</summary>
+    /// <exception cref="UnavailableException">Too many are waiting already.</exception>
+    public Task<PasswordVerificationResult> CheckAsync(string? hash, string password, CancellationToken cancel) => BoundedAsync(
+        () =>
+        {
+            var result = _hasher.VerifyHashedPassword(_nobody, hash ?? _dummy.Value, password);
+            return hash is null ? PasswordVerificationResult.Failed : result;
+        },
+        cancel);
 
     public void Dispose() => _limiter.Dispose();
 

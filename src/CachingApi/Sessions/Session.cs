@@ -61,6 +61,9 @@ public sealed record Session
     /// <summary>When it ends if it is not used again; every use moves this on, up to the absolute limit.</summary>
     public required DateTime ExpiresAt { get; init; }
 
+    /// <summary>Whether it is the one that asks.</summary>
+    public bool Current { get; init; }
+
     [JsonIgnore]
     internal SessionTransport Transport { get; init; }
 }
@@ -84,7 +87,23 @@ public sealed class NewSession
     public string? Token { get; init; }
 }
 
+/// <summary>A new password, and the one until now.</summary>
+public sealed class ChangePassword
+{
+    /// <summary>The password until now.</summary>
+    /// <example>a long and unusual sentence</example>
+    [Required, StringLength(128)]
+    public string CurrentPassword { get; init; } = "";
+
+    /// <summary>The new password, 8 to 128 characters, not one of the most common.</summary>
+    /// <example>an even longer and more unusual sentence</example>
+    [Required, StringLength(128, MinimumLength = 8), UncommonPassword]
+    public string NewPassword { get; init; } = "";
+}
+
 [JsonSerializable(typeof(CreateSession))]
+[JsonSerializable(typeof(ChangePassword))]
+[JsonSerializable(typeof(Session[]))]
 [JsonSerializable(typeof(Session))]
 [JsonSerializable(typeof(NewSession))]
 internal sealed partial class SessionJson : JsonSerializerContext;

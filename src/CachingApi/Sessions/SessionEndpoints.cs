@@ -1,3 +1,4 @@
+using System.Globalization;
 using CachingApi.Hosting;
 using Microsoft.AspNetCore.Authentication;
 using Microsoft.AspNetCore.Http.Features;
@@ -40,6 +41,7 @@ internal static class SessionEndpoints
             .AddSingleton<SessionMetrics>()
             .AddSingleton<SessionStore>()
             .AddSingleton<Passwords>()
+            .AddSingleton<LoginBackoff>()
             .AddSingleton<AccountRepository>()
             .AddSingleton<SessionService>();
     }
@@ -55,12 +57,20 @@ internal static class SessionEndpoints
 
     public static void MapSessions(this IEndpointRouteBuilder routes)
     {
-        var sessions = routes.MapGroup("/sessions").WithTags("Sessions").RequireAuthorization(Caller.Anyone);
+        var sessions = routes.MapGroup("/sessions").WithTags("Sessions").RequireAuthorization(Caller.Anyone)
+            .ProducesProblems(StatusCodes.Status503ServiceUnavailable).AddEndpointFilter(NotStored);
 
         sessions.MapPost("/", LogIn).AllowAnonymous()
-            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status401Unauthorized, StatusCodes.Status503ServiceUnavailable);
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status401Unauthorized, StatusCodes.Status429TooManyRequests);
+        sessions.MapGet("/", List);
+        sessions.MapDelete("/", EndOthers);
         sessions.MapGet("/current", Current);
         sessions.MapDelete("/current", LogOut);
+        sessions.MapDelete("/{id}", End)
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
+
+        routes.MapPut("/users/{id}/password", ChangePassword).WithTags("Users").RequireAuthorization(Caller.Self).AddEndpointFilter(NotStored)
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status429TooManyRequests, StatusCodes.Status503ServiceUnavailable);
     }
 
     /// <summary>Logs in.</summary>
@@ -69,38 +79,97 @@ internal static class SessionEndpoints
     /// on localhost only. With <c>"bearer"</c> it is in the body. A session that the request carries is ended.
     /// </remarks>
     internal static async Task<Results<Created<NewSession>, ProblemHttpResult>> LogIn(
-        CreateSession login, HttpContext context, SessionService sessions, CancellationToken cancel)
+        CreateSession credentials, HttpContext context, SessionService sessions, CancellationToken cancel)
     {
-        context.Response.Headers.CacheControl = "no-store";
         var previous = SessionAuthentication.TokenOf(context.Request)?.Token;
-        if (await sessions.LogInAsync(login, context.Request.Headers.UserAgent.ToString(), previous, cancel) is not var (session, token))
+        var login = await sessions.LogInAsync(credentials, context.Request.Headers.UserAgent.ToString(), previous, cancel);
+        if (!login.Done)
         {
             context.Response.Headers.WWWAuthenticate = "Bearer";
-            return TypedResults.Problem("The e-mail address or the password is wrong.", statusCode: StatusCodes.Status401Unauthorized);
+            return Refused(login, "The e-mail address or the password is wrong.", StatusCodes.Status401Unauthorized, context.Response);
         }
 
-        if (session.Token is null)
+        if (login.Session!.Token is null)
         {
-            context.Response.Cookies.Append(SessionAuthentication.CookieName, token.Text, Cookie());
+            context.Response.Cookies.Append(SessionAuthentication.CookieName, login.Token!.Value.Text, Cookie());
         }
 
-        return TypedResults.Created("/sessions/current", session);
+        return TypedResults.Created("/sessions/current", login.Session);
+    }
+
+    /// <summary>Lists my sessions, the one last used first.</summary>
+    internal static async Task<Ok<Session[]>> List(HttpContext context, SessionService sessions, CancellationToken cancel) =>
+        TypedResults.Ok(await sessions.ListAsync(Mine(context), cancel));
+
+    /// <summary>Ends one of my sessions.</summary>
+    /// <param name="id">The session's id, from the list.</param>
+    internal static async Task<Results<NoContent, ProblemHttpResult>> End(
+        Guid id, HttpContext context, SessionService sessions, CancellationToken cancel) =>
+        await sessions.EndAsync(Mine(context).UserId, id, cancel)
+            ? TypedResults.NoContent()
+            : TypedResults.Problem(statusCode: StatusCodes.Status404NotFound);
+
+    /// <summary>Ends all my sessions but this one.</summary>
+    internal static async Task<NoContent> EndOthers(HttpContext context, SessionService sessions, CancellationToken cancel)
+    {
+        await sessions.EndOthersAsync(TokenOf(context), cancel);
+        return TypedResults.NoContent();
+    }
+
+    /// <summary>Changes my password.</summary>
+    /// <remarks>
+    /// My other sessions end. A session by cookie goes on under a new cookie, one by bearer token under its own token. Wrong
+    /// passwords count as failed logins do.
+    /// </remarks>
+    internal static async Task<Results<NoContent, ProblemHttpResult>> ChangePassword(
+        Guid id, ChangePassword change, HttpContext context, SessionService sessions, CancellationToken cancel)
+    {
+        var token = TokenOf(context);
+        var changed = await sessions.ChangePasswordAsync(change, Mine(context), token, cancel);
+        if (!changed.Done)
+        {
+            return Refused(changed, "The current password is wrong.", StatusCodes.Status403Forbidden, context.Response);
+        }
+
+        if (changed.Token != token)
+        {
+            context.Response.Cookies.Append(SessionAuthentication.CookieName, changed.Token!.Value.Text, Cookie());
+        }
+
+        return TypedResults.NoContent();
     }
 
     /// <summary>Says who I am.</summary>
-    internal static Ok<Session> Current(HttpContext context)
-    {
-        context.Response.Headers.CacheControl = "no-store";
-        return TypedResults.Ok(context.Features.GetRequiredFeature<Session>());
-    }
+    internal static Ok<Session> Current(HttpContext context) => TypedResults.Ok(Mine(context));
 
     /// <summary>Logs out.</summary>
     internal static async Task<NoContent> LogOut(HttpContext context, SessionService sessions, CancellationToken cancel)
     {
-        context.Response.Headers.CacheControl = "no-store";
-        await sessions.LogOutAsync(SessionAuthentication.TokenOf(context.Request)!.Value.Token, cancel);
+        await sessions.LogOutAsync(TokenOf(context), cancel);
         context.Response.Cookies.Delete(SessionAuthentication.CookieName, Cookie());
         return TypedResults.NoContent();
+    }
+
+    private static ValueTask<object?> NotStored(EndpointFilterInvocationContext context, EndpointFilterDelegate next)
+    {
+        context.HttpContext.Response.Headers.CacheControl = "no-store";
+        return next(context);
+    }
+
+    private static Session Mine(HttpContext context) => context.Features.GetRequiredFeature<Session>() with { Current = true };
+
+    private static SessionToken TokenOf(HttpContext context) => SessionAuthentication.TokenOf(context.Request)!.Value.Token;
+
+    private static ProblemHttpResult Refused(PasswordAttempt attempt, string reason, int status, HttpResponse response)
+    {
+        if (attempt.Wait == TimeSpan.Zero)
+        {
+            return TypedResults.Problem(reason, statusCode: status);
+        }
+
+        var seconds = (long)Math.Ceiling(attempt.Wait.TotalSeconds);
+        response.Headers.RetryAfter = seconds.ToString(CultureInfo.InvariantCulture);
+        return TypedResults.Problem($"Too many wrong passwords; come back in {seconds} s.", statusCode: StatusCodes.Status429TooManyRequests);
     }
 
     private static CookieOptions Cookie() => new() { HttpOnly = true, Secure = true, SameSite = SameSiteMode.Lax, Path = "/" };

@@ -1,13 +1,41 @@
 -- Begins a session.
 -- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
--- ARGV     id, role, transport, device, idle limit and absolute limit in milliseconds
+-- KEYS[3]  the index: of each of the user's sessions the id and the hash of its token, which is the end of its key
+-- ARGV     id, role, transport, device, idle limit and absolute limit in milliseconds, how many sessions a user has at most
 -- Returns the time at which it ends if it is not used, in Unix milliseconds.
+local HASH = 64
+local prefix, hash = string.sub(KEYS[1], 1, -HASH - 1), string.sub(KEYS[1], -HASH)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local born = math.max(time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or 0) + 1)
+local revoked = tonumber(redis.call('GET', KEYS[2]) or 0)
+local born = math.max(time[1] * 1000000 + time[2], revoked + 1)
 local idle, absolute = tonumber(ARGV[5]), tonumber(ARGV[6])
 
+-- The index holds no more than so many: what has ended leaves it first, then the session that has not been used for longest.
+if redis.call('HLEN', KEYS[3]) >= tonumber(ARGV[7]) then
+  local index, alive, oldest = redis.call('HGETALL', KEYS[3]), 0, nil
+  for i = 1, #index, 2 do
+    local held = redis.call('HMGET', prefix .. index[i + 1], 'born', 'seen')
+    if not held[1] or tonumber(held[1]) <= revoked then
+      redis.call('HDEL', KEYS[3], index[i])
+    else
+      alive = alive + 1
+      if not oldest or tonumber(held[2]) < oldest.seen then
+        oldest = { seen = tonumber(held[2]), id = index[i], hash = index[i + 1] }
+      end
+    end
+  end
+
+  if alive >= tonumber(ARGV[7]) then
+    redis.call('HDEL', KEYS[3], oldest.id)
+    redis.call('UNLINK', prefix .. oldest.hash)
+  end
+end
+
 redis.call('HSET', KEYS[1], 'id', ARGV[1], 'role', ARGV[2], 'transport', ARGV[3], 'device', ARGV[4],
-  'born', string.format('%.0f', born), 'seen', string.format('%.0f', now), 'until', string.format('%.0f', now + absolute))
+  'created', string.format('%.0f', now), 'born', string.format('%.0f', born), 'seen', string.format('%.0f', now),
+  'until', string.format('%.0f', now + absolute))
 redis.call('PEXPIRE', KEYS[1], math.min(idle, absolute))
+redis.call('HSET', KEYS[3], ARGV[1], hash)
+redis.call('PEXPIRE', KEYS[3], absolute)
 return now + math.min(idle, absolute)

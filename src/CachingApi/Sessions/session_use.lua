@@ -1,15 +1,15 @@
 -- Reads a session and moves its idle limit on. Only what exists is changed, so a session that was ended cannot come back.
 -- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
 -- ARGV[1]  idle limit in milliseconds
--- Returns nil, or id, role, transport, device, born (microseconds), seen and until (milliseconds).
-local session = redis.call('HMGET', KEYS[1], 'id', 'role', 'transport', 'device', 'born', 'seen', 'until')
+-- Returns nil, or id, role, transport, device, created, seen and until (milliseconds).
+local session = redis.call('HMGET', KEYS[1], 'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born')
 if not session[1] then
   return nil
 end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local born, seen, ends = tonumber(session[5]), tonumber(session[6]), tonumber(session[7])
+local seen, ends, born = tonumber(session[6]), tonumber(session[7]), tonumber(session[8])
 if born <= tonumber(redis.call('GET', KEYS[2]) or 0) then
   redis.call('UNLINK', KEYS[1])
   return nil

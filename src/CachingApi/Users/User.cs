@@ -59,9 +59,9 @@ public sealed class CreateUser
     [Required, StringLength(100), PlainText]
     public string DisplayName { get; init; } = "";
 
-    /// <summary>The password, 8 to 128 characters.</summary>
+    /// <summary>The password, 8 to 128 characters, not one of the most common.</summary>
     /// <example>a long and unusual sentence</example>
-    [Required, StringLength(128, MinimumLength = 8)]
+    [Required, StringLength(128, MinimumLength = 8), UncommonPassword]
     public string Password { get; init; } = "";
 }
 

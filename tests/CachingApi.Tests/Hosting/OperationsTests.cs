@@ -67,7 +67,11 @@ public sealed class OperationsTests(TestServers servers)
             ["GET /users/{id}"] = "200 304 400 401 403 404 503",
             ["PUT /users/{id}"] = "200 400 401 403 404 409 412 503",
             ["DELETE /users/{id}"] = "204 400 401 403 404 503",
-            ["POST /sessions"] = "201 400 401 503",
+            ["PUT /users/{id}/password"] = "204 400 401 403 429 503",
+            ["POST /sessions"] = "201 400 401 429 503",
+            ["GET /sessions"] = "200 401 403 503",
+            ["DELETE /sessions"] = "204 401 403 503",
+            ["DELETE /sessions/{id}"] = "204 400 401 403 404 503",
             ["GET /sessions/current"] = "200 401 403 503",
             ["DELETE /sessions/current"] = "204 401 403 503",
         };
@@ -79,7 +83,7 @@ public sealed class OperationsTests(TestServers servers)
             Assert.Equal(!name.StartsWith("POST", StringComparison.Ordinal), operation.TryGetProperty("security", out _));
         }
 
-        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session" })
+        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword" })
         {
             var properties = document.GetProperty("components").GetProperty("schemas").GetProperty(schema).GetProperty("properties");
             Assert.All(properties.EnumerateObject(), property => Assert.True(

@@ -30,6 +30,10 @@ public sealed class AccessTests(TestServers servers)
     [InlineData("DELETE", "/users/{self}", 401, 204, 403, 204)]
     [InlineData("GET", "/users", 401, 403, 403, 200)]
     [InlineData("GET", "/users/not-an-id", 401, 403, 403, 400)]
+    [InlineData("PUT", "/users/{self}/password", 401, 204, 403, 403)]
+    [InlineData("GET", "/sessions", 401, 200, 200, 200)]
+    [InlineData("DELETE", "/sessions", 401, 204, 204, 204)]
+    [InlineData("DELETE", "/sessions/01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e", 401, 404, 404, 404)]
     [InlineData("GET", "/sessions/current", 401, 200, 200, 200)]
     [InlineData("DELETE", "/sessions/current", 401, 204, 204, 204)]
     public async Task Each_route_is_open_to_those_it_is_for(string method, string path, int anonymous, int self, int other, int admin)
@@ -49,7 +53,9 @@ public sealed class AccessTests(TestServers servers)
             var request = new HttpRequestMessage(new(method), path.Replace("{self}", user.Id.ToString(), StringComparison.Ordinal));
             if (method == "PUT")
             {
-                request.Content = JsonContent.Create(new { email = user.Email, displayName = "Countess" });
+                request.Content = path.EndsWith("password", StringComparison.Ordinal)
+                    ? JsonContent.Create(new { currentPassword = ApiNode.Password, newPassword = "dew on moss" })
+                    : JsonContent.Create(new { email = user.Email, displayName = "Countess" });
             }
 
             var answer = await client.SendAsync(request);

@@ -1,0 +1,218 @@
+using System.Net;
+using System.Net.Http.Json;
+using CachingApi.Sessions;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using CachingApi.Tests.Users;
+using CachingApi.Users;
+using Microsoft.AspNetCore.Identity;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Options;
+
+namespace CachingApi.Tests.Sessions;
+
+public sealed class PasswordTests(TestServers servers)
+{
+    private const string Next = "dew on moss";
+
+    [Fact]
+    public async Task A_changed_password_ends_the_other_sessions_and_the_old_password()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        using var here = await api.LogInAsync(user.Email);
+        using var there = await api.LogInAsync(user.Email);
+
+        Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(here, user, ApiNode.Password, Next)).StatusCode);
+
+        Assert.Equal(HttpStatusCode.OK, (await here.GetAsync("/sessions/current")).StatusCode);
+        Assert.Equal(HttpStatusCode.Unauthorized, (await there.GetAsync("/sessions/current")).StatusCode);
+        Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, user.Email, ApiNode.Password)).StatusCode);
+        Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user.Email, Next)).StatusCode);
+
+        // Nothing that is shown of the user has changed.
+        var shown = await here.GetAsync($"/users/{user.Id}");
+        Assert.Equal("\"v1\"", shown.ETag().ToString());
+        Assert.Equal(user.UpdatedAt, (await shown.Content.ReadFromJsonAsync<User>())!.UpdatedAt);
+    }
+
+    [Fact]
+    public async Task A_session_by_cookie_goes_on_under_a_new_cookie()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        var login = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password });
+        using var before = WithCookie(api, login);
+
+        var changed = await ChangeAsync(before, user, ApiNode.Password, Next);
+        Assert.Equal(HttpStatusCode.NoContent, changed.StatusCode);
+        Assert.Matches("^__Host-session=[A-Za-z0-9_-]{64}; path=/; secure; samesite=lax; httponly$", changed.Header("Set-Cookie"));
+        using var after = WithCookie(api, changed);
+
+        Assert.Equal(HttpStatusCode.Unauthorized, (await before.GetAsync("/sessions/current")).StatusCode);
+        var current = await after.GetAsync("/sessions/current");
+        Assert.Equal((await login.JsonAsync()).GetProperty("id").GetGuid(), (await current.JsonAsync()).GetProperty("id").GetGuid());
+        Assert.Single((await (await after.GetAsync("/sessions")).JsonAsync()).EnumerateArray());
+        Assert.Equal(HttpStatusCode.NoContent, (await after.DeleteAsync("/sessions/current")).StatusCode);
+        Assert.Equal(HttpStatusCode.Unauthorized, (await after.GetAsync("/sessions/current")).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_wrong_current_password_changes_nothing()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        using var client = await api.LogInAsync(user.Email);
+
+        await UserContractTests.AssertProblemAsync(await ChangeAsync(client, user, "not the password", Next), HttpStatusCode.Forbidden);
+
+        Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user.Email, ApiNode.Password)).StatusCode);
+    }
+
+    [Theory]
+    [InlineData("1234567", false)]
+    [InlineData("password", false)]
+    [InlineData("PassWord1", false)]
+    [InlineData("qwertyuiop", false)]
+    [InlineData("dew on m", true)]
+    public async Task A_short_or_common_password_is_refused(string password, bool accepted)
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        using var client = await api.LogInAsync(user.Email);
+
+        foreach (var (answer, field, status) in new[]
+        {
+            (await ChangeAsync(client, user, ApiNode.Password, password), "newPassword", HttpStatusCode.NoContent),
+            (await api.Anonymous.PostAsJsonAsync("/users", new { email = "new@example.org", displayName = "Ada", password }), "password", HttpStatusCode.Created),
+        })
+        {
+            if (accepted)
+            {
+                Assert.Equal(status, answer.StatusCode);
+            }
+            else
+            {
+                var problem = await UserContractTests.AssertProblemAsync(answer, HttpStatusCode.BadRequest);
+                Assert.NotEmpty(problem.GetProperty("errors").GetProperty(field).EnumerateArray());
+            }
+        }
+    }
+
+    [Fact]
+    public async Task After_some_wrong_passwords_each_attempt_waits_and_a_right_one_ends_that()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        using var owner = await api.LogInAsync(user.Email);
+
+        // An address that nobody has is answered alike.
+        foreach (var email in new[] { user.Email, "nobody@example.org" })
+        {
+            for (var failure = 0; failure < LoginBackoff.FreeFailures; failure++)
+            {
+                Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, email.ToUpperInvariant(), "not the password")).StatusCode);
+            }
+
+            Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, email, "not the password")).StatusCode);
+            var delayed = await LogInAsync(api, email, ApiNode.Password);
+            await UserContractTests.AssertProblemAsync(delayed, HttpStatusCode.TooManyRequests);
+            Assert.Equal("1", delayed.Header("Retry-After"));
+        }
+
+        // Who is logged in stays so.
+        Assert.Equal(HttpStatusCode.OK, (await owner.GetAsync("/sessions/current")).StatusCode);
+        await UserContractTests.AssertProblemAsync(await ChangeAsync(owner, user, ApiNode.Password, Next), HttpStatusCode.TooManyRequests);
+
+        // Twice as long after the next failure, and nothing at all after a success.
+        await Eventually.TrueAsync(async () => (await LogInAsync(api, user.Email, "not the password")).StatusCode is HttpStatusCode.Unauthorized);
+        Assert.Equal("2", (await LogInAsync(api, user.Email, "not the password")).Header("Retry-After"));
+        await Eventually.TrueAsync(async () => (await LogInAsync(api, user.Email, ApiNode.Password)).StatusCode is HttpStatusCode.Created);
+        for (var failure = 0; failure < LoginBackoff.FreeFailures; failure++)
+        {
+            Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, user.Email, "not the password")).StatusCode);
+        }
+
+        Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user.Email, ApiNode.Password)).StatusCode);
+        Assert.DoesNotContain(await api.KeysAsync(), key => key.Contains('@', StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task Attempts_at_the_same_time_count_too()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+
+        var answers = await Task.WhenAll(Enumerable.Range(0, 50).Select(_ => LogInAsync(api, user.Email, "not the password")));
+
+        // One more than is free, and one for each second that this has taken at most.
+        var tried = answers.Count(answer => answer.StatusCode is HttpStatusCode.Unauthorized);
+        Assert.InRange(tried, LoginBackoff.FreeFailures, LoginBackoff.FreeFailures + 4);
+        Assert.Equal(50 - tried, answers.Count(answer => answer.StatusCode is HttpStatusCode.TooManyRequests));
+    }
+
+    [Fact]
+    public async Task A_hash_of_fewer_iterations_is_made_anew_at_login()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        var old = new PasswordHasher<object>(Options.Create(new PasswordHasherOptions { IterationCount = 10 })).HashPassword(new(), ApiNode.Password);
+        await api.SqlAsync($"UPDATE users SET password_hash = '{old}' WHERE id = '{user.Id}'");
+
+        using var client = await api.LogInAsync(user.Email);
+
+        var hash = await api.SqlAsync<string>($"SELECT password_hash FROM users WHERE id = '{user.Id}'");
+        var passwords = api.Services.GetRequiredService<Passwords>();
+        Assert.NotEqual(old, hash);
+        Assert.Equal(PasswordVerificationResult.Success, await passwords.CheckAsync(hash, ApiNode.Password, CancellationToken.None));
+        Assert.Equal(1, await api.SqlAsync<long>($"SELECT version FROM users WHERE id = '{user.Id}'"));
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_login_that_was_under_way_when_the_password_was_changed_has_no_session_afterwards()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var proxy = new FaultProxy(redis.Port);
+        await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = redis.ConnectionString });
+        await using var slow = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString }, nodeOf: api);
+        var user = await api.CreateUserAsync();
+        using var owner = await api.LogInAsync(user.Email);
+
+        // Each of a login's trips to Redis takes so long that the password changes between two of them, in each round between others.
+        proxy.Delay = TimeSpan.FromMilliseconds(100);
+        var password = ApiNode.Password;
+        for (var round = 0; round < 12; round++)
+        {
+            var next = $"password number {round}";
+            var login = LogInAsync(slow, user.Email, password);
+            await Task.Delay(50 * round);
+            Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(owner, user, password, next)).StatusCode);
+
+            var answer = await login;
+            if (answer.StatusCode is HttpStatusCode.Created)
+            {
+                using var late = slow.CreateClient();
+                late.DefaultRequestHeaders.Authorization = new("Bearer", (await answer.JsonAsync()).GetProperty("token").GetString());
+                Assert.Equal(HttpStatusCode.Unauthorized, (await late.GetAsync("/sessions/current")).StatusCode);
+            }
+
+            password = next;
+        }
+
+        Assert.Single((await (await owner.GetAsync("/sessions")).JsonAsync()).EnumerateArray());
+    }
+
+    private static Task<HttpResponseMessage> ChangeAsync(HttpClient client, User user, string current, string next) =>
+        client.PutAsJsonAsync($"/users/{user.Id}/password", new { currentPassword = current, newPassword = next });
+
+    private static Task<HttpResponseMessage> LogInAsync(ApiNode api, string email, string password) =>
+        api.Anonymous.PostAsJsonAsync("/sessions", new { email, password, transport = "bearer" });
+
+    private static HttpClient WithCookie(ApiNode api, HttpResponseMessage answer)
+    {
+        var client = api.CreateBareClient();
+        client.DefaultRequestHeaders.Add("Cookie", answer.Header("Set-Cookie").Split(';')[0]);
+        return client;
+    }
+}
