@@ -1,4 +1,6 @@
+using System.Text.Json;
 using CachingApi.Hosting;
+using CachingApi.RateLimiting;
 using Microsoft.AspNetCore.Authentication;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.HttpResults;
@@ -57,10 +59,10 @@ internal static class SessionEndpoints
     {
         var sessions = routes.MapGroup("/sessions").WithTags("Sessions").RequireAuthorization(Caller.Anyone);
 
-        sessions.MapPost("/", LogIn).AllowAnonymous()
+        sessions.MapPost("/", LogIn).AllowAnonymous().RequireRateLimit("login").RequireRateLimit("login-account", account: AccountAsync)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status401Unauthorized, StatusCodes.Status503ServiceUnavailable);
-        sessions.MapGet("/current", Current);
-        sessions.MapDelete("/current", LogOut);
+        sessions.MapGet("/current", Current).RequireRateLimit("default");
+        sessions.MapDelete("/current", LogOut).RequireRateLimit("default");
     }
 
     /// <summary>Logs in.</summary>
@@ -101,6 +103,31 @@ internal static class SessionEndpoints
         await sessions.LogOutAsync(SessionAuthentication.TokenOf(context.Request)!.Value.Token, cancel);
         context.Response.Cookies.Delete(SessionAuthentication.CookieName, Cookie());
         return TypedResults.NoContent();
+    }
+
+    /// <summary>The account that a login is about, whether there is such a one or not; <c>null</c> where the body does not say.</summary>
+    /// <remarks>The body is read as the handler will read it, so that no way of writing one names an account to one of them only.</remarks>
+    private static async ValueTask<string?> AccountAsync(HttpContext context)
+    {
+        var request = context.Request;
+        if (!request.HasJsonContentType())
+        {
+            return null;
+        }
+
+        request.EnableBuffering(bufferThreshold: ApiConventions.MaxBodyBytes);
+        try
+        {
+            return (await request.ReadFromJsonAsync<CreateSession>(context.RequestAborted))?.Email is { } email ? Email.Key(email) : null;
+        }
+        catch (JsonException)
+        {
+            return null; // the handler says what is wrong with it
+        }
+        finally
+        {
+            request.Body.Position = 0;
+        }
     }
 
     private static CookieOptions Cookie() => new() { HttpOnly = true, Secure = true, SameSite = SameSiteMode.Lax, Path = "/" };
