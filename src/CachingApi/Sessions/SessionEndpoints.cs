@@ -120,9 +120,9 @@ internal static class SessionEndpoints
         {
             return (await request.ReadFromJsonAsync<CreateSession>(context.RequestAborted))?.Email is { } email ? Email.Key(email) : null;
         }
-        catch (JsonException)
+        catch (Exception error) when (error is JsonException or BadHttpRequestException)
         {
-            return null; // the handler says what is wrong with it
+            return null; // the handler finds the same, and says so
         }
         finally
         {

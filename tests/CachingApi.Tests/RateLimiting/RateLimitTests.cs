@@ -316,7 +316,8 @@ public sealed class RateLimitTests(TestServers servers)
         return Assert.Single(answer.List("RateLimit")).Parameters["r"];
     }
 
-    private static async Task<int> CallsAsync(LimitedApp app)
+    /// <summary>How many scripts Redis has run.</summary>
+    internal static async Task<int> CallsAsync(LimitedApp app)
     {
         var calls = 0;
         foreach (var line in (await app.State.Multiplexer.GetServers()[0].InfoAsync("commandstats")).SelectMany(group => group))
