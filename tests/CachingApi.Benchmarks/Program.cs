@@ -1,6 +1,7 @@
 // Side by side, in one run, so that the ratios hold on any machine: ./dev bench
 using System.Diagnostics;
 using System.Text.Json.Serialization;
+using CachingApi.Benchmarks;
 using CachingApi.Caching;
 using CachingApi.Storage;
 using Microsoft.Extensions.DependencyInjection;
@@ -61,6 +62,8 @@ Console.WriteLine();
 Console.WriteLine($"1,000 concurrent readers of a cold key: {loads} load.");
 
 await host.StopAsync();
+
+await RateLimitBenchmark.RunAsync(builder.Configuration["ConnectionStrings:Redis"]!);
 
 // The median of rounds of a million.
 async Task<(double Nanoseconds, double Bytes)> MemoryHitsAsync()

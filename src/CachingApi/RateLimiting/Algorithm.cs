@@ -1,3 +1,6 @@
+using System.Diagnostics.CodeAnalysis;
+using System.Security.Cryptography;
+using System.Text;
 using CachingApi.Storage;
 
 namespace CachingApi.RateLimiting;
@@ -34,6 +37,10 @@ internal abstract class Algorithm
         Lua.Load("sliding_window_counter.lua"),
         Lua.Load("token_bucket.lua"),
         Lua.Load("rate_limit.lua"));
+
+    /// <summary>The name that Redis has for it; given the text, the library would hash that on each call.</summary>
+    [SuppressMessage("Security", "CA5350", Justification = "Redis names scripts by their SHA-1.")]
+    public static byte[] ScriptHash { get; } = SHA1.HashData(Encoding.UTF8.GetBytes(Script));
 
     public static Algorithm New(string name) => name switch
     {

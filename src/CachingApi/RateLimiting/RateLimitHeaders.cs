@@ -13,11 +13,11 @@ internal static class RateLimitHeaders
     public static string Limits(Decision decision) => string.Join(", ", decision.Policies.Where(policy => policy.Permits is not null).Select(policy =>
         string.Create(CultureInfo.InvariantCulture, $"\"{policy.Demand.Policy.Name}\";r={policy.Left(decision.Allowed)};t={Seconds(policy.Permits!.Value.Reset)}")));
 
-    /// <summary>When a denied request may come back: in at least one second.</summary>
-    public static long RetryAfter(Decision decision) => Math.Max(1, Seconds(Denied(decision).Max(policy => policy.Permits!.Value.Wait)));
+    /// <summary>In how many seconds a denied request may come back: at least one, and surely enough, as timers may be early by a millisecond.</summary>
+    public static long RetryAfter(Decision decision) => Seconds(Denied(decision).Max(policy => policy.Permits!.Value.Wait) + 1);
 
     public static IEnumerable<PolicyDecision> Denied(Decision decision) => decision.Policies.Where(policy => policy.Verdict is Verdict.Denied);
 
-    /// <summary>Whole seconds, rounded up: who waits that long is not too early.</summary>
+    /// <summary>Whole seconds, rounded up.</summary>
     public static long Seconds(long milliseconds) => (milliseconds + 999) / 1000;
 }

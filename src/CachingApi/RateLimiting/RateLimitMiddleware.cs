@@ -15,18 +15,21 @@ internal sealed class RateLimitMiddleware(RequestDelegate next, RateLimitPolicie
             return;
         }
 
-        var named = limits
-            .Select(limit => (Limit: limit, Policy: policies.Find(limit.Policy ?? context.GetRouteValue("policy") as string ?? "")!))
-            .Where(named => named.Policy is not null) // one that a request has made up
-            .ToArray();
-        if (named.Length == 0 || await DecideAsync(context, named) is not { } decision)
+        var named = new RateLimitPolicy[limits.Count];
+        for (var index = 0; index < named.Length; index++)
         {
-            await next(context);
-            return;
+            if (policies.Find(limits[index].Policy ?? context.GetRouteValue("policy") as string ?? "") is not { } policy)
+            {
+                await next(context); // a name that the request has made up
+                return;
+            }
+
+            named[index] = policy;
         }
 
+        var decision = await DecideAsync(context, limits, named);
         context.Features.Set(decision);
-        Describe(context.Response, RateLimitHeaders.Policies(named.Select(limit => limit.Policy)), RateLimitHeaders.Limits(decision));
+        Describe(context.Response, RateLimitHeaders.Policies(named), RateLimitHeaders.Limits(decision));
         await (decision.Verdict switch
         {
             Verdict.Allowed => next(context),
@@ -36,12 +39,12 @@ internal sealed class RateLimitMiddleware(RequestDelegate next, RateLimitPolicie
     }
 
     /// <remarks>Partitions are found one by one, so that who is denied by address costs no session look-up and no reading of the body.</remarks>
-    private async Task<Decision?> DecideAsync(HttpContext context, (RateLimit Limit, RateLimitPolicy Policy)[] limits)
+    private async Task<Decision> DecideAsync(HttpContext context, IReadOnlyList<RateLimit> limits, RateLimitPolicy[] named)
     {
-        var demands = new Demand[limits.Length];
-        for (var index = 0; index < limits.Length; index++)
+        var demands = new Demand[named.Length];
+        for (var index = 0; index < named.Length; index++)
         {
-            var (limit, policy) = limits[index];
+            var (limit, policy) = (limits[index], named[index]);
             var partition = await Partition.OfAsync(context, policy.Partition, limit);
             demands[index] = new(policy, policy.Key(limiter.KeyPrefix, partition), limit.Cost);
             if (limiter.Recall(demands[index]) is { } refusal)

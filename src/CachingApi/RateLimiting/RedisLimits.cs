@@ -66,7 +66,7 @@ internal sealed partial class RedisLimits(Redis redis, TimeProvider time, ILogge
 
         try
         {
-            var reply = (long[])(await redis.OnStateAsync(state => state.ScriptEvaluateAsync(Algorithm.Script, keys, arguments), cancel))!;
+            var reply = (long[])(await redis.OnStateAsync(state => RunAsync(state, keys, arguments), cancel))!;
             Answered();
             for (var demand = 0; demand < demands.Length; demand++)
             {
@@ -79,6 +79,18 @@ internal sealed partial class RedisLimits(Redis redis, TimeProvider time, ILogge
         }
 
         return answers;
+    }
+
+    private static async Task<RedisResult> RunAsync(IDatabase state, RedisKey[] keys, RedisValue[] arguments)
+    {
+        try
+        {
+            return await state.ScriptEvaluateAsync(Algorithm.ScriptHash, keys, arguments);
+        }
+        catch (RedisServerException error) when (error.Message.StartsWith("NOSCRIPT", StringComparison.Ordinal))
+        {
+            return await state.ScriptEvaluateAsync(Algorithm.Script, keys, arguments);
+        }
     }
 
     private bool MayAsk()

@@ -29,7 +29,7 @@ internal sealed class SlidingWindow : Algorithm
             _permits.AddRange(Enumerable.Repeat(stamp, Math.Max(0, cost)));
         }
 
-        return new(wait, Math.Max(0, limit - spent), spent == 0 ? stamp + window - now : Until((int)Math.Max(0, spent - limit)));
+        return new(wait, Math.Max(0, limit - spent), spent == 0 ? window : Math.Min(window, Until((int)Math.Max(0, spent - limit))));
 
         long Until(int permit) => _permits.Count == 0 ? 0 : _permits[Math.Min(permit, _permits.Count - 1)] + window - now;
     }

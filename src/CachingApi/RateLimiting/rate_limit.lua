@@ -24,7 +24,7 @@ end
 
 if not denied then
   for i, key in ipairs(KEYS) do
-    redis.call('SET', key, states[i], 'PX', string.format('%.0f', math.max(1, lives[i])))
+    redis.call('SET', key, states[i], 'PX', math.max(1, lives[i]))
   end
 end
 

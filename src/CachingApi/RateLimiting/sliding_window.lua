@@ -29,7 +29,7 @@ algorithms['sliding-window'] = function(state, now, limit, window, cost)
     wait = at(math.min(count, first + spent + cost - limit - 1)) + window - now
   end
 
-  local reset = spent == 0 and stamp + window - now or at(math.min(count, first + math.max(0, spent - limit))) + window - now
+  local oldest = spent == 0 and stamp or at(math.min(count, first + math.max(0, spent - limit)))
   local kept = string.sub(state, 8 * first - 7, 8 * (count + math.min(0, cost)))
-  return wait, limit - spent, reset, kept .. string.rep(struct.pack('>i8', stamp), cost), stamp + window - now
+  return wait, limit - spent, math.min(window, oldest + window - now), kept .. string.rep(struct.pack('>i8', stamp), cost), stamp + window - now
 end

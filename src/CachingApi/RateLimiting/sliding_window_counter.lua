@@ -1,9 +1,11 @@
--- Sliding window, by two counters. State: 'start current previous'. See SlidingWindowCounter.cs.
+-- Sliding window, by two counters. State: start, current, previous; 8 bytes each. See SlidingWindowCounter.cs.
 algorithms['sliding-window-counter'] = function(state, now, limit, window, cost)
   local start = now - now % window
   local left = start + window - now
-  local at, current, previous = string.match(state, '^(%d+) (%d+) (%d+)$')
-  at, current, previous = tonumber(at), tonumber(current), tonumber(previous)
+  local at, current, previous = start, 0, 0
+  if #state == 24 then
+    at, current, previous = struct.unpack('>i8i8i8', state)
+  end
   if at == start - window then
     current, previous = 0, current
   elseif at ~= start then
@@ -30,5 +32,5 @@ algorithms['sliding-window-counter'] = function(state, now, limit, window, cost)
   end
 
   local reset = until_free(math.max(0, limit - current - weighted) + 1)
-  return wait, available, reset, string.format('%.0f %.0f %.0f', start, current, previous), left + window
+  return wait, available, reset, struct.pack('>i8i8i8', start, current, previous), left + window
 end

@@ -1,7 +1,9 @@
--- Token bucket. State: 'missing at'. See TokenBucket.cs.
+-- Token bucket. State: missing, at; 8 bytes each. See TokenBucket.cs.
 algorithms['token-bucket'] = function(state, now, limit, window, cost)
-  local missing, at = string.match(state, '^(%d+) (%d+)$')
-  missing, at = tonumber(missing) or 0, tonumber(at) or now
+  local missing, at = 0, now
+  if #state == 16 then
+    missing, at = struct.unpack('>i8i8', state)
+  end
   if at > now + window then
     missing, at = 0, now
   end
@@ -16,5 +18,5 @@ algorithms['token-bucket'] = function(state, now, limit, window, cost)
 
   local tokens = math.max(0, math.floor((limit * window - missing) / window))
   local reset = at - now + math.max(0, math.ceil((missing + (tokens + 1) * window - limit * window) / limit))
-  return wait, available, reset, string.format('%.0f %.0f', missing, at), at - now + math.ceil(missing / limit)
+  return wait, available, reset, struct.pack('>i8i8', missing, at), at - now + math.ceil(missing / limit)
 end

@@ -48,7 +48,7 @@ public sealed class RateLimitTests(TestServers servers)
             Assert.Equal(0, parameters["r"]);
             var after = int.Parse(answer.Header("Retry-After"), CultureInfo.InvariantCulture);
             Assert.InRange(after, 1, 7200);
-            Assert.Equal(after, parameters["t"]);
+            Assert.InRange(after - parameters["t"], 0, 1);
             Assert.Single(answer.List("RateLimit-Policy"));
         }
     }
