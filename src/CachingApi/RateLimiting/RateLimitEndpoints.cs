@@ -61,7 +61,7 @@ internal static class RateLimitEndpoints
 {
     public static IServiceCollection AddRateLimits(this IServiceCollection services)
     {
-        services.AddValidatedOptions<RateLimitOptions>("RateLimits");
+        services.AddValidatedOptions<RateLimitOptions>("RateLimits", strict: true);
         services.AddSingleton<RateLimitedRoutes>();
         services.AddSingleton<IValidateOptions<RateLimitOptions>>(provider => provider.GetRequiredService<RateLimitedRoutes>());
         services.Configure<JsonOptions>(json => json.SerializerOptions.TypeInfoResolverChain.Insert(0, LimitJson.Default));

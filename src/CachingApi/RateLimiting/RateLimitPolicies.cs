@@ -38,7 +38,7 @@ internal sealed partial class RateLimitPolicies : IDisposable
         }
         catch (Exception error) when (error is OptionsValidationException or InvalidOperationException)
         {
-            Log.Refused(_log, error.Message);
+            Log.Refused(_log, ValidatedOptions.Reason(error));
         }
     }
 

@@ -27,6 +27,16 @@ public sealed class StartTests(TestServers servers)
     [InlineData("Sessions__Idle", "00:00:00", "Sessions:Idle")]
     [InlineData("Admin__Email", "root", "Admin:Email")]
     [InlineData("Redis__KeyPrefix", "{a}", "Redis:KeyPrefix")]
+    [InlineData("RateLimits__Policies__login__Limit", "0", "RateLimits:Policies:login:Limit")]
+    [InlineData("RateLimits__Policies__weather__Limit", "many", "RateLimits:Policies:weather:Limit")]
+    [InlineData("RateLimits__Policies__weather__Limits", "7", "'Limits'")]
+    [InlineData("RateLimits__Policies__login__Window", "00:00:00", "RateLimits:Policies:login:Window")]
+    [InlineData("RateLimits__Policies__login__Algorithm", "hope", "RateLimits:Policies:login:Algorithm")]
+    [InlineData("RateLimits__Policies__login__Partition", "everybody", "RateLimits:Policies:login:Partition")]
+    [InlineData("RateLimits__Policies__login__OnStoreFailure", "panic", "RateLimits:Policies:login:OnStoreFailure")]
+    [InlineData("RateLimits__Policies__demo-sliding-window__Limit", "1001", "RateLimits:Policies:demo-sliding-window:Limit")]
+    [InlineData("RateLimits__Policies__A \"new\" one__Limit", "1", "RateLimits:Policies:A \"new\" one")]
+    [InlineData("Network__KnownProxies__0", "everybody", "Network:KnownProxies")]
     public async Task A_bad_value_stops_the_start_and_is_named(string variable, string value, string name)
     {
         var (exitCode, output) = await RunAsync(new()

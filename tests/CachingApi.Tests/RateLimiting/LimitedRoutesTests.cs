@@ -7,6 +7,7 @@ using CachingApi.Tests.Servers;
 using CachingApi.Tests.Users;
 using Microsoft.AspNetCore.Routing;
 using Microsoft.Extensions.DependencyInjection;
+using StackExchange.Redis;
 
 namespace CachingApi.Tests.RateLimiting;
 
@@ -192,6 +193,29 @@ public sealed class LimitedRoutesTests(TestServers servers)
         using var forger = api.CreateClient();
         forger.DefaultRequestHeaders.Authorization = new("Bearer", new string('A', 64));
         Assert.Equal(598, await LeftAsync(forger, $"/users/{user.Id}"));
+    }
+
+    [Fact]
+    public async Task Who_is_denied_by_address_is_not_looked_up_and_nobody_is_looked_up_twice()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        await using var api = await StartAsync(
+            ("ConnectionStrings:Redis", servers.Redis), ("ConnectionStrings:RedisState", redis.ConnectionString), ("RateLimits:Policies:registration:Limit", "1"));
+        using var client = await api.AdminAsync();
+        await client.PostAsJsonAsync("/users", new { });
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
+
+        var before = await RateLimitTests.CallsAsync(connection);
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
+        Assert.Equal(before + 2, await RateLimitTests.CallsAsync(connection));
+
+        // The first asks Redis for the limit, and the second nobody.
+        for (var request = 0; request < 2; request++)
+        {
+            Assert.Equal(HttpStatusCode.TooManyRequests, (await client.PostAsJsonAsync("/users", new { })).StatusCode);
+            Assert.Equal(before + 3, await RateLimitTests.CallsAsync(connection));
+        }
     }
 
     [Fact]

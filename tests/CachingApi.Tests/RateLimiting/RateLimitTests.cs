@@ -317,10 +317,12 @@ public sealed class RateLimitTests(TestServers servers)
     }
 
     /// <summary>How many scripts Redis has run.</summary>
-    internal static async Task<int> CallsAsync(LimitedApp app)
+    internal static Task<int> CallsAsync(LimitedApp app) => CallsAsync(app.State.Multiplexer);
+
+    internal static async Task<int> CallsAsync(IConnectionMultiplexer redis)
     {
         var calls = 0;
-        foreach (var line in (await app.State.Multiplexer.GetServers()[0].InfoAsync("commandstats")).SelectMany(group => group))
+        foreach (var line in (await redis.GetServers()[0].InfoAsync("commandstats")).SelectMany(group => group))
         {
             calls += line.Key.StartsWith("cmdstat_eval", StringComparison.Ordinal)
                 ? int.Parse(line.Value.Split("calls=")[1].Split(',')[0], CultureInfo.InvariantCulture)
