@@ -1,6 +1,7 @@
 using CachingApi;
 using CachingApi.Caching;
 using CachingApi.Hosting;
+using CachingApi.RateLimiting;
 using CachingApi.Sessions;
 using CachingApi.Storage;
 using CachingApi.Users;
@@ -14,19 +15,24 @@ builder.Services
     .AddPostgres()
     .AddRedis()
     .AddCaching()
+    .AddRateLimits()
     .AddSessions()
     .AddUsers()
+    .AddKnownProxies()
     .AddOperations()
     .AddApiDocs();
 
 var app = builder.Build();
 
+app.UseKnownProxies();
 app.UseApiConventions();
 app.UseApiDocs();
+app.UseRateLimits();
 app.UseSessions();
 
 app.MapUsers();
 app.MapSessions();
+app.MapRateLimits();
 app.MapOperations();
 
 if (app.ConfigurationProblem() is { } problem)

@@ -6,9 +6,10 @@ namespace CachingApi;
 internal static class ValidatedOptions
 {
     /// <summary>Binds a section of the configuration; a value out of its bounds stops the start and is named in full.</summary>
-    public static IServiceCollection AddValidatedOptions<T>(this IServiceCollection services, string section) where T : class
+    /// <param name="strict">Whether unknown names do so too; without it, what cannot be read within a dictionary is left out of it.</param>
+    public static IServiceCollection AddValidatedOptions<T>(this IServiceCollection services, string section, bool strict = false) where T : class
     {
-        services.AddOptionsWithValidateOnStart<T>().BindConfiguration(section);
+        services.AddOptionsWithValidateOnStart<T>().BindConfiguration(section, binder => binder.ErrorOnUnknownConfiguration = strict);
         return services.AddSingleton<IValidateOptions<T>>(new Validator<T>(section));
     }
 
@@ -23,10 +24,13 @@ internal static class ValidatedOptions
         catch (Exception error) when (error is OptionsValidationException or AggregateException or InvalidOperationException)
         {
             var problems = error is AggregateException several ? several.Flatten().InnerExceptions : [error];
-            return $"The configuration is not usable: {string.Join("; ", problems.Select(problem => problem.Message))}. "
+            return $"The configuration is not usable: {string.Join("; ", problems.Select(Reason))}. "
                 + "./dev run starts the service with all that it needs.";
         }
     }
+
+    /// <summary>What is wrong, where the binder says first only that something is.</summary>
+    public static string Reason(Exception problem) => problem.InnerException is InvalidOperationException inner ? Reason(inner) : problem.Message;
 
     private sealed class Validator<T>(string section) : IValidateOptions<T> where T : class
     {

@@ -2,6 +2,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Text.Json.Serialization;
+using CachingApi.Benchmarks;
 using CachingApi.Caching;
 using CachingApi.Storage;
 using Microsoft.Extensions.DependencyInjection;
@@ -61,6 +62,8 @@ await UpdatesAsync();
 await FrozenAsync();
 
 await host.StopAsync();
+
+await RateLimitBenchmark.RunAsync(host.Services.GetRequiredService<IOptions<ConnectionStrings>>().Value.Redis);
 
 // The engine alone: no schema is needed.
 async Task<IHost> StartAsync(string redisDeadline)

@@ -61,10 +61,11 @@ internal static partial class Errors
         problem.Extensions["traceId"] = System.Diagnostics.Activity.Current?.TraceId.ToString() ?? context.HttpContext.TraceIdentifier;
     }
 
-    /// <summary>The section of RFC 9110 that defines a status, where it does: they are numbered in order.</summary>
+    /// <summary>The section of RFC 9110 that defines a status, where it does: they are numbered in order. 429 has a type of IANA's.</summary>
     private static string Type(int status) => status switch
     {
         >= 400 and <= 417 => $"https://www.rfc-editor.org/rfc/rfc9110#section-15.5.{status - 399}",
+        StatusCodes.Status429TooManyRequests => "https://iana.org/assignments/http-problem-types#quota-exceeded",
         >= 500 and <= 505 => $"https://www.rfc-editor.org/rfc/rfc9110#section-15.6.{status - 499}",
         _ => "about:blank",
     };

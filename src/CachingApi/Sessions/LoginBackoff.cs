@@ -11,7 +11,7 @@ namespace CachingApi.Sessions;
 /// <remarks>It goes by the address that was given, whether there is such an account or not, and so tells nothing.</remarks>
 internal sealed class LoginBackoff(Redis redis)
 {
-    public const int FreeFailures = 5;
+    public const int FreeFailures = 10;
 
     private static readonly TimeSpan FirstWait = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan LongestWait = TimeSpan.FromMinutes(5);

@@ -1,5 +1,6 @@
 using System.Security.Claims;
 using System.Text.Encodings.Web;
+using CachingApi.RateLimiting;
 using CachingApi.Storage;
 using Microsoft.AspNetCore.Authentication;
 using Microsoft.Extensions.Options;
@@ -46,7 +47,7 @@ internal sealed class SessionAuthentication(
 
             Context.Features.Set(session);
             var identity = new ClaimsIdentity(
-                [new(Caller.UserIdClaim, session.UserId.ToString()), new(Caller.RoleClaim, session.Role)],
+                [new(Caller.UserIdClaim, session.UserId.ToString()), new(Caller.RoleClaim, session.Role), new(Partition.SessionIdClaim, session.Id.ToString())],
                 SchemeName,
                 Caller.UserIdClaim,
                 Caller.RoleClaim);

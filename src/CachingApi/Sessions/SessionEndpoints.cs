@@ -1,5 +1,7 @@
 using System.Globalization;
+using System.Text.Json;
 using CachingApi.Hosting;
+using CachingApi.RateLimiting;
 using Microsoft.AspNetCore.Authentication;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.HttpResults;
@@ -60,17 +62,17 @@ internal static class SessionEndpoints
         var sessions = routes.MapGroup("/sessions").WithTags("Sessions").RequireAuthorization(Caller.Anyone)
             .ProducesProblems(StatusCodes.Status503ServiceUnavailable).AddEndpointFilter(NotStored);
 
-        sessions.MapPost("/", LogIn).AllowAnonymous()
-            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status401Unauthorized, StatusCodes.Status429TooManyRequests);
-        sessions.MapGet("/", List);
-        sessions.MapDelete("/", EndOthers);
-        sessions.MapGet("/current", Current);
-        sessions.MapDelete("/current", LogOut);
-        sessions.MapDelete("/{id}", End)
+        sessions.MapPost("/", LogIn).AllowAnonymous().RequireRateLimit("login").RequireRateLimit("login-account", account: AccountAsync)
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status401Unauthorized);
+        sessions.MapGet("/", List).RequireRateLimit("default");
+        sessions.MapDelete("/", EndOthers).RequireRateLimit("default");
+        sessions.MapGet("/current", Current).RequireRateLimit("default");
+        sessions.MapDelete("/current", LogOut).RequireRateLimit("default");
+        sessions.MapDelete("/{id}", End).RequireRateLimit("default")
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
 
-        routes.MapPut("/users/{id}/password", ChangePassword).WithTags("Users").RequireAuthorization(Caller.Self).AddEndpointFilter(NotStored)
-            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status429TooManyRequests, StatusCodes.Status503ServiceUnavailable);
+        routes.MapPut("/users/{id}/password", ChangePassword).WithTags("Users").RequireAuthorization(Caller.Self).RequireRateLimit("default")
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status503ServiceUnavailable).AddEndpointFilter(NotStored);
     }
 
     /// <summary>Logs in.</summary>
@@ -170,6 +172,31 @@ internal static class SessionEndpoints
         var seconds = (long)Math.Ceiling(attempt.Wait.TotalSeconds);
         response.Headers.RetryAfter = seconds.ToString(CultureInfo.InvariantCulture);
         return TypedResults.Problem($"Too many wrong passwords; come back in {seconds} s.", statusCode: StatusCodes.Status429TooManyRequests);
+    }
+
+    /// <summary>The account that a login is about, whether there is such a one or not; <c>null</c> where the body does not say.</summary>
+    /// <remarks>The body is read as the handler will read it, so that no way of writing one names an account to one of them only.</remarks>
+    private static async ValueTask<string?> AccountAsync(HttpContext context)
+    {
+        var request = context.Request;
+        if (!request.HasJsonContentType())
+        {
+            return null;
+        }
+
+        request.EnableBuffering(bufferThreshold: ApiConventions.MaxBodyBytes);
+        try
+        {
+            return (await request.ReadFromJsonAsync<CreateSession>(context.RequestAborted))?.Email is { } email ? Email.Key(email) : null;
+        }
+        catch (Exception error) when (error is JsonException or BadHttpRequestException)
+        {
+            return null; // the handler finds the same, and says so
+        }
+        finally
+        {
+            request.Body.Position = 0;
+        }
     }
 
     private static CookieOptions Cookie() => new() { HttpOnly = true, Secure = true, SameSite = SameSiteMode.Lax, Path = "/" };

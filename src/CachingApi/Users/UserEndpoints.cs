@@ -1,5 +1,6 @@
 using System.ComponentModel.DataAnnotations;
 using CachingApi.Hosting;
+using CachingApi.RateLimiting;
 using CachingApi.Sessions;
 using Microsoft.AspNetCore.Http.HttpResults;
 using Microsoft.AspNetCore.Mvc;
@@ -31,15 +32,15 @@ internal static class UserEndpoints
         var users = routes.MapGroup("/users").WithTags("Users")
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status503ServiceUnavailable);
 
-        users.MapPost("/", Create).AllowAnonymous()
+        users.MapPost("/", Create).AllowAnonymous().RequireRateLimit("registration")
             .ProducesProblems(StatusCodes.Status409Conflict);
-        users.MapGet("/", List).RequireAuthorization(Caller.Admin)
+        users.MapGet("/", List).RequireAuthorization(Caller.Admin).RequireRateLimit("default")
             .Produces<UserPage>().Produces(StatusCodes.Status304NotModified);
-        users.MapGet("/{id}", Find).RequireAuthorization(Caller.SelfOrAdmin)
+        users.MapGet("/{id}", Find).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .Produces<User>().Produces(StatusCodes.Status304NotModified).ProducesProblems(StatusCodes.Status404NotFound);
-        users.MapPut("/{id}", Update).RequireAuthorization(Caller.SelfOrAdmin)
+        users.MapPut("/{id}", Update).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .ProducesProblems(StatusCodes.Status404NotFound, StatusCodes.Status409Conflict, StatusCodes.Status412PreconditionFailed);
-        users.MapDelete("/{id}", Delete).RequireAuthorization(Caller.SelfOrAdmin)
+        users.MapDelete("/{id}", Delete).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .ProducesProblems(StatusCodes.Status404NotFound);
     }
 

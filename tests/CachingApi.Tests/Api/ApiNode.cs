@@ -71,6 +71,8 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
             // One tier at a time: tests of the memory tier turn it on.
             ["Cache:Users:MemoryTtl"] = "00:00:00",
             ["Cache:UserLists:MemoryTtl"] = "00:00:00",
+            // Tests ask more than a user may: those of the limits turn them on.
+            ["RateLimits:Enabled"] = "false",
             ["Serilog:MinimumLevel:Default"] = "Error",
         };
         foreach (var (name, value) in settings ?? [])

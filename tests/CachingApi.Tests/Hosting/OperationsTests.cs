@@ -62,28 +62,31 @@ public sealed class OperationsTests(TestServers servers)
 
         var expected = new Dictionary<string, string>
         {
-            ["POST /users"] = "201 400 409 503",
-            ["GET /users"] = "200 304 400 401 403 503",
-            ["GET /users/{id}"] = "200 304 400 401 403 404 503",
-            ["PUT /users/{id}"] = "200 400 401 403 404 409 412 503",
-            ["DELETE /users/{id}"] = "204 400 401 403 404 503",
+            ["POST /users"] = "201 400 409 429 503",
+            ["GET /users"] = "200 304 400 401 403 429 503",
+            ["GET /users/{id}"] = "200 304 400 401 403 404 429 503",
+            ["PUT /users/{id}"] = "200 400 401 403 404 409 412 429 503",
+            ["DELETE /users/{id}"] = "204 400 401 403 404 429 503",
             ["PUT /users/{id}/password"] = "204 400 401 403 429 503",
+            ["GET /sessions"] = "200 401 403 429 503",
+            ["DELETE /sessions"] = "204 401 403 429 503",
+            ["DELETE /sessions/{id}"] = "204 400 401 403 404 429 503",
             ["POST /sessions"] = "201 400 401 429 503",
-            ["GET /sessions"] = "200 401 403 503",
-            ["DELETE /sessions"] = "204 401 403 503",
-            ["DELETE /sessions/{id}"] = "204 400 401 403 404 503",
-            ["GET /sessions/current"] = "200 401 403 503",
-            ["DELETE /sessions/current"] = "204 401 403 503",
+            ["GET /sessions/current"] = "200 401 403 429 503",
+            ["DELETE /sessions/current"] = "204 401 403 429 503",
+            ["GET /limits"] = "200 429 503",
+            ["GET /limits/{policy}"] = "200 404 429 503",
         };
         Assert.Equal(expected.Keys.Order(), operations.Keys.Order());
         foreach (var (name, operation) in operations)
         {
             Assert.NotEmpty(operation.GetProperty("summary").GetString()!);
             Assert.Equal(expected[name], string.Join(' ', operation.GetProperty("responses").EnumerateObject().Select(response => response.Name).Order()));
-            Assert.Equal(!name.StartsWith("POST", StringComparison.Ordinal), operation.TryGetProperty("security", out _));
+            var open = name.StartsWith("POST", StringComparison.Ordinal) || name.Contains("/limits", StringComparison.Ordinal);
+            Assert.Equal(!open, operation.TryGetProperty("security", out _));
         }
 
-        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword" })
+        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword", "LimitPolicy", "LimitState" })
         {
             var properties = document.GetProperty("components").GetProperty("schemas").GetProperty(schema).GetProperty("properties");
             Assert.All(properties.EnumerateObject(), property => Assert.True(

@@ -28,7 +28,17 @@ public sealed class StartTests(TestServers servers)
     [InlineData("Admin:Email", "root")]
     [InlineData("Redis:KeyPrefix", "{a}")]
     [InlineData("Redis:KeyPrefix", "longer-than-the-name-of-a-replication-slot-may-be-which-begins-with-it")]
-    public async Task A_bad_value_stops_the_start_and_is_named(string name, string value)
+    [InlineData("RateLimits:Policies:login:Limit", "0")]
+    [InlineData("RateLimits:Policies:weather:Limit", "many")]
+    [InlineData("RateLimits:Policies:weather:Limits", "7", "'Limits'")]
+    [InlineData("RateLimits:Policies:login:Window", "00:00:00")]
+    [InlineData("RateLimits:Policies:login:Algorithm", "hope")]
+    [InlineData("RateLimits:Policies:login:Partition", "everybody")]
+    [InlineData("RateLimits:Policies:login:OnStoreFailure", "panic")]
+    [InlineData("RateLimits:Policies:demo-sliding-window:Limit", "1001")]
+    [InlineData("RateLimits:Policies:A \"new\" one:Limit", "1", "RateLimits:Policies:A \"new\" one")]
+    [InlineData("Network:KnownProxies:0", "everybody", "Network:KnownProxies")]
+    public async Task A_bad_value_stops_the_start_and_is_named(string name, string value, string? named = null)
     {
         var (exitCode, log) = await ApiProcess.RunAsync(new()
         {
@@ -38,6 +48,6 @@ public sealed class StartTests(TestServers servers)
         });
 
         Assert.Equal(1, exitCode);
-        Assert.Contains(name, Assert.Single(log), StringComparison.Ordinal);
+        Assert.Contains(named ?? name, Assert.Single(log), StringComparison.Ordinal);
     }
 }

@@ -15,9 +15,10 @@ internal abstract class RedisServer : IAsyncDisposable
     public string ConnectionString => $"127.0.0.1:{Port}";
 
     /// <summary>A container where a Docker engine answers, else a process.</summary>
-    public static async Task<RedisServer> StartAsync()
+    /// <param name="options">Options of redis-server beside the tests' own.</param>
+    public static async Task<RedisServer> StartAsync(params string[] options)
     {
-        RedisServer server = Machine.HasDocker ? new ContainerRedis(Machine.FreePort()) : new ProcessRedis(Machine.FreePort());
+        RedisServer server = Machine.HasDocker ? new ContainerRedis(Machine.FreePort(), options) : new ProcessRedis(Machine.FreePort(), options);
         await server.StartAgainAsync();
         return server;
     }
@@ -45,7 +46,7 @@ internal abstract class RedisServer : IAsyncDisposable
 
     protected abstract Task LaunchAsync();
 
-    private sealed class ProcessRedis(int port) : RedisServer(port)
+    private sealed class ProcessRedis(int port, string[] options) : RedisServer(port)
     {
         private Process? _process;
 
@@ -76,16 +77,17 @@ internal abstract class RedisServer : IAsyncDisposable
         {
             var redis = Machine.FindRedis() ?? throw new InvalidOperationException("redis-server is missing: ./dev test brings it.");
             _process = Machine.Start(
-                redis, "--port", $"{Port}", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", Path.GetTempPath(), "--dbfilename", Snapshot, "--loglevel", "warning");
+                redis,
+                ["--port", $"{Port}", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", Path.GetTempPath(), "--dbfilename", Snapshot, "--loglevel", "warning", .. options]);
             _process.BeginOutputReadLine();
             _process.BeginErrorReadLine();
             return Task.CompletedTask;
         }
     }
 
-    private sealed class ContainerRedis(int port) : RedisServer(port)
+    private sealed class ContainerRedis(int port, string[] options) : RedisServer(port)
     {
-        private readonly RedisContainer _container = new RedisBuilder("redis:8").WithPortBinding(port, 6379).Build();
+        private readonly RedisContainer _container = new RedisBuilder("redis:8").WithPortBinding(port, 6379).WithCommand(options).Build();
 
         public override Task PauseAsync() => _container.PauseAsync();
 

@@ -1,0 +1,59 @@
+using System.ComponentModel.DataAnnotations;
+using System.Net;
+using Microsoft.AspNetCore.HttpOverrides;
+using Microsoft.Extensions.Options;
+using IPNetwork = System.Net.IPNetwork;
+
+namespace CachingApi.Hosting;
+
+/// <summary>What stands before the service: the section <c>Network</c>.</summary>
+internal sealed class NetworkOptions : IValidatableObject
+{
+    /// <summary>The proxies whose word counts for where a request comes from: addresses, or networks such as <c>10.0.0.0/8</c>.</summary>
+    public string[] KnownProxies { get; init; } = [];
+
+    public IEnumerable<ValidationResult> Validate(ValidationContext validationContext) =>
+        KnownProxies.Where(proxy => Parse(proxy) is null).Select(proxy =>
+            new ValidationResult($"'{proxy}' is neither an address nor a network such as 10.0.0.0/8", [nameof(KnownProxies)]));
+
+    public static IPNetwork? Parse(string proxy) =>
+        IPNetwork.TryParse(proxy, out var network) ? network
+        : IPAddress.TryParse(proxy, out var address) ? new IPNetwork(address, address.GetAddressBytes().Length * 8)
+        : null;
+}
+
+/// <summary>
+/// Takes a client's address and scheme from <c>X-Forwarded-For</c> and <c>X-Forwarded-Proto</c>, as far back as each hop is a known
+/// proxy; whatever anybody else writes there counts for nothing.
+/// </summary>
+internal static class KnownProxies
+{
+    public static IServiceCollection AddKnownProxies(this IServiceCollection services)
+    {
+        services.AddValidatedOptions<NetworkOptions>("Network");
+        services.AddOptions<ForwardedHeadersOptions>().Configure<IOptions<NetworkOptions>>((headers, network) =>
+        {
+            headers.ForwardedHeaders = ForwardedHeaders.XForwardedFor | ForwardedHeaders.XForwardedProto;
+            headers.ForwardLimit = null;
+            headers.KnownProxies.Clear(); // the framework believes this machine
+            headers.KnownIPNetworks.Clear();
+            foreach (var proxy in network.Value.KnownProxies)
+            {
+                headers.KnownIPNetworks.Add(NetworkOptions.Parse(proxy)!.Value);
+            }
+
+            // With no proxy known, the framework would believe everybody.
+            if (network.Value.KnownProxies.Length == 0)
+            {
+                headers.ForwardedHeaders = ForwardedHeaders.None;
+            }
+        });
+        return services;
+    }
+
+    public static WebApplication UseKnownProxies(this WebApplication app)
+    {
+        app.UseForwardedHeaders();
+        return app;
+    }
+}

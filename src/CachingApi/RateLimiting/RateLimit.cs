@@ -1,0 +1,23 @@
+namespace CachingApi.RateLimiting;
+
+/// <summary>A limit of an endpoint, in its metadata.</summary>
+/// <param name="Policy">The name of the policy; <c>null</c> for the one that the route's <c>policy</c> names.</param>
+/// <param name="Cost">How many permits a request spends.</param>
+/// <param name="Account">Says which account a request is about, for the policies by account.</param>
+internal sealed record RateLimit(string? Policy, int Cost, Func<HttpContext, ValueTask<string?>>? Account);
+
+internal static class RateLimitExtensions
+{
+    /// <summary>Limits an endpoint by a policy of the configuration. Several limits must all be met.</summary>
+    public static TBuilder RequireRateLimit<TBuilder>(
+        this TBuilder endpoint, string policy, int cost = 1, Func<HttpContext, ValueTask<string?>>? account = null)
+        where TBuilder : IEndpointConventionBuilder
+    {
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(cost);
+        return endpoint.WithMetadata(new RateLimit(policy, cost, account)).ProducesProblem(StatusCodes.Status429TooManyRequests);
+    }
+
+    /// <summary>Limits an endpoint by the policy that its route names.</summary>
+    public static TBuilder RequireNamedRateLimit<TBuilder>(this TBuilder endpoint) where TBuilder : IEndpointConventionBuilder =>
+        endpoint.WithMetadata(new RateLimit(null, 1, null)).ProducesProblem(StatusCodes.Status429TooManyRequests);
+}

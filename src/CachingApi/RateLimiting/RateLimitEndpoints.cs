@@ -1,0 +1,124 @@
+using System.Text.Json.Serialization;
+using Microsoft.AspNetCore.Http.HttpResults;
+using Microsoft.AspNetCore.Http.Json;
+using Microsoft.Extensions.Options;
+
+namespace CachingApi.RateLimiting;
+
+/// <summary>A policy: who may ask how often.</summary>
+public sealed record LimitPolicy
+{
+    /// <summary>The policy's name.</summary>
+    /// <example>demo-fixed-window</example>
+    public required string Policy { get; init; }
+
+    /// <summary><c>fixed-window</c>, <c>sliding-window</c>, <c>sliding-window-counter</c> or <c>token-bucket</c>.</summary>
+    /// <example>fixed-window</example>
+    public required string Algorithm { get; init; }
+
+    /// <summary>How many permits a window has, or a bucket holds.</summary>
+    /// <example>10</example>
+    public required long Limit { get; init; }
+
+    /// <summary>The length of a window, or the time in which an empty bucket is full.</summary>
+    /// <example>10</example>
+    public required long WindowSeconds { get; init; }
+
+    /// <summary>Whose requests are counted together: <c>ip</c>, <c>user</c>, <c>session</c>, <c>api-key</c> or <c>account</c>.</summary>
+    /// <example>ip</example>
+    public required string Partition { get; init; }
+}
+
+/// <summary>What a policy has left for the caller.</summary>
+public sealed record LimitState
+{
+    /// <summary>The policy's name.</summary>
+    /// <example>demo-fixed-window</example>
+    public required string Policy { get; init; }
+
+    /// <summary><c>fixed-window</c>, <c>sliding-window</c>, <c>sliding-window-counter</c> or <c>token-bucket</c>.</summary>
+    /// <example>fixed-window</example>
+    public required string Algorithm { get; init; }
+
+    /// <summary>How many permits a window has, or a bucket holds.</summary>
+    /// <example>10</example>
+    public required long Limit { get; init; }
+
+    /// <summary>How many permits are left, this one spent.</summary>
+    /// <example>9</example>
+    public required long Remaining { get; init; }
+
+    /// <summary>In how many seconds there are more.</summary>
+    /// <example>8</example>
+    public required long ResetSeconds { get; init; }
+}
+
+[JsonSerializable(typeof(LimitPolicy[]))]
+[JsonSerializable(typeof(LimitState))]
+internal sealed partial class LimitJson : JsonSerializerContext;
+
+internal static class RateLimitEndpoints
+{
+    public static IServiceCollection AddRateLimits(this IServiceCollection services)
+    {
+        services.AddValidatedOptions<RateLimitOptions>("RateLimits", strict: true);
+        services.AddSingleton<RateLimitedRoutes>();
+        services.AddSingleton<IValidateOptions<RateLimitOptions>>(provider => provider.GetRequiredService<RateLimitedRoutes>());
+        services.Configure<JsonOptions>(json => json.SerializerOptions.TypeInfoResolverChain.Insert(0, LimitJson.Default));
+        return services
+            .AddSingleton<RateLimitMetrics>()
+            .AddSingleton<RateLimitPolicies>()
+            .AddSingleton<RedisLimits>()
+            .AddSingleton<LocalLimits>()
+            .AddSingleton<Denials>()
+            .AddSingleton<RateLimiter>();
+    }
+
+    /// <summary>Limits what follows. Authentication does: who is limited by address is refused without it.</summary>
+    public static WebApplication UseRateLimits(this WebApplication app)
+    {
+        app.Services.GetRequiredService<RateLimitedRoutes>().Sources = ((IEndpointRouteBuilder)app).DataSources;
+        app.UseMiddleware<RateLimitMiddleware>();
+        return app;
+    }
+
+    public static void MapRateLimits(this IEndpointRouteBuilder routes)
+    {
+        var limits = routes.MapGroup("/limits").WithTags("Limits").AllowAnonymous().ProducesProblem(StatusCodes.Status503ServiceUnavailable);
+
+        limits.MapGet("/", List).RequireRateLimit("default");
+        limits.MapGet("/{policy}", Spend).RequireNamedRateLimit().ProducesProblem(StatusCodes.Status404NotFound);
+    }
+
+    /// <summary>Lists the policies.</summary>
+    internal static Ok<LimitPolicy[]> List(RateLimitPolicies policies) => TypedResults.Ok(policies.All.Select(policy => new LimitPolicy
+    {
+        Policy = policy.Name,
+        Algorithm = policy.Algorithm,
+        Limit = policy.Limit,
+        WindowSeconds = RateLimitHeaders.Seconds(policy.WindowMilliseconds),
+        Partition = policy.Partition,
+    }).ToArray());
+
+    /// <summary>Spends one permit of a policy, and says what is left.</summary>
+    /// <param name="policy">The policy's name, such as <c>demo-fixed-window</c>.</param>
+    internal static Results<Ok<LimitState>, ProblemHttpResult> Spend(string policy, RateLimitPolicies policies, HttpContext context)
+    {
+        context.Response.Headers.CacheControl = "no-store";
+        if (policies.Find(policy) is not { } found)
+        {
+            return TypedResults.Problem(statusCode: StatusCodes.Status404NotFound);
+        }
+
+        // Neither where limits are turned off, nor where nobody counts while Redis is away, has any been spent.
+        var spent = context.Features.Get<Decision>()?.Policies.SingleOrDefault();
+        return TypedResults.Ok(new LimitState
+        {
+            Policy = policy,
+            Algorithm = found.Algorithm,
+            Limit = found.Limit,
+            Remaining = spent?.Permits is null ? found.Limit : spent.Value.Left(allowed: true),
+            ResetSeconds = RateLimitHeaders.Seconds(spent?.Permits?.Reset ?? 0),
+        });
+    }
+}

@@ -1,0 +1,15 @@
+-- Fixed window. State: start, spent; 8 bytes each. See FixedWindow.cs.
+algorithms['fixed-window'] = function(state, now, limit, window, cost)
+  local start = now - now % window
+  local left = start + window - now
+  local at, spent = start, 0
+  if #state == 16 then
+    at, spent = struct.unpack('>i8i8', state)
+  end
+  if at ~= start then
+    spent = 0
+  end
+
+  local wait = spent + cost > limit and left or 0
+  return wait, limit - spent, left, struct.pack('>i8i8', start, math.max(0, spent + cost)), left
+end

@@ -1,0 +1,290 @@
+using System.Net;
+using System.Net.Http.Json;
+using System.Text;
+using CachingApi.RateLimiting;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using CachingApi.Tests.Users;
+using Microsoft.AspNetCore.Routing;
+using Microsoft.Extensions.DependencyInjection;
+using StackExchange.Redis;
+
+namespace CachingApi.Tests.RateLimiting;
+
+/// <summary>The limits of the service's own routes.</summary>
+public sealed class LimitedRoutesTests(TestServers servers)
+{
+    [Fact]
+    public async Task Every_route_but_those_for_operations_is_limited()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+
+        var limits = api.Services.GetRequiredService<EndpointDataSource>().Endpoints.OfType<RouteEndpoint>().ToDictionary(
+            endpoint => $"{endpoint.Metadata.GetMetadata<HttpMethodMetadata>()?.HttpMethods[0] ?? "GET"} {endpoint.RoutePattern.RawText!.TrimEnd('/')}",
+            endpoint => string.Join(' ', endpoint.Metadata.OfType<RateLimit>().Select(limit => limit.Policy ?? "named")));
+
+        Assert.Equal("login login-account", limits["POST /sessions"]);
+        Assert.Equal("registration", limits["POST /users"]);
+        Assert.Equal("default", limits["GET /users/{id}"]);
+        Assert.Equal("named", limits["GET /limits/{policy}"]);
+        Assert.Equal(["GET /health/live", "GET /health/ready", "GET /metrics"], limits.Where(route => route.Value is "").Select(route => route.Key).Order());
+    }
+
+    [Fact]
+    public async Task The_policies_are_listed_and_those_to_try_can_be_spent()
+    {
+        await using var api = await StartAsync();
+
+        var listed = (await (await api.Anonymous.GetAsync("/limits")).JsonAsync()).EnumerateArray().ToDictionary(policy => policy.GetProperty("policy").GetString()!);
+        Assert.Equal(
+            ["default", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket", "login", "login-account", "registration", "weather"], listed.Keys);
+        Assert.Equal("""{"policy":"registration","algorithm":"fixed-window","limit":20,"windowSeconds":3600,"partition":"ip"}""", listed["registration"].GetRawText());
+
+        foreach (var policy in listed.Keys.Where(name => name.StartsWith("demo", StringComparison.Ordinal)))
+        {
+            for (var remaining = 9; remaining >= 0; remaining--)
+            {
+                var answer = await api.Anonymous.GetAsync($"/limits/{policy}");
+                Assert.Equal("no-store", answer.Header("Cache-Control"));
+                var state = await answer.JsonAsync();
+                Assert.Equal(["policy", "algorithm", "limit", "remaining", "resetSeconds"], state.EnumerateObject().Select(property => property.Name));
+                Assert.Equal(policy, $"demo-{state.GetProperty("algorithm").GetString()}");
+                Assert.Equal(10, state.GetProperty("limit").GetInt32());
+                Assert.Equal(remaining, answer.List("RateLimit").Single().Parameters["r"]);
+                Assert.Equal(remaining, state.GetProperty("remaining").GetInt32());
+                Assert.Equal(answer.List("RateLimit").Single().Parameters["t"], state.GetProperty("resetSeconds").GetInt32());
+            }
+
+            await UserContractTests.AssertProblemAsync(await api.Anonymous.GetAsync($"/limits/{policy}"), HttpStatusCode.TooManyRequests);
+        }
+
+        await UserContractTests.AssertProblemAsync(await api.Anonymous.GetAsync("/limits/nope"), HttpStatusCode.NotFound);
+    }
+
+    [Fact]
+    public async Task Without_limits_the_policies_are_still_shown_and_none_is_spent()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        for (var request = 0; request < 12; request++)
+        {
+            var answer = await api.Anonymous.GetAsync("/limits/demo-fixed-window");
+            Assert.Equal(10, (await answer.JsonAsync()).GetProperty("remaining").GetInt32());
+            Assert.Empty(answer.Header("RateLimit"));
+        }
+    }
+
+    [Fact]
+    public async Task A_flood_of_logins_is_stopped_before_a_password_is_looked_at()
+    {
+        await using var api = await StartAsync();
+        Assert.Equal(Repeated(401, 10) + " 429 429", await LogInAsync(api, 12, number => $"nobody-{number}@example.org"));
+        Assert.Equal(10, await api.MetricAsync("sessions_total", ("event", "refused")));
+        Assert.Equal(1, await api.MetricAsync("rate_limit_decisions_total", ("policy", "login"), ("outcome", "denied")));
+        Assert.Equal(1, await api.MetricAsync("rate_limit_decisions_total", ("policy", "login"), ("outcome", "denied_local")));
+        Assert.Equal(10, await api.MetricAsync("rate_limit_decisions_total", ("policy", "login"), ("outcome", "allowed")));
+        // Who is denied by address has not spent the account's.
+        Assert.Equal(10, await api.MetricAsync("rate_limit_decisions_total", ("policy", "login-account"), ("outcome", "allowed")));
+    }
+
+    [Fact]
+    public async Task Guesses_at_one_account_are_stopped_wherever_they_come_from_and_however_it_is_written()
+    {
+        await using var api = await StartAsync(("Network:KnownProxies:0", "127.0.0.1"));
+        string[] ways =
+        [
+            """{"email":"ada@example.org","password":"x"}""",
+            """{"password":"x","email":"  ADA@example.org "}""",
+            """{"\u0065mail":"\u0061da@example.org","password":"x"}""",
+        ];
+        Task<HttpResponseMessage> GuessAsync(int number, Encoding? encoding = null) =>
+            PostAsync(api, new StringContent(ways[number % 3], encoding ?? Encoding.UTF8, "application/json"), $"203.0.113.{number}");
+
+        for (var number = 0; number < 10; number++)
+        {
+            Assert.Equal(HttpStatusCode.Unauthorized, (await GuessAsync(number)).StatusCode);
+        }
+
+        var denied = await GuessAsync(10);
+        var problem = await UserContractTests.AssertProblemAsync(denied, HttpStatusCode.TooManyRequests);
+        Assert.Equal("login-account", Assert.Single(problem.GetProperty("violated-policies").EnumerateArray()).GetString());
+        Assert.Equal(["login", "login-account"], denied.List("RateLimit-Policy").Select(policy => policy.Name));
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await GuessAsync(11, Encoding.Unicode)).StatusCode);
+        Assert.Equal(HttpStatusCode.Unauthorized, (await PostAsync(api, JsonContent.Create(new { email = "grace@example.org", password = "x" }), "203.0.113.10")).StatusCode);
+        Assert.DoesNotContain(await api.KeysAsync(), key => key.Contains("ada", StringComparison.OrdinalIgnoreCase) || key.Contains('@', StringComparison.Ordinal));
+        Assert.Contains(await api.KeysAsync(), key => key.StartsWith("limits:{account:", StringComparison.Ordinal));
+    }
+
+    [Theory]
+    [InlineData("{", "application/json", 400)]
+    [InlineData("""{"email":7}""", "application/json", 400)]
+    [InlineData("", "application/json", 400)]
+    [InlineData("null", "application/json", 400)]
+    [InlineData(null, "application/json", 413)]
+    public async Task A_login_that_names_no_account_is_told_what_is_wrong_with_it_and_counts_by_address(string? body, string type, int status)
+    {
+        await using var api = await StartAsync();
+        Task<HttpResponseMessage> SendAsync() =>
+            PostAsync(api, new StringContent(body ?? $$"""{"email":"{{new string('x', 70_000)}}"}""", Encoding.UTF8, type));
+
+        var answer = await SendAsync();
+        await UserContractTests.AssertProblemAsync(answer, (HttpStatusCode)status);
+        // Also an error says what is left.
+        Assert.Equal([("login", 9L), ("login-account", 9L)], answer.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
+
+        for (var request = 0; request < 9; request++)
+        {
+            Assert.Equal(status, (int)(await SendAsync()).StatusCode);
+        }
+
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await SendAsync()).StatusCode);
+    }
+
+    [Fact]
+    public async Task Registrations_are_limited_by_address_and_a_spoofed_one_changes_nothing()
+    {
+        await using var api = await StartAsync(("RateLimits:Policies:registration:Limit", "2"));
+        Task<HttpResponseMessage> RegisterAsync(string from)
+        {
+            var request = new HttpRequestMessage(HttpMethod.Post, "/users")
+            {
+                Content = JsonContent.Create(new { email = $"{Guid.NewGuid():N}@example.org", displayName = "Ada", password = ApiNode.Password }),
+            };
+            request.Headers.Add("X-Forwarded-For", from);
+            request.Headers.Add("X-Real-IP", from);
+            request.Headers.Add("Forwarded", $"for={from}");
+            return api.Anonymous.SendAsync(request);
+        }
+
+        Assert.Equal(HttpStatusCode.Created, (await RegisterAsync("203.0.113.1")).StatusCode);
+        Assert.Equal(HttpStatusCode.Created, (await RegisterAsync("203.0.113.2")).StatusCode);
+        await UserContractTests.AssertProblemAsync(await RegisterAsync("203.0.113.3"), HttpStatusCode.TooManyRequests);
+        Assert.Equal("limits:{ip:127.0.0.1}:registration:fixed-window:3600000", Assert.Single(await api.KeysAsync(), key => key.StartsWith("limits:", StringComparison.Ordinal)));
+    }
+
+    [Fact]
+    public async Task Behind_known_proxies_the_address_is_that_of_the_first_hop_that_none_of_them_is()
+    {
+        await using var api = await StartAsync(("Network:KnownProxies:0", "127.0.0.1"), ("Network:KnownProxies:1", "10.0.0.0/8"));
+        var request = new HttpRequestMessage(HttpMethod.Get, "/limits/demo-fixed-window");
+        request.Headers.Add("X-Forwarded-For", "198.51.100.1, 203.0.113.7, 10.1.2.3"); // the first is what the client made up
+        await api.Anonymous.SendAsync(request);
+
+        Assert.StartsWith("limits:{ip:203.0.113.7}:", Assert.Single(await api.KeysAsync(), key => key.StartsWith("limits:", StringComparison.Ordinal)), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task A_user_is_counted_in_all_sessions_a_session_by_itself_and_who_is_not_logged_in_by_address()
+    {
+        await using var api = await StartAsync(("RateLimits:Policies:demo-fixed-window:Partition", "session"));
+        var user = await api.CreateUserAsync();
+        using var first = await api.LogInAsync(user.Email);
+        using var second = await api.LogInAsync(user.Email);
+        async Task<long> LeftAsync(HttpClient client, string path) => (await client.GetAsync(path)).List("RateLimit").Single().Parameters["r"];
+
+        Assert.Equal(599, await LeftAsync(first, $"/users/{user.Id}"));
+        Assert.Equal(598, await LeftAsync(second, $"/users/{user.Id}"));
+        Assert.Equal(597, await LeftAsync(second, "/sessions/current"));
+        Assert.Equal(599, await LeftAsync(api.Anonymous, $"/users/{user.Id}"));
+        Assert.Equal(9, await LeftAsync(first, "/limits/demo-fixed-window"));
+        Assert.Equal(9, await LeftAsync(second, "/limits/demo-fixed-window"));
+        Assert.Equal(8, await LeftAsync(second, "/limits/demo-fixed-window"));
+
+        // A token that is no session's does not choose whom it counts for.
+        using var forger = api.CreateClient();
+        forger.DefaultRequestHeaders.Authorization = new("Bearer", new string('A', 64));
+        Assert.Equal(598, await LeftAsync(forger, $"/users/{user.Id}"));
+    }
+
+    [Fact]
+    public async Task Who_is_denied_by_address_is_not_looked_up_and_nobody_is_looked_up_twice()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        await using var api = await StartAsync(
+            ("ConnectionStrings:Redis", servers.Redis), ("ConnectionStrings:RedisState", redis.ConnectionString), ("RateLimits:Policies:registration:Limit", "1"));
+        using var client = await api.AdminAsync();
+        await client.PostAsJsonAsync("/users", new { });
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
+
+        var before = await RateLimitTests.CallsAsync(connection);
+        Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
+        Assert.Equal(before + 2, await RateLimitTests.CallsAsync(connection));
+
+        // The first asks Redis for the limit, and the second nobody.
+        for (var request = 0; request < 2; request++)
+        {
+            Assert.Equal(HttpStatusCode.TooManyRequests, (await client.PostAsJsonAsync("/users", new { })).StatusCode);
+            Assert.Equal(before + 3, await RateLimitTests.CallsAsync(connection));
+        }
+    }
+
+    [Fact]
+    public async Task Operations_are_not_limited()
+    {
+        await using var api = await StartAsync(("RateLimits:Policies:default:Limit", "1"));
+        foreach (var path in new[] { "/health/live", "/health/ready", "/metrics", "/swagger/v1/swagger.json" })
+        {
+            for (var request = 0; request < 3; request++)
+            {
+                var answer = await api.Anonymous.GetAsync(path);
+                Assert.Equal(HttpStatusCode.OK, answer.StatusCode);
+                Assert.Empty(answer.Header("RateLimit-Policy"));
+            }
+        }
+    }
+
+    [Fact]
+    public async Task Decisions_without_redis_are_counted_as_such_and_nobody_logs_in_meanwhile()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await StartAsync(
+            ("ConnectionStrings:Redis", servers.Redis), ("ConnectionStrings:RedisState", redis.ConnectionString), ("Redis:StateDeadline", "00:00:00.300"));
+        await redis.KillAsync();
+
+        Assert.Equal(HttpStatusCode.OK, (await api.Anonymous.GetAsync("/limits/demo-token-bucket")).StatusCode);
+        var login = await PostAsync(api, JsonContent.Create(new { email = "ada@example.org", password = "x" }));
+        await UserContractTests.AssertProblemAsync(login, HttpStatusCode.ServiceUnavailable);
+        Assert.NotEmpty(login.Header("Retry-After"));
+
+        Assert.Equal(1, await api.MetricAsync("rate_limit_decisions_total", ("policy", "demo-token-bucket"), ("outcome", "fallback")));
+        Assert.Equal(1, await api.MetricAsync("rate_limit_decisions_total", ("policy", "login"), ("outcome", "fallback")));
+        Assert.Equal(0, await api.MetricAsync("sessions_total"));
+    }
+
+    private Task<ApiNode> StartAsync(params (string Name, string Value)[] settings)
+    {
+        var all = settings.ToDictionary(setting => setting.Name, setting => setting.Value);
+        all["RateLimits:Enabled"] = "true";
+        // The windows of the tests' time are long, so that none ends in the middle.
+        foreach (var policy in new[] { "default", "login", "login-account", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket" })
+        {
+            all[$"RateLimits:Policies:{policy}:Window"] = "1.00:00:00";
+        }
+
+        return ApiNode.StartAsync(servers, all);
+    }
+
+    private static string Repeated(int status, int times) => string.Join(' ', Enumerable.Repeat(status, times));
+
+    private static Task<HttpResponseMessage> PostAsync(ApiNode api, HttpContent content, string? from = null)
+    {
+        var request = new HttpRequestMessage(HttpMethod.Post, "/sessions") { Content = content };
+        if (from is not null)
+        {
+            request.Headers.Add("X-Forwarded-For", from);
+        }
+
+        return api.Anonymous.SendAsync(request);
+    }
+
+    private static async Task<string> LogInAsync(ApiNode api, int times, Func<int, string> email)
+    {
+        var statuses = new List<int>();
+        for (var number = 0; number < times; number++)
+        {
+            statuses.Add((int)(await PostAsync(api, JsonContent.Create(new { email = email(number), password = "x" }))).StatusCode);
+        }
+
+        return string.Join(' ', statuses);
+    }
+}
