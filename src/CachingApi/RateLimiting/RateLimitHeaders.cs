@@ -5,6 +5,9 @@ namespace CachingApi.RateLimiting;
 /// <summary>The headers <c>RateLimit-Policy</c> and <c>RateLimit</c> (draft-ietf-httpapi-ratelimit-headers-10), lists of structured fields (RFC 9651).</summary>
 internal static class RateLimitHeaders
 {
+    /// <summary>Timers of clients go by clocks that tick every few milliseconds: they may be early by so many.</summary>
+    private const long EarlyMilliseconds = 10;
+
     /// <summary>What the policies allow: <c>"login";q=10;w=60</c>, a quota in a window of so many seconds.</summary>
     public static string Policies(IEnumerable<RateLimitPolicy> policies) => string.Join(", ", policies.Select(policy =>
         string.Create(CultureInfo.InvariantCulture, $"\"{policy.Name}\";q={policy.Limit};w={Seconds(policy.WindowMilliseconds)}")));
@@ -13,8 +16,8 @@ internal static class RateLimitHeaders
     public static string Limits(Decision decision) => string.Join(", ", decision.Policies.Where(policy => policy.Permits is not null).Select(policy =>
         string.Create(CultureInfo.InvariantCulture, $"\"{policy.Demand.Policy.Name}\";r={policy.Left(decision.Allowed)};t={Seconds(policy.Permits!.Value.Reset)}")));
 
-    /// <summary>In how many seconds a denied request may come back: at least one, and surely enough, as timers may be early by a millisecond.</summary>
-    public static long RetryAfter(Decision decision) => Seconds(Denied(decision).Max(policy => policy.Permits!.Value.Wait) + 1);
+    /// <summary>In how many seconds a denied request may come back: at least one.</summary>
+    public static long RetryAfter(Decision decision) => Seconds(Denied(decision).Max(policy => policy.Permits!.Value.Wait) + EarlyMilliseconds);
 
     public static IEnumerable<PolicyDecision> Denied(Decision decision) => decision.Policies.Where(policy => policy.Verdict is Verdict.Denied);
 

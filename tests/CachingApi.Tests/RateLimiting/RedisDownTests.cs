@@ -102,6 +102,24 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
+    public async Task Who_was_denied_stays_so_while_redis_is_away_whoever_had_counted()
+    {
+        var time = new FakeTimeProvider(DateTimeOffset.UnixEpoch.AddYears(50));
+        await using var redis = await RedisServer.StartAsync();
+        await using var app = await StartAsync(redis.ConnectionString);
+        await using var other = await LimitedApp.StartAsync(redis.ConnectionString, Policies, Routes, app.KeyPrefix, time, "00:00:00.300");
+        Assert.Equal("200 200 200", await app.StatusesAsync("/local", 3));
+        Assert.Equal("429", await other.StatusesAsync("/local", 1));
+
+        await redis.KillAsync();
+        time.Advance(TimeSpan.FromSeconds(1)); // for one request Redis would be asked again
+
+        Assert.Equal("429 429", await other.StatusesAsync("/local", 2));
+        time.Advance(TimeSpan.FromHours(1));
+        Assert.Equal("200 200 200 429", await other.StatusesAsync("/local", 4));
+    }
+
+    [Fact]
     public async Task A_flood_of_new_clients_takes_no_more_memory_than_it_may_and_a_known_one_stays_known()
     {
         await using var app = await StartAsync(servers.Redis);
