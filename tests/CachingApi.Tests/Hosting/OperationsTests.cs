@@ -49,6 +49,24 @@ public sealed class OperationsTests(TestServers servers)
         Assert.DoesNotContain(user.Email, metrics, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("/health/live", "default-src 'none'; frame-ancestors 'none'")]
+    [InlineData("/users", "default-src 'none'; frame-ancestors 'none'")]
+    [InlineData("/no-such-route", "default-src 'none'; frame-ancestors 'none'")]
+    [InlineData("/swagger/index.html", "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")]
+    public async Task Every_answer_tells_a_browser_what_not_to_do_with_it(string path, string policy)
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+
+        var answer = await api.Anonymous.GetAsync(path);
+
+        Assert.Equal(policy, answer.Header("Content-Security-Policy"));
+        Assert.Equal("nosniff", answer.Header("X-Content-Type-Options"));
+        Assert.Equal("no-referrer", answer.Header("Referrer-Policy"));
+        Assert.Equal("same-origin", answer.Header("Cross-Origin-Resource-Policy"));
+        Assert.Empty(answer.Header("Server"));
+    }
+
     [Fact]
     public async Task Swagger_documents_every_route_with_its_answers_and_who_it_is_for()
     {

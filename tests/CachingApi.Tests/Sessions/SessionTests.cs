@@ -208,36 +208,4 @@ public sealed class SessionTests(TestServers servers)
         await redis.ResumeAsync();
         await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).StatusCode is HttpStatusCode.OK);
     }
-
-    [Theory]
-    [InlineData("DELETE", "cross-site", null, false)]
-    [InlineData("DELETE", "same-site", null, false)]
-    [InlineData("DELETE", "same-origin", null, true)]
-    [InlineData("DELETE", "none", null, true)]
-    [InlineData("DELETE", null, "https://evil.example", false)]
-    [InlineData("DELETE", null, "null", false)]
-    [InlineData("DELETE", null, null, true)]
-    [InlineData("GET", "cross-site", "https://evil.example", true)]
-    public async Task A_change_that_rides_on_the_cookie_must_come_from_this_site(string method, string? site, string? origin, bool passes)
-    {
-        await using var api = await ApiNode.StartAsync(servers);
-        var user = await api.CreateUserAsync();
-        var created = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password });
-        var request = new HttpRequestMessage(new(method), "/sessions/current");
-        request.Headers.Add("Cookie", created.Header("Set-Cookie").Split(';')[0]);
-        request.Headers.TryAddWithoutValidation("Sec-Fetch-Site", site);
-        request.Headers.TryAddWithoutValidation("Origin", origin);
-        using var client = api.CreateBareClient();
-
-        var answer = await client.SendAsync(request);
-
-        if (passes)
-        {
-            Assert.True(answer.IsSuccessStatusCode);
-        }
-        else
-        {
-            await UserContractTests.AssertProblemAsync(answer, HttpStatusCode.Forbidden);
-        }
-    }
 }
