@@ -4,6 +4,7 @@ using CachingApi.Hosting;
 using CachingApi.Sessions;
 using CachingApi.Storage;
 using CachingApi.Users;
+using CachingApi.Weather;
 
 // The output folder is the content root, so that the repository's one appsettings.json is found however the service is
 // started: by dotnet run, in a container or by a test.
@@ -16,6 +17,7 @@ builder.Services
     .AddCaching()
     .AddSessions()
     .AddUsers()
+    .AddWeather()
     .AddOperations()
     .AddApiDocs();
 
@@ -27,6 +29,7 @@ app.UseSessions();
 
 app.MapUsers();
 app.MapSessions();
+app.MapWeather();
 app.MapOperations();
 
 if (app.ConfigurationProblem() is { } problem)

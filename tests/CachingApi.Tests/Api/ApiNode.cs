@@ -66,6 +66,11 @@ internal sealed partial class ApiNode : WebApplicationFactory<Program>
             // One tier at a time: tests of the memory tier turn it on.
             ["Cache:Users:MemoryTtl"] = "00:00:00",
             ["Cache:UserLists:MemoryTtl"] = "00:00:00",
+            // No test asks the real upstream.
+            ["Weather:GeocodingUrl"] = "http://127.0.0.1:9",
+            ["Weather:ForecastUrl"] = "http://127.0.0.1:9",
+            ["Cache:Geocoding:MemoryTtl"] = "00:00:00",
+            ["Cache:Weather:MemoryTtl"] = "00:00:00",
             ["Serilog:MinimumLevel:Default"] = "Error",
         };
         foreach (var (name, value) in settings ?? [])

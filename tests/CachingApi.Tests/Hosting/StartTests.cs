@@ -26,6 +26,11 @@ public sealed class StartTests(TestServers servers)
     [InlineData("Cache__RedisDeadline", "-00:00:01", "Cache:RedisDeadline")]
     [InlineData("Sessions__Idle", "00:00:00", "Sessions:Idle")]
     [InlineData("Admin__Email", "root", "Admin:Email")]
+    [InlineData("Weather__ForecastUrl", "ftp://example.org", "Weather:ForecastUrl")]
+    [InlineData("Weather__Timeout", "00:01:00", "Weather:Timeout")]
+    [InlineData("Weather__Budget__PerDay", "0", "Weather:Budget:PerDay")]
+    [InlineData("Weather__Prewarm__0", "a/b", "Weather:Prewarm")]
+    [InlineData("Cache__Weather__Ttl", "00:00:00", "Cache:Weather:Ttl")]
     [InlineData("Redis__KeyPrefix", "{a}", "Redis:KeyPrefix")]
     public async Task A_bad_value_stops_the_start_and_is_named(string variable, string value, string name)
     {
