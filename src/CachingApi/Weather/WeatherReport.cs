@@ -96,7 +96,7 @@ internal static class UnitsOfMeasure
     public const string Imperial = "imperial";
 }
 
-/// <summary>Where a city is, as it is cached.</summary>
+/// <summary>Where a city is, as it is cached. Another release may have cached it: what is added here must not be required.</summary>
 internal sealed record Place
 {
     public required string Name { get; init; }
@@ -108,7 +108,10 @@ internal sealed record Place
     public required double Longitude { get; init; }
 }
 
-/// <summary>What was observed at a place, as it is cached: in °C, per cent and km/h, one entry for both units.</summary>
+/// <summary>
+/// What was observed at a place, as it is cached: in °C, per cent and km/h, one entry for both units. Another release may have
+/// cached it: what is added here must not be required.
+/// </summary>
 internal sealed record Observation
 {
     public required double Temperature { get; init; }

@@ -40,9 +40,10 @@ internal sealed class WeatherService(OpenMeteo openMeteo, WeatherCache cached, C
 
     /// <summary>The answer is the observation's; but where the city had to be looked for upstream, it is no hit.</summary>
     private static CacheResult Together(CacheResult found, CacheResult observed) =>
-        IsHit(observed) && !IsHit(found) ? found with { Entry = observed.Entry } : observed;
-
-    private static bool IsHit(CacheResult result) => result.Outcome is CacheOutcome.MemoryHit or CacheOutcome.RedisHit;
+        observed.Outcome is CacheOutcome.MemoryHit or CacheOutcome.RedisHit
+        && found.Outcome is CacheOutcome.Miss or CacheOutcome.Refreshed or CacheOutcome.Bypass
+            ? found with { Entry = observed.Entry }
+            : observed;
 }
 
 /// <summary>The cache's answer for a city, and what it holds; nothing where there is no such city.</summary>

@@ -64,6 +64,21 @@ public sealed class WeatherFreshnessTests(TestServers servers)
     }
 
     [Fact]
+    public async Task Where_a_city_is_may_be_stale_while_its_weather_is_fresh()
+    {
+        await using var node = await WeatherNode.StartAsync(servers, new() { ["Cache:Geocoding:Ttl"] = "00:01:00" });
+        await node.GetAsync("Berlin");
+        node.Time.Advance(TimeSpan.FromMinutes(2));
+        node.Upstream.Fault = UpstreamFault.BadRequest;
+
+        var answer = await node.GetAsync("Berlin");
+
+        Assert.True(CacheStatus.Of(answer) is { Hit: true, Detail: "redis", Ttl: > 0 });
+        Assert.False((await answer.JsonAsync()).GetProperty("stale").GetBoolean());
+        Assert.Equal(2, node.Upstream.CallsOf(FakeOpenMeteo.Search));
+    }
+
+    [Fact]
     public async Task Where_a_city_is_holds_for_days()
     {
         await using var node = await WeatherNode.StartAsync(servers);
