@@ -89,6 +89,7 @@ internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudg
         }
         catch (Exception error) when (error is HttpRequestException or ExecutionRejectedException or JsonException)
         {
+            Log.NoAnswer(log, error.GetType().Name, error.Message);
             throw new UnavailableException("Open-Meteo", error);
         }
     }
@@ -128,6 +129,9 @@ internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudg
     {
         [LoggerMessage(1, LogLevel.Warning, "Open-Meteo answered {Status}: {Reason}")]
         public static partial void Refused(ILogger log, int status, string reason);
+
+        [LoggerMessage(2, LogLevel.Warning, "Open-Meteo gave no answer of use: {Error}: {Reason}")]
+        public static partial void NoAnswer(ILogger log, string error, string reason);
     }
 }
 
