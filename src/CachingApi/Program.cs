@@ -5,6 +5,7 @@ using CachingApi.RateLimiting;
 using CachingApi.Sessions;
 using CachingApi.Storage;
 using CachingApi.Users;
+using CachingApi.Weather;
 
 // The output folder is the content root, so that the repository's one appsettings.json is found however the service is
 // started: by dotnet run, in a container or by a test.
@@ -18,6 +19,7 @@ builder.Services
     .AddRateLimits()
     .AddSessions()
     .AddUsers()
+    .AddWeather()
     .AddKnownProxies()
     .AddOperations()
     .AddApiDocs();
@@ -32,6 +34,7 @@ app.UseSessions();
 
 app.MapUsers();
 app.MapSessions();
+app.MapWeather();
 app.MapRateLimits();
 app.MapOperations();
 

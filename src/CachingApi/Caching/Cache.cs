@@ -5,7 +5,14 @@ namespace CachingApi.Caching;
 /// <summary>One kind of cached thing: its name, its lifetimes, its JSON and where its version is.</summary>
 /// <param name="name">The name in keys, metrics and configuration.</param>
 /// <param name="version">Reads the version by which entries are ordered; things without one give 0.</param>
-internal sealed class Cache<T>(string name, CacheSettings settings, JsonTypeInfo<T> json, Func<T, long> version) where T : class
+/// <param name="freshUntil">Until when a thing that is loaded now is fresh, where it says so itself; the TTL is the upper bound.</param>
+internal sealed class Cache<T>(
+    string name,
+    CacheSettings settings,
+    JsonTypeInfo<T> json,
+    Func<T, long> version,
+    Func<T, DateTimeOffset, DateTimeOffset>? freshUntil = null)
+    where T : class
 {
     public string Name => name;
 
@@ -20,6 +27,10 @@ internal sealed class Cache<T>(string name, CacheSettings settings, JsonTypeInfo
     internal TimeSpan LastLoadTime { get; set; }
 
     public long VersionOf(T value) => version(value);
+
+    /// <summary>The sooner of <paramref name="bound"/> and the time that the value says itself.</summary>
+    public DateTimeOffset FreshUntil(T value, DateTimeOffset now, DateTimeOffset bound) =>
+        freshUntil?.Invoke(value, now) is { } sooner && sooner < bound ? sooner : bound;
 
     public CacheKey<T> Key(string id) => new(this, id);
 }

@@ -67,7 +67,7 @@ internal sealed class CacheEntry
             JsonSerializer.Serialize(json, value, cache.Json);
         }
 
-        var freshUntil = now + cache.Settings.Ttl * Shortened(cache.Settings.Jitter);
+        var freshUntil = cache.FreshUntil(value, now, now + cache.Settings.Ttl * Shortened(cache.Settings.Jitter));
         return new(Stamped(buffer, key, EntryKind.Value, cache.VersionOf(value), now, freshUntil, freshUntil + cache.Settings.StaleFor, loadTime));
     }
 

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.IO.Hashing;
 using System.Net.Mime;
 using CachingApi.Caching;
+using CachingApi.Storage;
 using Microsoft.Net.Http.Headers;
 
 namespace CachingApi.Hosting;
@@ -11,8 +12,22 @@ namespace CachingApi.Hosting;
 /// Cache-Status (RFC 9211).
 /// </summary>
 /// <param name="cacheControl">What the caller, and caches between, may do with it.</param>
-internal sealed class CachedJson(CacheResult result, string cacheControl) : IResult
+/// <param name="derived">The body, where it is made of what is stored.</param>
+internal sealed class CachedJson(CacheResult result, string cacheControl, byte[]? derived = null) : IResult
 {
+    /// <summary>
+    /// The Cache-Control of what anybody may keep (RFC 9111, 5861). Its times are counted from when the entry was made, as
+    /// Age is: what is left to the caller is the difference.
+    /// </summary>
+    public static string Public(CacheEntry entry, CacheSettings settings)
+    {
+        var fresh = $"public, max-age={Seconds(entry.FreshUntil - entry.Created)}";
+        var revalidate = settings.Ttl < settings.StaleFor ? settings.Ttl : settings.StaleFor;
+        return entry.Kind is EntryKind.Negative
+            ? fresh
+            : $"{fresh}, stale-while-revalidate={Seconds(revalidate)}, stale-if-error={Seconds(settings.StaleFor)}";
+    }
+
     public async Task ExecuteAsync(HttpContext httpContext)
     {
         var (request, response) = (httpContext.Request, httpContext.Response);
@@ -27,7 +42,8 @@ internal sealed class CachedJson(CacheResult result, string cacheControl) : IRes
             return;
         }
 
-        var etag = ETags.Of(result.Entry);
+        var body = derived ?? result.Entry.Body;
+        var etag = derived is null ? ETags.Of(result.Entry) : ETags.Of(body);
         response.Headers.ETag = etag.ToString();
         if (ETags.Matches(request.Headers.IfNoneMatch, etag))
         {
@@ -36,8 +52,8 @@ internal sealed class CachedJson(CacheResult result, string cacheControl) : IRes
         }
 
         response.ContentType = MediaTypeNames.Application.Json;
-        response.ContentLength = result.Entry.Body.Length;
-        await response.Body.WriteAsync(result.Entry.Body, httpContext.RequestAborted);
+        response.ContentLength = body.Length;
+        await response.Body.WriteAsync(body, httpContext.RequestAborted);
     }
 
     private string CacheStatus(DateTimeOffset now)
@@ -62,13 +78,29 @@ internal sealed class CachedJson(CacheResult result, string cacheControl) : IRes
     private static string Seconds(TimeSpan age) => Math.Max(0, Math.Floor(age.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
 }
 
+/// <summary>Says of a route that its answers are cached, also when there is none: that a load failed is a Cache-Status too.</summary>
+internal sealed record CachedRoute
+{
+    /// <summary>What is said when nothing was kept and the source gave no answer of use.</summary>
+    public static string CacheStatus(UnavailableException outage) =>
+        outage.Status is { } status
+            ? string.Create(CultureInfo.InvariantCulture, $"CachingApi; fwd=uri-miss; fwd-status={status}")
+            : "CachingApi; fwd=uri-miss; detail=unavailable";
+}
+
+internal static class CachedRoutes
+{
+    public static TBuilder Cached<TBuilder>(this TBuilder route) where TBuilder : IEndpointConventionBuilder => route.WithMetadata(new CachedRoute());
+}
+
 /// <summary>Entity tags (RFC 9110, section 8.8.3): <c>"v&lt;version&gt;"</c>, or a hash of the body where there is no version.</summary>
 internal static class ETags
 {
     public static EntityTagHeaderValue Of(long version) => new(string.Create(CultureInfo.InvariantCulture, $"\"v{version}\""));
 
-    public static EntityTagHeaderValue Of(CacheEntry entry) =>
-        entry.Version > 0 ? Of(entry.Version) : new($"\"{XxHash128.HashToUInt128(entry.Body.Span):x32}\"");
+    public static EntityTagHeaderValue Of(CacheEntry entry) => entry.Version > 0 ? Of(entry.Version) : Of(entry.Body);
+
+    public static EntityTagHeaderValue Of(ReadOnlyMemory<byte> body) => new($"\"{XxHash128.HashToUInt128(body.Span):x32}\"");
 
     /// <summary>Whether <c>If-None-Match</c> names this tag (weak comparison).</summary>
     public static bool Matches(Microsoft.Extensions.Primitives.StringValues ifNoneMatch, EntityTagHeaderValue etag) =>

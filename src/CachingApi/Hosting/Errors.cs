@@ -151,6 +151,11 @@ internal static partial class Errors
             httpContext.Response.StatusCode = StatusCodes.Status503ServiceUnavailable;
             httpContext.Response.Headers.RetryAfter =
                 Math.Max(1, Math.Ceiling(outage.RetryAfter.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
+            if (httpContext.Features.Get<IExceptionHandlerFeature>()?.Endpoint?.Metadata.GetMetadata<CachedRoute>() is not null)
+            {
+                httpContext.Response.Headers["Cache-Status"] = CachedRoute.CacheStatus(outage);
+            }
+
             return await problems.TryWriteAsync(new() { HttpContext = httpContext, ProblemDetails = { Detail = outage.Message } });
         }
 

@@ -73,6 +73,11 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
             ["Cache:UserLists:MemoryTtl"] = "00:00:00",
             // Tests ask more than a user may: those of the limits turn them on.
             ["RateLimits:Enabled"] = "false",
+            // No test asks the real upstream.
+            ["Weather:GeocodingUrl"] = "http://127.0.0.1:9",
+            ["Weather:ForecastUrl"] = "http://127.0.0.1:9",
+            ["Cache:Geocoding:MemoryTtl"] = "00:00:00",
+            ["Cache:Weather:MemoryTtl"] = "00:00:00",
             ["Serilog:MinimumLevel:Default"] = "Error",
         };
         foreach (var (name, value) in settings ?? [])

@@ -38,6 +38,11 @@ public sealed class StartTests(TestServers servers)
     [InlineData("RateLimits:Policies:demo-sliding-window:Limit", "1001")]
     [InlineData("RateLimits:Policies:A \"new\" one:Limit", "1", "RateLimits:Policies:A \"new\" one")]
     [InlineData("Network:KnownProxies:0", "everybody", "Network:KnownProxies")]
+    [InlineData("Weather:ForecastUrl", "ftp://example.org")]
+    [InlineData("Weather:Timeout", "00:01:00")]
+    [InlineData("Weather:Budget:PerDay", "0")]
+    [InlineData("Weather:Prewarm:0", "a/b", "Weather:Prewarm")]
+    [InlineData("Cache:Weather:Ttl", "00:00:00")]
     public async Task A_bad_value_stops_the_start_and_is_named(string name, string value, string? named = null)
     {
         var (exitCode, log) = await ApiProcess.RunAsync(new()

@@ -16,7 +16,7 @@ namespace CachingApi.Tests.Sessions;
 public sealed class AccessTests(TestServers servers)
 {
     [Fact]
-    public async Task Nothing_is_open_to_anonymous_callers_but_registration_login_limits_and_operations()
+    public async Task Nothing_is_open_to_anonymous_callers_but_registration_login_limits_weather_and_operations()
     {
         await using var api = await ApiNode.StartAsync(servers);
 
@@ -24,7 +24,7 @@ public sealed class AccessTests(TestServers servers)
             .Where(endpoint => endpoint.Metadata.GetMetadata<IAllowAnonymous>() is not null || endpoint.Metadata.GetMetadata<IAuthorizeData>() is null)
             .Select(endpoint => $"{endpoint.Metadata.GetMetadata<HttpMethodMetadata>()?.HttpMethods[0] ?? "GET"} {endpoint.RoutePattern.RawText!.TrimEnd('/')}");
 
-        Assert.Equal(["GET /health/live", "GET /health/ready", "GET /limits", "GET /limits/{policy}", "GET /metrics", "POST /sessions", "POST /users"], open.Order());
+        Assert.Equal(["GET /health/live", "GET /health/ready", "GET /limits", "GET /limits/{policy}", "GET /metrics", "GET /weather/{city}", "POST /sessions", "POST /users"], open.Order());
     }
 
     [Fact]

@@ -1,0 +1,121 @@
+using System.Diagnostics.Metrics;
+using System.Threading.RateLimiting;
+using CachingApi.Storage;
+using Microsoft.Extensions.Options;
+using StackExchange.Redis;
+
+namespace CachingApi.Weather;
+
+/// <summary>A window that the upstream counts calls in; the numbers are those of upstream_budget.lua.</summary>
+internal enum BudgetWindow
+{
+    Minute = 1,
+    Hour = 2,
+    Day = 3,
+}
+
+/// <summary>
+/// What all processes together may still ask of the upstream, counted in Redis (the state server) by its clock. It is less than
+/// what the upstream allows: when it is spent, what is kept is served stale, and the upstream need not refuse anybody.
+/// </summary>
+internal sealed class UpstreamBudget : IDisposable
+{
+    private static readonly string Script = Lua.Load("upstream_budget.lua");
+    private static readonly BudgetWindow[] Windows = Enum.GetValues<BudgetWindow>();
+
+    private readonly Redis _redis;
+    private readonly TimeProvider _time;
+    private readonly int[] _limits;
+    private volatile Known? _known;
+
+    /// <summary>While Redis is away nobody counts for all, so each process allows itself a part only.</summary>
+    private readonly FixedWindowRateLimiter _alone;
+
+    public UpstreamBudget(Redis redis, IOptions<BudgetOptions> options, IMeterFactory meters, TimeProvider time)
+    {
+        (_redis, _time) = (redis, time);
+        _limits = [options.Value.PerMinute, options.Value.PerHour, options.Value.PerDay];
+        _alone = new(new() { PermitLimit = Math.Max(1, options.Value.PerMinute / 10), Window = TimeSpan.FromMinutes(1) });
+        meters.Create(WeatherMetrics.MeterName).CreateObservableGauge(
+            "weather.upstream.budget_left", Measure, description: "Calls that the upstream's budget still allows, as of this process's last one.");
+    }
+
+    /// <summary>Whether half of a window is spent: what nobody waits for is left for later then.</summary>
+    public bool IsHalfSpent => Windows.Any(window => Left(window) is { } left && left <= _limits[(int)window - 1] / 2);
+
+    /// <summary>Spends one call.</summary>
+    /// <exception cref="UnavailableException">The budget is spent; it says when there is more.</exception>
+    public async Task SpendAsync(CancellationToken cancel)
+    {
+        try
+        {
+            if (await AskAsync(spent: null, cancel) is var wait && wait > TimeSpan.Zero)
+            {
+                throw Spent(wait);
+            }
+        }
+        catch (UnavailableException outage) when (outage.InnerException is not null && Redis.IsOutage(outage.InnerException))
+        {
+            using var permit = _alone.AttemptAcquire();
+            if (!permit.IsAcquired)
+            {
+                throw Spent(permit.TryGetMetadata(MetadataName.RetryAfter, out var wait) ? wait : TimeSpan.FromMinutes(1));
+            }
+        }
+    }
+
+    /// <summary>The upstream says that a window is spent: nobody asks it again before that ends. Returns how long that is.</summary>
+    public async Task<TimeSpan> ExhaustAsync(BudgetWindow window, CancellationToken cancel)
+    {
+        try
+        {
+            return await AskAsync(window, cancel);
+        }
+        catch (UnavailableException)
+        {
+            return TimeSpan.FromMinutes(1);
+        }
+    }
+
+    /// <summary>The window that a reason of the upstream speaks of, such as <c>Hourly API request limit exceeded. …</c></summary>
+    public static BudgetWindow? WindowOf(string reason) => reason.Split(' ')[0] switch
+    {
+        "Minutely" => BudgetWindow.Minute,
+        "Hourly" => BudgetWindow.Hour,
+        "Daily" => BudgetWindow.Day,
+        _ => null,
+    };
+
+    public void Dispose() => _alone.Dispose();
+
+    private async Task<TimeSpan> AskAsync(BudgetWindow? spent, CancellationToken cancel)
+    {
+        RedisValue[] arguments = [_limits[0], _limits[1], _limits[2], (int)(spent ?? 0)];
+        var result = (long[])(await _redis.OnStateAsync(
+            state => state.ScriptEvaluateAsync(Script, [$"{_redis.KeyPrefix}:weather-budget"], arguments), cancel))!;
+        _known = new(result[1..], _time.GetUtcNow());
+        return TimeSpan.FromSeconds(result[0]);
+    }
+
+    private IEnumerable<Measurement<long>> Measure() =>
+        from window in Windows
+        let left = Left(window)
+        where left is not null
+        select new Measurement<long>(left.Value, new KeyValuePair<string, object?>("window", window.ToString().ToLowerInvariant()));
+
+    /// <summary>What was left of a window at the last call; all of it once that window has ended.</summary>
+    private long? Left(BudgetWindow window)
+    {
+        if (_known is not { } known)
+        {
+            return null;
+        }
+
+        long Number(DateTimeOffset time) => time.ToUnixTimeSeconds() / window switch { BudgetWindow.Minute => 60, BudgetWindow.Hour => 3_600, _ => 86_400 };
+        return Number(_time.GetUtcNow()) > Number(known.At) ? _limits[(int)window - 1] : known.Left[(int)window - 1];
+    }
+
+    private static UnavailableException Spent(TimeSpan wait) => new("The budget of calls to Open-Meteo is spent: it") { RetryAfter = wait };
+
+    private sealed record Known(long[] Left, DateTimeOffset At);
+}

@@ -1,0 +1,60 @@
+using System.Net;
+using System.Text.Json;
+
+namespace CachingApi.Weather;
+
+/// <summary>
+/// What is done at every attempt to call the upstream: it is taken from the budget, read to its end, looked at and counted. So
+/// a body that trickles runs into the time-out, and one that is cut off is a failure like others, though its status is 200.
+/// </summary>
+internal sealed class UpstreamCalls(UpstreamBudget budget, WeatherMetrics metrics, TimeProvider time) : DelegatingHandler
+{
+    private const long MaxBodyBytes = 256 * 1024;
+
+    protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
+    {
+        await budget.SpendAsync(cancellationToken);
+        var start = time.GetTimestamp();
+        var outcome = "unreachable";
+        HttpResponseMessage? response = null;
+        try
+        {
+            response = await base.SendAsync(request, cancellationToken);
+            outcome = "broken";
+            await response.Content.LoadIntoBufferAsync(MaxBodyBytes, cancellationToken);
+            if (response.IsSuccessStatusCode)
+            {
+                using var _ = await JsonDocument.ParseAsync(
+                    await response.Content.ReadAsStreamAsync(cancellationToken), cancellationToken: cancellationToken);
+            }
+
+            outcome = response.StatusCode switch
+            {
+                < HttpStatusCode.Ambiguous => "answered",
+                HttpStatusCode.TooManyRequests => "limited",
+                < HttpStatusCode.InternalServerError => "refused",
+                _ => "failed",
+            };
+            return response;
+        }
+        catch (Exception error)
+        {
+            response?.Dispose();
+            if (error is OperationCanceledException)
+            {
+                outcome = "timeout";
+            }
+
+            if (error is JsonException)
+            {
+                throw new HttpRequestException(HttpRequestError.InvalidResponse, "The answer is not JSON.", error);
+            }
+
+            throw;
+        }
+        finally
+        {
+            metrics.Call(request.RequestUri!.Segments[^1], outcome, time.GetElapsedTime(start));
+        }
+    }
+}

@@ -1,0 +1,50 @@
+using System.Text.Json;
+using CachingApi.Caching;
+using CachingApi.Storage;
+
+namespace CachingApi.Weather;
+
+/// <summary>What is known of a city's weather, each part by the caching pattern that suits it.</summary>
+internal sealed class WeatherService(OpenMeteo openMeteo, WeatherCache cached, CacheAside cacheAside)
+{
+    /// <summary>Cache-aside, twice.</summary>
+    /// <exception cref="UnavailableException">The upstream gives no answer of use, and none is kept.</exception>
+    public async Task<CityWeather> FindAsync(CityName city, CancellationToken cancel)
+    {
+        try
+        {
+            var found = await FindPlaceAsync(city, cancel);
+            if (!found.Found)
+            {
+                return new(found, null, null);
+            }
+
+            var place = JsonSerializer.Deserialize(found.Entry.Body.Span, WeatherJson.Default.Place)!;
+            var observed = await ObserveAsync(place, cancel);
+            var observation = JsonSerializer.Deserialize(observed.Entry.Body.Span, WeatherJson.Default.Observation)!;
+            return new(Together(found, observed), place, observation);
+        }
+        catch (TimeoutException error)
+        {
+            throw new UnavailableException("Open-Meteo", error);
+        }
+    }
+
+    /// <summary>Cache-aside: where a city is, for days; that there is no such city, briefly.</summary>
+    private ValueTask<CacheResult> FindPlaceAsync(CityName city, CancellationToken cancel) =>
+        cacheAside.GetAsync(cached.PlaceOf(city), stop => openMeteo.FindAsync(city, stop), cancel);
+
+    /// <summary>Cache-aside, fresh until the next observation is due; stale when that cannot be had.</summary>
+    private ValueTask<CacheResult> ObserveAsync(Place place, CancellationToken cancel) =>
+        cacheAside.GetAsync(cached.ObservationAt(place), async stop => (Observation?)await openMeteo.ObserveAsync(place, stop), cancel);
+
+    /// <summary>The answer is the observation's; but where the city had to be looked for upstream, it is no hit.</summary>
+    private static CacheResult Together(CacheResult found, CacheResult observed) =>
+        observed.Outcome is CacheOutcome.MemoryHit or CacheOutcome.RedisHit
+        && found.Outcome is CacheOutcome.Miss or CacheOutcome.Refreshed or CacheOutcome.Bypass
+            ? found with { Entry = observed.Entry }
+            : observed;
+}
+
+/// <summary>The cache's answer for a city, and what it holds; nothing where there is no such city.</summary>
+internal readonly record struct CityWeather(CacheResult Answer, Place? Place, Observation? Observation);

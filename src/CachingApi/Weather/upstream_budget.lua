@@ -1,0 +1,32 @@
+-- Spends one call of the upstream's budget, unless one of its windows is spent; or notes that the upstream says one is.
+-- Windows follow the calendar (UTC), as the upstream's do.
+-- KEYS[1]     a hash: for each window its number, and what has been spent in it
+-- ARGV[1..3]  how many calls are allowed per minute, hour and day
+-- ARGV[4]     0, or the window that is spent as the upstream says: 1 the minute, 2 the hour, 3 the day
+-- Returns how many seconds to wait, 0 where the call may be made; and what is left of the three windows.
+local SECONDS = { 60, 3600, 86400 }
+
+local now = tonumber(redis.call('TIME')[1])
+local held = redis.call('HMGET', KEYS[1], 'window1', 'window2', 'window3', 'spent1', 'spent2', 'spent3')
+local window, spent, left, wait = {}, {}, {}, 0
+for i = 1, 3 do
+  local limit = tonumber(ARGV[i])
+  window[i] = math.floor(now / SECONDS[i])
+  spent[i] = tonumber(held[i]) == window[i] and tonumber(held[3 + i]) or 0
+  if i == tonumber(ARGV[4]) then
+    spent[i] = math.max(spent[i], limit)
+  end
+  if spent[i] >= limit then
+    wait = math.max(wait, (window[i] + 1) * SECONDS[i] - now)
+  end
+end
+
+for i = 1, 3 do
+  if wait == 0 then
+    spent[i] = spent[i] + 1
+  end
+  left[i] = math.max(0, tonumber(ARGV[i]) - spent[i])
+  redis.call('HSET', KEYS[1], 'window' .. i, window[i], 'spent' .. i, spent[i])
+end
+redis.call('EXPIRE', KEYS[1], SECONDS[3])
+return { wait, left[1], left[2], left[3] }
