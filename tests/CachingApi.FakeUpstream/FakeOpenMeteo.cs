@@ -34,6 +34,9 @@ public enum UpstreamFault
     /// <summary>200, and JSON that holds nothing of use.</summary>
     EmptyJson,
 
+    /// <summary>200, and JSON whose values nothing can be made of.</summary>
+    AbsurdJson,
+
     /// <summary>200, and a body that comes a byte at a time, for minutes.</summary>
     Trickle,
 
@@ -181,6 +184,8 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
         UpstreamFault.Overloaded => RefuseAsync(context, 503, "The service is overloaded"),
         UpstreamFault.BadRequest => RefuseAsync(context, 400, "Invalid request"),
         UpstreamFault.EmptyJson => WriteAsync(context, "{\"generationtime_ms\":0.1,\"results\":[{\"id\":1}],\"current\":{}}"),
+        UpstreamFault.AbsurdJson => WriteAsync(
+            context, "{\"results\":[{\"name\":\"Nowhere\",\"latitude\":1e999}],\"utc_offset_seconds\":-2147483648,\"current\":{\"time\":\"9999-12-31T23:45\",\"interval\":2147483647,\"temperature_2m\":20}}"),
         UpstreamFault.BrokenJson => WriteAsync(
             context, "{\"latitude\":52.52,\"longitude\":13.419,\"current\":{\"time\":\"2026-10-01T15:00\",\"temperUnexpected error while streaming data: timeoutReached"),
         UpstreamFault.Trickle => TrickleAsync(context, gone),
@@ -300,6 +305,10 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
                     if (value is null)
                     {
                         json.WriteNull(variable);
+                    }
+                    else if (double.IsInfinity(value.Value))
+                    {
+                        json.WriteRawValue("1e999");
                     }
                     else
                     {

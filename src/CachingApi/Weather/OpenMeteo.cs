@@ -54,15 +54,17 @@ internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudg
                 $"{Base(options.Value.ForecastUrl)}/v1/forecast?latitude={place.Latitude:0.00}&longitude={place.Longitude:0.00}&current={Variables}"),
             OpenMeteoJson.Default.Forecast,
             cancel);
-        return forecast.Current is { Temperature: { } temperature } current
+        return forecast.Current is { } current
+            && Finite(current.Temperature) is { } temperature
             && DateTime.TryParse(
                 current.Time, CultureInfo.InvariantCulture, DateTimeStyles.AssumeUniversal | DateTimeStyles.AdjustToUniversal, out var local)
+            && local.Year is > 1900 and < 9000
             ? new()
             {
                 Temperature = temperature,
-                ApparentTemperature = current.ApparentTemperature,
-                Humidity = current.Humidity,
-                WindSpeed = current.WindSpeed,
+                ApparentTemperature = Finite(current.ApparentTemperature),
+                Humidity = Finite(current.Humidity),
+                WindSpeed = Finite(current.WindSpeed),
                 WeatherCode = (int?)current.WeatherCode,
                 // The time is that of the place, without its offset.
                 At = local.AddSeconds(-forecast.UtcOffsetSeconds),
@@ -120,6 +122,9 @@ internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudg
             return "";
         }
     }
+
+    /// <summary>A number that JSON can hold again: <c>1e999</c> is read as infinite.</summary>
+    private static double? Finite(double? value) => value is { } number && double.IsFinite(number) ? number : null;
 
     private static string Base(Uri url) => url.AbsoluteUri.TrimEnd('/');
 

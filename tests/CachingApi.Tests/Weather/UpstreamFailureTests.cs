@@ -11,6 +11,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
     [Theory]
     [InlineData(UpstreamFault.BrokenJson, null, "broken")]
     [InlineData(UpstreamFault.EmptyJson, 200, "answered")]
+    [InlineData(UpstreamFault.AbsurdJson, 200, "answered")]
     [InlineData(UpstreamFault.Overloaded, null, "failed")] // the breaker is open by then
     [InlineData(UpstreamFault.BadRequest, 400, "refused")]
     [InlineData(UpstreamFault.DailyLimit, null, "limited")] // nobody asks any more

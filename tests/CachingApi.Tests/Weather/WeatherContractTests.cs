@@ -124,14 +124,14 @@ public sealed class WeatherContractTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_the_upstream_leaves_out_is_zero_or_null_and_no_error()
+    public async Task What_the_upstream_leaves_out_or_cannot_mean_is_zero_or_null_and_no_error()
     {
         await using var node = await WeatherNode.StartAsync(servers, upstreamIs: upstream =>
         {
             upstream.Values["temperature_2m"] = -0.04;
             upstream.Values["apparent_temperature"] = null;
             upstream.Values["relative_humidity_2m"] = null;
-            upstream.Values["wind_speed_10m"] = null;
+            upstream.Values["wind_speed_10m"] = double.PositiveInfinity;
             upstream.Values["weather_code"] = null;
         });
 
