@@ -18,7 +18,7 @@ internal static class ApiDocs
             {
                 Title = "CachingApi",
                 Version = "v1",
-                Description = "Users and sessions over PostgreSQL, with every caching pattern done in the open. "
+                Description = "Users, sessions, the weather and rate limits, with every caching pattern done in the open. "
                     + "Try it: POST /sessions with transport \"bearer\", then Authorize with the token.",
             });
             docs.SupportNonNullableReferenceTypes();
