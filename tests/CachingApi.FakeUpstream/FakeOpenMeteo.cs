@@ -308,6 +308,7 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
                     }
                     else if (double.IsInfinity(value.Value))
                     {
+                        json.WritePropertyName(variable);
                         json.WriteRawValue("1e999");
                     }
                     else

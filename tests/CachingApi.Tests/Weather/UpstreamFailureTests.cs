@@ -82,6 +82,15 @@ public sealed class UpstreamFailureTests(TestServers servers)
     }
 
     [Fact]
+    public async Task A_time_that_cannot_be_meant_is_no_observation()
+    {
+        await using var node = await WeatherNode.StartAsync(
+            servers, upstreamIs: upstream => (upstream.Fault, upstream.FailingPath) = (UpstreamFault.AbsurdJson, FakeOpenMeteo.Forecast));
+        var answer = await node.GetAsync("Berlin");
+        Assert.Equal((HttpStatusCode.ServiceUnavailable, 200), (answer.StatusCode, CacheStatus.Of(answer).ForwardedStatus));
+    }
+
+    [Fact]
     public async Task A_slow_upstream_is_not_waited_for_while_something_is_kept()
     {
         await using var node = await WeatherNode.StartAsync(servers, new() { ["Cache:SoftTimeout"] = "00:00:00.100" });
