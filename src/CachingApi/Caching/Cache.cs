@@ -5,18 +5,24 @@ namespace CachingApi.Caching;
 /// <summary>One kind of cached thing: its name, its lifetimes, its JSON and where its version is.</summary>
 /// <param name="name">The name in keys, metrics and configuration.</param>
 /// <param name="version">Reads the version by which entries are ordered; things without one give 0.</param>
+/// <param name="isVoided">
+/// Whether entries may be void before their time, as writers say so: memory counts only while it would hear of that.
+/// </param>
 /// <param name="freshUntil">Until when a thing that is loaded now is fresh, where it says so itself; the TTL is the upper bound.</param>
 internal sealed class Cache<T>(
     string name,
     CacheSettings settings,
     JsonTypeInfo<T> json,
     Func<T, long> version,
+    bool isVoided = true,
     Func<T, DateTimeOffset, DateTimeOffset>? freshUntil = null)
     where T : class
 {
     public string Name => name;
 
     public CacheSettings Settings => settings;
+
+    public bool IsVoided => isVoided;
 
     public JsonTypeInfo<T> Json => json;
 

@@ -179,10 +179,17 @@ internal sealed partial class CacheAside(
         }
 
         // What was read here must not be followed by what Redis held before, once it is back.
+        var ticket = memory.Ticket(key.Cache, key.Id);
         var entry = await LoadOnceAsync(key, namespaces.Key(key.Cache.Name, 0, key.Id), 0, load, stop);
         if (entry.Version > 0)
         {
             owed.Add(key.Cache.Name, key.Id, entry.Version, written: false);
+        }
+
+        if (!key.Cache.IsVoided)
+        {
+            memory.Keep(key.Cache, key.Id, entry, ticket, time.GetUtcNow());
+            return new(entry, CacheOutcome.Bypass);
         }
 
         return new(Shown(key, entry), CacheOutcome.Bypass);

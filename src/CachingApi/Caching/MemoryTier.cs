@@ -58,7 +58,7 @@ internal sealed class MemoryTier
 
     /// <summary>The entry that is kept here and may be served as fresh; <c>null</c> where there is none.</summary>
     public CacheEntry? Find<T>(Cache<T> cache, string id, DateTimeOffset now) where T : class =>
-        cache.Settings.InMemory && _backplane.IsTrusted ? StoreOf(cache).Find(id, now) : null;
+        cache.Settings.InMemory && IsTrusted(cache) ? StoreOf(cache).Find(id, now) : null;
 
     /// <summary>What <see cref="Keep"/> wants to see again.</summary>
     public long Ticket<T>(Cache<T> cache, string id) where T : class => cache.Settings.InMemory ? StoreOf(cache).Ticket(id) : 0;
@@ -66,7 +66,7 @@ internal sealed class MemoryTier
     /// <summary>Keeps an entry that is shown, unless something has changed since the ticket was taken; what is older is dropped.</summary>
     public void Keep<T>(Cache<T> cache, string id, CacheEntry entry, long ticket, DateTimeOffset now) where T : class
     {
-        if (!_backplane.IsTrusted || !entry.IsFresh(now))
+        if (!IsTrusted(cache) || !entry.IsFresh(now))
         {
             Changed(cache, id, entry.Version);
         }
@@ -102,6 +102,8 @@ internal sealed class MemoryTier
             StoreOf(cache).Clear();
         }
     }
+
+    private bool IsTrusted<T>(Cache<T> cache) where T : class => !cache.IsVoided || _backplane.IsTrusted;
 
     private IEnumerable<Measurement<long>> Measure(Func<Store, long> value) =>
         _stores.Select(store => new Measurement<long>(value(store.Value), new KeyValuePair<string, object?>("cache", store.Key)));

@@ -16,10 +16,10 @@ internal sealed class WeatherCache(IOptions<GeocodingCacheSettings> geocoding, I
     /// <summary>Where the upstream is late with an observation, it is asked again after this long.</summary>
     private static readonly TimeSpan AskAgainAfter = TimeSpan.FromMinutes(1);
 
-    private readonly Cache<Place> _places = new("geocoding", geocoding.Value, WeatherJson.Default.Place, _ => 0);
+    private readonly Cache<Place> _places = new("geocoding", geocoding.Value, WeatherJson.Default.Place, _ => 0, isVoided: false);
 
     private readonly Cache<Observation> _observations = new(
-        "weather", weather.Value, WeatherJson.Default.Observation, _ => 0, (observed, now) => FreshUntil(observed, now, weather.Value.Jitter));
+        "weather", weather.Value, WeatherJson.Default.Observation, _ => 0, isVoided: false, (observed, now) => FreshUntil(observed, now, weather.Value.Jitter));
 
     public CacheSettings PlaceSettings => geocoding.Value;
 

@@ -243,6 +243,28 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
+    public async Task What_is_never_voided_before_its_time_is_kept_in_memory_meanwhile()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await StartAsync(redis);
+        var (engine, tier, backplane) = (new Engine(api), api.Services.GetRequiredService<RedisTier>(), api.Services.GetRequiredService<Backplane>());
+        var cache = new Cache<Thing>("weather", new CacheSettings(), ThingJson.Default.Thing, _ => 0, isVoided: false);
+        var loads = 0;
+        async Task<CacheOutcome> ReadAsync() => (await engine.CacheAside.GetAsync(
+            cache.Key("1"), _ => Task.FromResult<Thing?>(new("it", ++loads)), CancellationToken.None)).Outcome;
+        await redis.KillAsync();
+        await Eventually.TrueAsync(() => !tier.IsTrusted && !backplane.IsTrusted);
+
+        Assert.Equal(CacheOutcome.Bypass, await ReadAsync());
+        for (var read = 0; read < 20; read++)
+        {
+            Assert.Equal(CacheOutcome.MemoryHit, await ReadAsync());
+        }
+
+        Assert.Equal(1, loads);
+    }
+
+    [Fact]
     public async Task A_reader_that_comes_after_everything_was_dropped_does_not_join_a_load_around_redis()
     {
         await using var redis = await RedisServer.StartAsync();
