@@ -48,7 +48,7 @@ internal sealed class SessionStore(Redis redis, IOptions<SessionPolicy> policy)
     public async Task<Session[]> ListAsync(Guid userId, CancellationToken cancel)
     {
         var sessions = await redis.OnStateAsync(
-            state => state.ScriptEvaluateAsync(ListScript, [IndexKey(userId), RevokedKey(userId)], [Prefix(userId)]), cancel);
+            state => state.ScriptEvaluateAsync(ListScript, [IndexKey(userId)], [Prefix(userId)]), cancel);
         return [.. ((RedisResult[])sessions!).Select(session => Read(userId, session))];
     }
 
@@ -72,7 +72,7 @@ internal sealed class SessionStore(Redis redis, IOptions<SessionPolicy> policy)
             RevokeScript, [RevokedKey(current.UserId), IndexKey(current.UserId), Key(current), Key(next)], [_absolute]), cancel);
 
     private async Task<bool> EndAsync(Guid userId, string id, string hash, CancellationToken cancel) => (bool)await redis.OnStateAsync(
-        state => state.ScriptEvaluateAsync(EndScript, [IndexKey(userId), RevokedKey(userId)], [Prefix(userId), id, hash]), cancel);
+        state => state.ScriptEvaluateAsync(EndScript, [IndexKey(userId)], [Prefix(userId), id, hash]), cancel);
 
     private Session Read(Guid userId, RedisResult session)
     {

@@ -1,27 +1,27 @@
 -- Begins a session.
 -- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
--- KEYS[3]  the index: of each of the user's sessions the id and the hash of its token, which is the end of its key
+-- KEYS[3]  the index: of each of the user's sessions the id and the hash of its token, which is the end of its key. Revocation
+--          empties it, so none of those in it is revoked.
 -- ARGV     id, role, transport, device, idle limit and absolute limit in milliseconds, how many sessions a user has at most
 -- Returns the time at which it ends if it is not used, in Unix milliseconds.
 local HASH = 64
 local prefix, hash = string.sub(KEYS[1], 1, -HASH - 1), string.sub(KEYS[1], -HASH)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local revoked = tonumber(redis.call('GET', KEYS[2]) or 0)
-local born = math.max(time[1] * 1000000 + time[2], revoked + 1)
+local born = math.max(time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or 0) + 1)
 local idle, absolute = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 -- The index holds no more than so many: what has ended leaves it first, then the session that has not been used for longest.
 if redis.call('HLEN', KEYS[3]) >= tonumber(ARGV[7]) then
   local index, alive, oldest = redis.call('HGETALL', KEYS[3]), 0, nil
   for i = 1, #index, 2 do
-    local held = redis.call('HMGET', prefix .. index[i + 1], 'born', 'seen')
-    if not held[1] or tonumber(held[1]) <= revoked then
+    local held = redis.call('HMGET', prefix .. index[i + 1], 'seen')
+    if not held[1] then
       redis.call('HDEL', KEYS[3], index[i])
     else
       alive = alive + 1
-      if not oldest or tonumber(held[2]) < oldest.seen then
-        oldest = { seen = tonumber(held[2]), id = index[i], hash = index[i + 1] }
+      if not oldest or tonumber(held[1]) < oldest.seen then
+        oldest = { seen = tonumber(held[1]), id = index[i], hash = index[i + 1] }
       end
     end
   end

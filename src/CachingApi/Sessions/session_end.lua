@@ -1,5 +1,5 @@
 -- Ends one session of a user.
--- KEYS[1]  the index        KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
+-- KEYS[1]  the index
 -- ARGV[1]  what the keys of the sessions begin with: they lie in the index's slot
 -- ARGV[2]  the session's id, or ''        ARGV[3]  the hash of its token where its id is ''
 -- Returns 1, or 0 where there was no such session any more.
@@ -13,7 +13,5 @@ if not id or not hash then
   return 0
 end
 
-local born = redis.call('HGET', ARGV[1] .. hash, 'born')
 redis.call('HDEL', KEYS[1], id)
-redis.call('UNLINK', ARGV[1] .. hash)
-return born and tonumber(born) > tonumber(redis.call('GET', KEYS[2]) or 0) and 1 or 0
+return redis.call('UNLINK', ARGV[1] .. hash)
