@@ -139,7 +139,7 @@ public sealed class SessionListTests(TestServers servers)
                         Interlocked.Increment(ref broken);
                     }
                 }
-                while (status is HttpStatusCode.OK);
+                while (status is HttpStatusCode.OK && broken == 0);
             }
 
             var readers = new[] { first, second }.SelectMany(node => paths.Take(1 + round % 3).Select(from => ReadAsync(node, from))).ToArray();
