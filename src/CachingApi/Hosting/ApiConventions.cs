@@ -15,7 +15,9 @@ internal static class ApiConventions
 
     public static WebApplicationBuilder AddApiConventions(this WebApplicationBuilder builder)
     {
-        builder.Host.UseSerilog((context, services, log) => log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services));
+        // Each host has a logger of its own: the static one would be the last host's of this process.
+        builder.Host.UseSerilog(
+            (context, services, log) => log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services), preserveStaticLogger: true);
         builder.Services.Configure<KestrelServerOptions>(kestrel =>
         {
             kestrel.AddServerHeader = false;

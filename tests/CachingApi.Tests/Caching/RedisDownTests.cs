@@ -89,9 +89,9 @@ public sealed class RedisDownTests(TestServers servers)
                 break;
         }
 
-        // Each wait ends at the deadline: two at most, the generation's and the entry's.
+        // Each wait ends at the deadline: two at most, the generation's and the entry's; none where the connection is known to be gone.
         Assert.Equal(CacheOutcome.Bypass, (await engine.GetAsync(new Thing("it", 1))).Outcome);
-        Assert.InRange(await WaitsAsync() - before, 1, 2);
+        Assert.InRange(await WaitsAsync() - before, 0, 2);
 
         for (var read = 0; read < 20; read++)
         {
@@ -99,7 +99,7 @@ public sealed class RedisDownTests(TestServers servers)
         }
 
         // The circuit opens at the third; after that there is nothing to wait for.
-        Assert.InRange(await WaitsAsync() - before, 1, 4);
+        Assert.InRange(await WaitsAsync() - before, 0, 4);
         Assert.Equal(1, await api.MetricAsync("cache_circuit_open"));
 
         switch (fault)
