@@ -33,10 +33,14 @@ internal static class ApiConventions
 
     public static WebApplication UseApiConventions(this WebApplication app)
     {
-        app.UseSerilogRequestLogging(log => log.GetLevel = (context, _, error) =>
-            error is not null || context.Response.StatusCode >= 500 ? LogEventLevel.Error
-            : IsOperation(context.Request.Path) ? LogEventLevel.Debug
-            : LogEventLevel.Information);
+        app.UseSerilogRequestLogging(log =>
+        {
+            log.Logger = app.Services.GetRequiredService<Serilog.ILogger>();
+            log.GetLevel = (context, _, error) =>
+                error is not null || context.Response.StatusCode >= 500 ? LogEventLevel.Error
+                : IsOperation(context.Request.Path) ? LogEventLevel.Debug
+                : LogEventLevel.Information;
+        });
         app.UseSecurityHeaders();
         app.UseExceptionHandler();
         app.UseStatusCodePages();
