@@ -141,13 +141,13 @@ internal sealed partial class RedisRecovery(
         [LoggerMessage(1, LogLevel.Information, "Redis (cache) connected: {Connected}")]
         public static partial void Connected(ILogger log, bool connected);
 
-        [LoggerMessage(4, LogLevel.Warning, "Redis (cache) does not allow INFO: whether it was started again from an old snapshot cannot be told")]
-        public static partial void NotToldOfRuns(ILogger log);
+        [LoggerMessage(2, LogLevel.Warning, "Redis (cache) is {State}")]
+        public static partial void Changed(ILogger log, string state);
 
         [LoggerMessage(3, LogLevel.Warning, "Redis (cache) was started again, or replaced: what it holds may be old and is dropped")]
         public static partial void Restarted(ILogger log);
 
-        [LoggerMessage(2, LogLevel.Warning, "Redis (cache) is {State}")]
-        public static partial void Changed(ILogger log, string state);
+        [LoggerMessage(4, LogLevel.Warning, "Redis (cache) does not allow INFO: whether it was started again from an old snapshot cannot be told")]
+        public static partial void NotToldOfRuns(ILogger log);
     }
 }

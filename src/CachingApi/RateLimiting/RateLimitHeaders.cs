@@ -9,8 +9,8 @@ internal static class RateLimitHeaders
     private const long EarlyMilliseconds = 10;
 
     /// <summary>What the policies allow: <c>"login";q=10;w=60</c>, a quota in a window of so many seconds.</summary>
-    public static string Policies(IEnumerable<RateLimitPolicy> policies) => string.Join(", ", policies.Select(policy =>
-        string.Create(CultureInfo.InvariantCulture, $"\"{policy.Name}\";q={policy.Limit};w={Seconds(policy.WindowMilliseconds)}")));
+    public static string Policies(RateLimitPolicy[] policies) =>
+        policies is [var only] ? only.Quota : string.Join(", ", policies.Select(policy => policy.Quota));
 
     /// <summary>What is left of them: <c>"login";r=7;t=42</c>, and in how many seconds there is more. Nothing where nobody counts.</summary>
     public static string Limits(Decision decision) => string.Join(", ", decision.Policies.Where(policy => policy.Permits is not null).Select(policy =>

@@ -14,13 +14,15 @@ internal sealed class RateLimitPolicy(string name, RateLimitSettings settings)
 
     public long Limit => settings.Limit;
 
-    public TimeSpan Window => settings.Window;
-
     public long WindowMilliseconds { get; } = (long)settings.Window.TotalMilliseconds;
 
     public string Partition => settings.Partition;
 
     public string OnStoreFailure => settings.OnStoreFailure;
+
+    /// <summary>What it allows, as <see cref="RateLimitHeaders.Policies"/> says it: made once, as every limited answer carries it.</summary>
+    public string Quota { get; } = string.Create(
+        CultureInfo.InvariantCulture, $"\"{name}\";q={settings.Limit};w={RateLimitHeaders.Seconds((long)settings.Window.TotalMilliseconds)}");
 
     /// <summary>
     /// Where Redis holds the state: <c>&lt;prefix&gt;:limits:{&lt;partition&gt;}:&lt;policy&gt;:&lt;algorithm&gt;:&lt;window&gt;</c>. What is in braces

@@ -1,4 +1,3 @@
-using CachingApi.Storage;
 using Microsoft.Extensions.Options;
 
 namespace CachingApi.Weather;
@@ -22,9 +21,11 @@ internal sealed partial class Prewarming(
                 warmed++;
             }
         }
-        catch (UnavailableException outage)
+#pragma warning disable CA1031 // Nobody waits for it, and the service must not end with it: whoever asks loads anyway.
+        catch (Exception error) when (!stoppingToken.IsCancellationRequested)
+#pragma warning restore CA1031
         {
-            Log.EndedEarly(log, outage.Message);
+            Log.EndedEarly(log, error.Message);
         }
 
         if (cities.Length > 0)

@@ -36,7 +36,7 @@ public sealed class LeaseTests(TestServers servers)
     }
 
     [Fact]
-    public async Task And_so_it_is_by_three_processes()
+    public async Task A_cold_user_asked_for_a_thousand_times_at_once_by_three_processes_is_loaded_once()
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
