@@ -11,6 +11,12 @@ using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Options;
 using StackExchange.Redis;
 
+if (args is ["write-behind"])
+{
+    await WriteBehindBenchmark.RunAsync(Connection("Postgres"), Connection("Redis"));
+    return;
+}
+
 var prefix = $"bench-{Guid.NewGuid():N}";
 using var host = await StartAsync("00:00:05");
 
@@ -63,7 +69,10 @@ await FrozenAsync();
 
 await host.StopAsync();
 
-await RateLimitBenchmark.RunAsync(host.Services.GetRequiredService<IOptions<ConnectionStrings>>().Value.Redis);
+await RateLimitBenchmark.RunAsync(Connection("Redis"));
+await WriteBehindBenchmark.RunAsync(Connection("Postgres"), Connection("Redis"));
+
+static string Connection(string server) => Environment.GetEnvironmentVariable($"ConnectionStrings__{server}")!;
 
 // The engine alone: no schema is needed.
 async Task<IHost> StartAsync(string redisDeadline)
