@@ -1,4 +1,4 @@
-// Side by side, in one run, so that the ratios hold on any machine: ./dev bench
+// Side by side, in one run, so that the ratios hold on any machine: ./dev bench, or one part of it: ./dev bench eviction
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Text.Json.Serialization;
@@ -10,6 +10,12 @@ using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Options;
 using StackExchange.Redis;
+
+if (args is ["eviction", var redisServer])
+{
+    await EvictionBenchmark.RunAsync(redisServer);
+    return;
+}
 
 var prefix = $"bench-{Guid.NewGuid():N}";
 using var host = await StartAsync("00:00:05");
