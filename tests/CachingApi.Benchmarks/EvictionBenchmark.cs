@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Net;
 using System.Net.Sockets;
+using System.Runtime.InteropServices;
 using StackExchange.Redis;
 
 namespace CachingApi.Benchmarks;
@@ -32,6 +33,7 @@ internal static class EvictionBenchmark
 
     public static async Task RunAsync(string redisServer)
     {
+        using var ended = PosixSignalRegistration.Create(PosixSignal.SIGTERM, _ => Environment.Exit(143)); // which ends the servers
         var runs = await Task.WhenAll(Policies.SelectMany(policy => Enumerable.Range(1, Rounds).Select(seed => RunAsync(redisServer, policy, seed))));
         Console.WriteLine($"Room for {Room:N0} of {Keys:N0} keys; {Rounds} rounds of {BatchesInPhase * BatchSize:N0} requests in each column. "
             + $"Had it always held the keys that are asked for most: {Cumulated[Room - 1]:P1}.");
