@@ -26,15 +26,15 @@ internal static class WriteBehindBenchmark
 
     private static readonly TimeSpan Duration = TimeSpan.FromSeconds(4);
 
-    public static async Task RunAsync(string postgres, string redis)
+    public static async Task RunAsync(string postgres, string redis, string state)
     {
         var name = $"bench_{Guid.NewGuid():N}";
         var database = new NpgsqlConnectionStringBuilder(postgres) { Database = name }.ConnectionString;
         await SqlAsync(postgres, $"CREATE DATABASE {name}");
         try
         {
-            await AcknowledgedAsync(database, redis);
-            await DrainedAsync(database, redis);
+            await AcknowledgedAsync(database, redis, state);
+            await DrainedAsync(database, redis, state);
         }
         finally
         {
@@ -43,9 +43,9 @@ internal static class WriteBehindBenchmark
         }
     }
 
-    private static async Task AcknowledgedAsync(string database, string redis)
+    private static async Task AcknowledgedAsync(string database, string redis, string state)
     {
-        await using var app = await StartAsync(database, redis, batchSize: 500);
+        await using var app = await StartAsync(database, redis, state, batchSize: 500);
         var service = app.Services.GetRequiredService<UserService>();
         var users = await FillAsync(database);
         await Parallel.ForEachAsync(users, async (user, cancel) => await service.FindAsync(user.Id, cancel));
@@ -75,7 +75,7 @@ internal static class WriteBehindBenchmark
         await app.StopAsync();
     }
 
-    private static async Task DrainedAsync(string database, string redis)
+    private static async Task DrainedAsync(string database, string redis, string state)
     {
         Console.WriteLine();
         Console.WriteLine("| rows in a batch at most | drained rows/s |");
@@ -83,7 +83,7 @@ internal static class WriteBehindBenchmark
         foreach (var batchSize in new[] { 1, 10, 100, 500, 2000 })
         {
             var drained = batchSize == 1 ? Drained / 10 : Drained;
-            await using var app = await StartAsync(database, redis, batchSize);
+            await using var app = await StartAsync(database, redis, state, batchSize);
             var users = await FillAsync(database, drained);
             var queue = app.Services.GetRequiredService<WriteBehind>();
 
@@ -157,12 +157,13 @@ internal static class WriteBehindBenchmark
     }
 
     /// <summary>The service without its routes.</summary>
-    private static async Task<WebApplication> StartAsync(string database, string redis, int batchSize)
+    private static async Task<WebApplication> StartAsync(string database, string redis, string state, int batchSize)
     {
         var builder = WebApplication.CreateEmptyBuilder(new());
         builder.Configuration.AddInMemoryCollection([
             new("ConnectionStrings:Postgres", database),
             new("ConnectionStrings:Redis", redis),
+            new("ConnectionStrings:RedisState", state),
             new("Redis:KeyPrefix", $"bench-{Guid.NewGuid():N}"),
             new("Redis:StateDeadline", "00:00:05"),
             new("Cache:RedisDeadline", "00:00:05"),
