@@ -55,6 +55,11 @@ public sealed class WriteBehindTests(TestServers servers)
         await EmptyCacheAsync(first);
         Assert.Equal("\"v2\"", (await here.GetAsync($"/users/{user.Id}")).ETag().Tag);
         await Eventually.TrueAsync(async () => await first.MetricAsync("write_behind_queue_length") == 0, "the queue to be seen empty");
+        await using (var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis))
+        {
+            Assert.NotNull(await redis.GetDatabase().KeyTimeToLiveAsync($"{{{first.KeyPrefix}:write-behind}}:thing:{user.Id}"));
+        }
+
         Assert.Equal(1, await BothAsync("write_behind_writes_total", ("outcome", "persisted"), first, second));
     }
 
@@ -197,6 +202,20 @@ public sealed class WriteBehindTests(TestServers servers)
         // And one written behind after that is the last.
         Assert.Equal("\"v4\"", (await PutAsync(here, user, "Last")).ETag().Tag);
         await PersistedAsync(first, user, "Last", 4);
+    }
+
+    [Fact]
+    public async Task Versions_have_no_gaps_where_strategies_take_turns()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        string[] strategies = ["write-through", "write-behind", "invalidate", "write-behind", "write-behind", "write-through"];
+        foreach (var (strategy, version) in strategies.Zip(Enumerable.Range(2, strategies.Length)))
+        {
+            Assert.Equal($"\"v{version}\"", (await PutAsync(client, user, strategy, strategy)).ETag().Tag);
+        }
     }
 
     [Fact]
