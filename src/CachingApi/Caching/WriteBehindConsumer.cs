@@ -162,7 +162,7 @@ internal sealed partial class WriteBehindConsumer(
             }
         }
 
-        // Of each thing the latest write. Those before it are folded into it, unless that is refused: then they come first.
+        // Of each thing the latest write. When it is persisted, those before it are done with; should it be given up, they come after it.
         var due = _held.Values.Where(held => held.Due <= now).GroupBy(held => held.Write.Id).Take(BatchSize).ToArray();
         if (due.Length == 0)
         {
@@ -182,15 +182,11 @@ internal sealed partial class WriteBehindConsumer(
         var ofThing = _held.Values.ToLookup(held => held.Write.Id);
         foreach (var (held, result) in latest.Zip(results))
         {
-            var earlier = ofThing[held.Write.Id].Where(other => other.Write.Token < held.Write.Token).ToArray();
             switch (result.Outcome)
             {
                 case WriteOutcome.Persisted or WriteOutcome.Superseded:
                     persisted += result.Outcome is WriteOutcome.Persisted ? 1 : 0;
-                    finished.AddRange(earlier.Append(held).Select(done => new FinishedWrite(done.Write, result.Version)));
-                    break;
-                case WriteOutcome.Refused or WriteOutcome.Impossible when earlier.Length > 0:
-                    held.Due = now + LookEvery;
+                    finished.AddRange(ofThing[held.Write.Id].Where(write => write.Write.Token <= held.Write.Token).Select(write => new FinishedWrite(write.Write, result.Version)));
                     break;
                 case WriteOutcome.Refused when held.Refusals + 1 < options.Value.MaxAttempts:
                     held.Due = now + TimeSpan.FromMilliseconds(100 << held.Refusals);
@@ -284,7 +280,7 @@ internal sealed partial class WriteBehindConsumer(
         /// <summary>How often it was tried.</summary>
         public int Tries { get; set; }
 
-        /// <summary>How often the database refused it when nothing stood before it any more.</summary>
+        /// <summary>How often the database refused it.</summary>
         public int Refusals { get; set; }
     }
 

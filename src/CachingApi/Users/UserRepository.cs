@@ -154,11 +154,13 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 SELECT *
                 FROM unnest(@ids, @tokens, @versions, @emails, @emailKeys, @names, @times)
                     AS batch (id, token, version, email, email_key, display_name, updated_at)
+            ), locked AS ( -- in one order, whoever persists what: no two wait for each other
+                SELECT id FROM users WHERE id = ANY (@ids) ORDER BY id FOR UPDATE
             ), written AS (
                 UPDATE users
                 SET email = batch.email, email_key = batch.email_key, display_name = batch.display_name, updated_at = batch.updated_at,
                     version = greatest(users.version + 1, batch.version), fence = batch.token
-                FROM batch
+                FROM batch JOIN locked USING (id)
                 WHERE users.id = batch.id AND users.fence < batch.token
                 RETURNING users.id, users.version, users.fence
             )

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Net;
 using System.Net.Sockets;
+using System.Text;
 
 namespace CachingApi.Tests.Servers;
 
@@ -20,6 +21,8 @@ internal sealed class FaultProxy : IAsyncDisposable
         _ = AcceptAsync();
     }
 
+    private volatile Held? _held;
+
     public int Port => ((IPEndPoint)_listener.LocalEndpoint).Port;
 
     public string ConnectionString => $"127.0.0.1:{Port}";
@@ -29,6 +32,20 @@ internal sealed class FaultProxy : IAsyncDisposable
 
     /// <summary>Whether data is swallowed: connections stay open and nothing arrives.</summary>
     public bool Swallows { get; set; }
+
+    /// <summary>Holds back, on its connection, the next data that contains a text and all that follows; ends when it is held.</summary>
+    public Task HoldAsync(string text)
+    {
+        _held = new(text);
+        return _held.Seen.Task;
+    }
+
+    /// <summary>Lets go what is held back.</summary>
+    public void Release()
+    {
+        _held?.Released.SetResult();
+        _held = null;
+    }
 
     /// <summary>Closes every connection and refuses new ones.</summary>
     public void Cut()
@@ -104,10 +121,23 @@ internal sealed class FaultProxy : IAsyncDisposable
                 await Task.Delay(Delay);
             }
 
+            if (_held is { } held && Encoding.UTF8.GetString(buffer, 0, count).Contains(held.Text, StringComparison.Ordinal))
+            {
+                held.Seen.TrySetResult();
+                await held.Released.Task;
+            }
+
             if (!Swallows)
             {
                 await to.WriteAsync(buffer.AsMemory(0, count));
             }
         }
+    }
+
+    private sealed record Held(string Text)
+    {
+        public TaskCompletionSource Seen { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+        public TaskCompletionSource Released { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
     }
 }
