@@ -21,6 +21,7 @@ builder.Services
     .AddUsers()
     .AddWeather()
     .AddKnownProxies()
+    .AddCacheAdministration()
     .AddOperations()
     .AddApiDocs();
 
@@ -36,6 +37,7 @@ app.MapUsers();
 app.MapSessions();
 app.MapWeather();
 app.MapRateLimits();
+app.MapCacheAdministration(Caller.Admin);
 app.MapOperations();
 
 if (app.ConfigurationProblem() is { } problem)
