@@ -29,6 +29,7 @@ var app = builder.Build();
 
 app.UseKnownProxies();
 app.UseApiConventions();
+app.UseLivePage();
 app.UseApiDocs();
 app.UseRateLimits();
 app.UseSessions();

@@ -140,20 +140,35 @@ internal static class CacheEndpoints
     /// <summary>So many keys are more than other requests may send.</summary>
     private const int MaxWarmBytes = 1024 * 1024;
 
-    public static IServiceCollection AddCacheAdministration(this IServiceCollection services) => services.AddJson(CacheJson.Default);
+    public static IServiceCollection AddCacheAdministration(this IServiceCollection services)
+    {
+        services.AddJson(CacheJson.Default);
+        services.AddJson(CacheStatsJson.Default);
+        return services.AddSingleton<Measurements>().AddSingleton<CacheStatistics>();
+    }
 
     /// <param name="administrators">The authorization policy of those who may.</param>
     public static void MapCacheAdministration(this IEndpointRouteBuilder routes, string administrators)
     {
-        var cache = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization(administrators).RequireRateLimit("default")
-            .ProducesProblems(StatusCodes.Status400BadRequest);
+        var cache = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization(administrators).RequireRateLimit("default");
 
-        cache.MapGet("/entries", Look).ProducesProblems(StatusCodes.Status404NotFound);
-        cache.MapDelete("/entries", Evict).ProducesProblems(StatusCodes.Status404NotFound);
+        // From now on it counts.
+        routes.ServiceProvider.GetRequiredService<CacheStatistics>();
+        cache.MapGet("/stats", Stats);
+        cache.MapGet("/entries", Look).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
+        cache.MapDelete("/entries", Evict).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
         cache.MapDelete("/namespaces/{name}", Drop).ProducesProblems(StatusCodes.Status404NotFound);
-        cache.MapPost("/warm", Warm).WithMetadata(new RequestSizeLimitAttribute(MaxWarmBytes)).ProducesProblems(StatusCodes.Status409Conflict);
-        cache.MapGet("/warm/{id}", FindWarming).ProducesProblems(StatusCodes.Status404NotFound);
+        cache.MapPost("/warm", Warm).WithMetadata(new RequestSizeLimitAttribute(MaxWarmBytes))
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status409Conflict);
+        cache.MapGet("/warm/{id}", FindWarming).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
     }
+
+    /// <summary>Says what the caches do: hits, misses, loads, latencies, evictions, Redis, the write-behind queue, the limits.</summary>
+    /// <remarks>
+    /// The numbers are those of the process that answers, which <c>instance</c> names, since it began; <c>/metrics</c> has the same for
+    /// Prometheus. Only those of <c>redis</c> and the length of the queue are everybody's.
+    /// </remarks>
+    internal static Ok<CacheStats> Stats(CacheStatistics statistics) => TypedResults.Ok(statistics.Read());
 
     /// <summary>Says what each tier holds of one entry, never its body.</summary>
     /// <remarks>

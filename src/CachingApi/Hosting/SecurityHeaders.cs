@@ -36,7 +36,10 @@ internal static class SecurityHeaders
             headers.CacheControl = "no-store";
         }
 
-        headers.ContentSecurityPolicy = context.Request.Path.StartsWithSegments("/swagger") ? OwnPages : Nothing;
+        headers.ContentSecurityPolicy =
+            LivePage.Is(context.Request.Path) ? LivePage.ContentSecurityPolicy
+            : context.Request.Path.StartsWithSegments("/swagger") ? OwnPages
+            : Nothing;
         headers["Referrer-Policy"] = "no-referrer";
         headers["Cross-Origin-Resource-Policy"] = "same-origin";
         return Task.CompletedTask;

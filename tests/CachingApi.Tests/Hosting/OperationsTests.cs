@@ -95,7 +95,8 @@ public sealed class OperationsTests(TestServers servers)
             ["GET /weather/{city}"] = "200 304 400 404 429 503",
             ["GET /cache/entries"] = "200 400 401 403 404 429 503",
             ["DELETE /cache/entries"] = "204 400 401 403 404 429 503",
-            ["DELETE /cache/namespaces/{name}"] = "204 400 401 403 404 429 503",
+            ["DELETE /cache/namespaces/{name}"] = "204 401 403 404 429 503",
+            ["GET /cache/stats"] = "200 401 403 429 503",
             ["POST /cache/warm"] = "202 400 401 403 409 429 503",
             ["GET /cache/warm/{id}"] = "200 400 401 403 404 429 503",
             ["GET /limits"] = "200 429 503",
@@ -110,7 +111,7 @@ public sealed class OperationsTests(TestServers servers)
             Assert.Equal(!open, operation.TryGetProperty("security", out _));
         }
 
-        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword", "LimitPolicy", "LimitState", "WeatherReport", "StoredEntry", "TierEntry", "WarmCache", "WarmingStatus" })
+        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword", "LimitPolicy", "LimitState", "WeatherReport", "StoredEntry", "TierEntry", "CacheStats", "CacheCounts", "TierCounts", "OperationLatency", "Latency", "RedisStats", "WriteBehindCounts", "LimitCounts", "WarmCache", "WarmingStatus" })
         {
             var properties = document.GetProperty("components").GetProperty("schemas").GetProperty(schema).GetProperty("properties");
             Assert.All(properties.EnumerateObject(), property => Assert.True(

@@ -144,6 +144,7 @@ public sealed class AccessTests(TestServers servers)
     [InlineData("DELETE", "/sessions/01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e", 401, 404, 404, 404)]
     [InlineData("GET", "/sessions/current", 401, 200, 200, 200)]
     [InlineData("DELETE", "/sessions/current", 401, 204, 204, 204)]
+    [InlineData("GET", "/cache/stats", 401, 403, 403, 200)]
     [InlineData("GET", "/cache/entries?key=users:{self}", 401, 403, 403, 200)]
     [InlineData("DELETE", "/cache/entries?key=users:{self}", 401, 403, 403, 204)]
     [InlineData("DELETE", "/cache/namespaces/users", 401, 403, 403, 204)]
