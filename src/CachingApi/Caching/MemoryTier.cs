@@ -126,9 +126,12 @@ internal sealed class MemoryTier
 
         private readonly StrongBox<long>[] _changes = [.. Enumerable.Range(0, Stripes).Select(_ => new StrongBox<long>())];
 
+        private long _cleared;
+
         public long Count => _entries.Count;
 
-        public long Evicted => _entries.Metrics.Value!.Evicted;
+        /// <summary>What was dropped with all others did not have to leave for them.</summary>
+        public long Evicted => _entries.Metrics.Value!.Evicted - Volatile.Read(ref _cleared);
 
         public void Apply(BackplaneMessage message)
         {
@@ -198,7 +201,12 @@ internal sealed class MemoryTier
                 }
             }
 
-            _entries.Clear();
+            lock (_entries)
+            {
+                var evicted = _entries.Metrics.Value!.Evicted;
+                _entries.Clear();
+                _cleared += _entries.Metrics.Value!.Evicted - evicted;
+            }
         }
 
         private StrongBox<long> Stripe(string id) => _changes[(uint)id.GetHashCode() % Stripes];

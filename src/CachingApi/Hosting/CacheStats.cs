@@ -114,7 +114,10 @@ public sealed record TierCounts
     /// <example>0</example>
     public long? Evictions { get; init; }
 
-    /// <summary>Of the source: what a load takes. Of Redis see <c>operations</c>.</summary>
+    /// <summary>
+    /// Of the source: what a load for this cache takes. Of memory and Redis: what a look-up takes, of all caches together (in
+    /// memory a sample of them); <c>null</c> before the first one.
+    /// </summary>
     public Latency? Latency { get; init; }
 }
 
@@ -307,10 +310,11 @@ internal sealed class CacheStatistics(IEnumerable<ManagedCache> caches, Measurem
         var loads = samples.FirstOrDefault(sample => sample.Name == "cache_load_duration" && sample.Labels["cache"] == cache);
         var memory = Tier("memory") with
         {
+            Latency = Gets("memory"),
             Entries = Sum(samples, "cache_entries", ("cache", cache)),
             Evictions = Sum(samples, "cache_evictions", ("cache", cache)),
         };
-        var redis = Tier("redis");
+        var redis = Tier("redis") with { Latency = Gets("redis") };
         var source = Tier("source") with { Loads = Sum(samples, "cache_loads", ("cache", cache)), Latency = loads is null ? null : LatencyOf(loads) };
         var served = memory.Hits + redis.Hits + redis.StaleServed;
         return new()
@@ -322,6 +326,11 @@ internal sealed class CacheStatistics(IEnumerable<ManagedCache> caches, Measurem
             RefusedFills = Sum(samples, "cache_refused_fills", ("cache", cache)),
             Tiers = [memory, redis, source],
         };
+
+        Latency? Gets(string tier) =>
+            samples.FirstOrDefault(sample => sample.Name == "cache_operation_duration" && sample.Labels["tier"] == tier && sample.Labels["operation"] == "get") is { } gets
+                ? LatencyOf(gets)
+                : null;
 
         TierCounts Tier(string tier)
         {

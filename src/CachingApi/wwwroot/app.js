@@ -28,7 +28,7 @@ const show = {
   count: or(value => number.format(value)),
   rate: or(value => `${short.format(value)}/s`),
   ratio: or(value => `${(value * 100).toFixed(value > 0.995 && value < 1 ? 2 : 1)} %`),
-  milliseconds: or(value => value < 1 ? `${value.toFixed(2)} ms` : value < 100 ? `${value.toFixed(1)} ms` : `${number.format(value)} ms`),
+  milliseconds: or(value => value < 0.1 ? `${(value * 1000).toFixed(value < 0.01 ? 1 : 0)} µs` : value < 1 ? `${value.toFixed(2)} ms` : value < 100 ? `${value.toFixed(1)} ms` : `${number.format(value)} ms`),
   seconds: or(value => value < 10 ? `${value.toFixed(1)} s` : `${number.format(value)} s`),
   bytes: or(value => {
     const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
@@ -49,7 +49,7 @@ const tierOf = (cache, name) => cache.tiers.find(tier => tier.tier === name);
 const sumTier = (stats, name, value) => sum(stats.caches, cache => value(tierOf(cache, name)));
 const lookups = tier => tier.hits + tier.misses + tier.staleServed + tier.errors;
 const cacheNodes = stats => stats.redis.filter(node => node.role === 'cache' && node.up);
-const operation = (stats, name) => stats.operations.find(known => known.tier === 'redis' && known.operation === name)?.latency;
+const gets = (stats, tier) => stats.operations.find(known => known.tier === tier && known.operation === 'get')?.latency;
 
 /** What the same process said some seconds ago; null where it was not asked then, or has begun anew since. */
 function before(at) {
@@ -109,10 +109,12 @@ const charts = [
   {
     title: 'Latency', note: 'p50 solid, p99 dashed, of the last minute', format: show.milliseconds, log: true, empty: 'Nothing was measured lately',
     lines: [
-      { label: 'Redis get', color: 3, value: now => operation(now.stats, 'get')?.recentP50 ?? null },
-      { label: 'p99', color: 3, dashed: true, value: now => operation(now.stats, 'get')?.recentP99 ?? null },
-      { label: 'load', color: 2, value: now => slowest(now.stats, latency => latency.recentP50) },
-      { label: 'p99', color: 2, dashed: true, value: now => slowest(now.stats, latency => latency.recentP99) },
+      { label: 'memory p50', color: 1, value: now => gets(now.stats, 'memory')?.recentP50 ?? null },
+      { label: 'memory p99', color: 1, dashed: true, value: now => gets(now.stats, 'memory')?.recentP99 ?? null },
+      { label: 'Redis p50', color: 3, value: now => gets(now.stats, 'redis')?.recentP50 ?? null },
+      { label: 'Redis p99', color: 3, dashed: true, value: now => gets(now.stats, 'redis')?.recentP99 ?? null },
+      { label: 'load p50', color: 2, value: now => slowest(now.stats, latency => latency.recentP50) },
+      { label: 'load p99', color: 2, dashed: true, value: now => slowest(now.stats, latency => latency.recentP99) },
     ],
   },
   {
@@ -170,7 +172,7 @@ function slowest(stats, value) {
 const tiles = [
   { label: 'Hit ratio', value: (now, then) => show.ratio(ratio(now, then, served, asked)), note: () => `last ${SMOOTH} seconds` },
   { label: 'Look-ups', value: (now, then) => show.rate(rate(now, then, asked)), note: now => `${show.count(asked(now.stats))} in all` },
-  { label: 'Redis get, p99', value: now => show.milliseconds(operation(now.stats, 'get')?.recentP99), note: now => `p50 ${show.milliseconds(operation(now.stats, 'get')?.recentP50)}` },
+  { label: 'Redis get, p99', value: now => show.milliseconds(gets(now.stats, 'redis')?.recentP99), note: now => `p50 ${show.milliseconds(gets(now.stats, 'redis')?.recentP50)}` },
   {
     label: 'Redis memory', value: now => cacheNodes(now.stats).length ? show.bytes(sum(cacheNodes(now.stats), node => node.memoryBytes)) : none,
     note: now => cacheNodes(now.stats)[0]?.maxMemoryBytes ? `of ${show.bytes(sum(cacheNodes(now.stats), node => node.maxMemoryBytes))}, ${cacheNodes(now.stats)[0].maxMemoryPolicy}` : 'without a bound',
@@ -200,7 +202,7 @@ function build() {
       element('li', {}, element('i', { class: `c${line.color}${line.dashed ? ' dashed' : ''}`, 'aria-hidden': 'true' }), line.label, chart.values[index]));
     chart.plot = element('div', { class: 'plot', 'aria-hidden': 'true', 'data-empty': chart.empty ?? 'Nothing yet' });
     $('charts').append(element('figure', {},
-      element('figcaption', {}, element('h3', {}, chart.title, element('span', {}, chart.note)), element('ul', { class: 'key' }, ...chart.items)),
+      element('figcaption', {}, element('h2', {}, chart.title, element('span', {}, chart.note)), element('ul', { class: 'key' }, ...chart.items)),
       chart.plot));
     draw(chart);
   }
@@ -222,14 +224,19 @@ function draw(chart) {
     legend: { show: false },
     cursor: { sync: { key: 'all' }, drag: { x: false, y: false }, y: false, points: { size: 6 } },
     scales: {
-      x: { range: () => { const end = times.at(-1) ?? Date.now() / 1000; return [end - range, end]; } },
+      x: { range: () => span() },
       y: chart.log
         ? { distr: 3, range: (_, low, high) => low === null || !(low > 0) ? [0.01, 100] : [10 ** Math.floor(Math.log10(low)), 10 ** Math.ceil(Math.log10(high * 1.01))] }
         : { range: chart.range ? () => chart.range.map((bound, index) => bound + (index ? 0.02 : -0.005)) : (_, low, high) => [0, high > 0 ? high * 1.12 : 1] },
     },
     axes: [
-      { ...axis, size: 26, space: 70, values: (_, ticks) => ticks.map(tick => new Date(tick * 1000).toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit', second: range <= 120 ? '2-digit' : undefined })) },
-      { ...axis, size: 62, space: 34, values: (_, ticks) => ticks.map(tick => tick === null ? '' : chart.range && tick > 1 ? '' : axisText(chart, tick)) },
+      { ...axis, size: 26, space: 64, values: (_, ticks) => ticks.map(clock) },
+      {
+        ...axis, size: 62, space: 34,
+        incrs: chart.format === show.bytes || chart.format === show.bytesRate ? powersOfTwo : chart.format === show.count ? wholeNumbers : undefined,
+        ...(chart.log ? { splits: (_, __, low, high) => decades(low, high), filter: (_, ticks) => ticks } : {}),
+        values: (_, ticks) => ticks.map(tick => chart.range && tick > 1 ? '' : axisText(chart, tick)),
+      },
     ],
     series: [{}, ...chart.lines.map(line => ({
       label: line.label,
@@ -243,6 +250,26 @@ function draw(chart) {
     hooks: { setCursor: [graph => say(chart, graph.cursor.idx)] },
   }, [times, ...chart.data], chart.plot);
   say(chart, null);
+}
+
+/** From when to when the graphs go: what there is, up to the range that was chosen. */
+function span() {
+  const end = times.at(-1) ?? Date.now() / 1000;
+  return [Math.max(end - range, Math.min(times[0] ?? end, end - 30)), end];
+}
+
+const powersOfTwo = Array.from({ length: 50 }, (_, power) => 2 ** power);
+const wholeNumbers = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map(step => step * 10 ** power)).flat();
+
+/** Powers of ten, every other one where they are many. */
+function decades(low, high) {
+  const all = Array.from({ length: Math.round(Math.log10(high / low)) + 1 }, (_, power) => Number((low * 10 ** power).toPrecision(6)));
+  return all.length > 4 ? all.filter((_, power) => power % 2 === 0) : all;
+}
+
+function clock(tick) {
+  const [start, end] = span();
+  return new Date(tick * 1000).toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit', second: end - start <= 120 ? '2-digit' : undefined });
 }
 
 const axisText = (chart, value) => chart.format === show.ratio ? `${Math.round(value * 100)} %` : chart.format(value).replace(/\.0+(?= )/, '');

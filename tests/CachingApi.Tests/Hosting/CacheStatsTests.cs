@@ -60,6 +60,32 @@ public sealed class CacheStatsTests(TestServers servers)
     }
 
     [Fact]
+    public async Task What_is_dropped_with_its_whole_cache_is_not_evicted_for_others()
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["Cache:Users:MemoryTtl"] = "00:01:00" });
+        var users = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => api.CreateUserAsync()));
+        using var admin = await api.AdminAsync();
+        async Task<(int Entries, int Evictions)> MemoryAsync()
+        {
+            var memory = (await (await admin.GetAsync("/cache/stats")).JsonAsync()).GetProperty("caches")[0].GetProperty("tiers")[0];
+            return (memory.GetProperty("entries").GetInt32(), memory.GetProperty("evictions").GetInt32());
+        }
+
+        await Eventually.TrueAsync(async () =>
+        {
+            foreach (var user in users)
+            {
+                await admin.GetAsync($"/users/{user.Id}");
+            }
+
+            return (await MemoryAsync()).Entries == 3;
+        });
+        await admin.DeleteAsync("/cache/namespaces/users");
+
+        Assert.Equal((0, 0), await MemoryAsync());
+    }
+
+    [Fact]
     public async Task Redis_says_how_much_it_holds_and_may_hold()
     {
         await using var redis = await RedisServer.StartAsync("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu");
