@@ -38,7 +38,8 @@ app.MapUsers();
 app.MapSessions();
 app.MapWeather();
 app.MapRateLimits();
-app.MapCacheAdministration(Caller.Admin);
+app.MapCacheAdministration();
+app.MapDeadLetters();
 app.MapOperations();
 
 if (app.ConfigurationProblem() is { } problem)

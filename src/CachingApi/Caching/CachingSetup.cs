@@ -7,6 +7,7 @@ internal static class CachingSetup
     public static IServiceCollection AddCaching(this IServiceCollection services)
     {
         services.AddValidatedOptions<CachingOptions>("Cache");
+        services.AddValidatedOptions<WriteBehindOptions>("WriteBehind");
         services.AddSingleton(provider =>
             new SingleFlight<CacheResult>(provider.GetRequiredService<IOptions<CachingOptions>>().Value.LoadTimeout));
         return services
@@ -24,9 +25,13 @@ internal static class CachingSetup
             .AddSingleton<Invalidation>()
             .AddSingleton<WriteThrough>()
             .AddSingleton<Inspection>()
+            .AddSingleton<WriteBehindMetrics>()
+            .AddSingleton<WriteBehindQueue>()
+            .AddSingleton<WriteBehind>()
             .AddHostedService(provider => provider.GetRequiredService<Backplane>())
             .AddHostedService<RedisRecovery>()
             .AddHostedService<ChangeCapture>()
+            .AddHostedService<WriteBehindConsumer>()
             .AddSingleton<Warming>()
             .AddHostedService(provider => provider.GetRequiredService<Warming>());
     }

@@ -147,10 +147,9 @@ internal static class CacheEndpoints
         return services.AddSingleton<Measurements>().AddSingleton<CacheStatistics>();
     }
 
-    /// <param name="administrators">The authorization policy of those who may.</param>
-    public static void MapCacheAdministration(this IEndpointRouteBuilder routes, string administrators)
+    public static void MapCacheAdministration(this IEndpointRouteBuilder routes)
     {
-        var cache = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization(administrators).RequireRateLimit("default");
+        var cache = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin").RequireRateLimit("default");
 
         // From now on it counts.
         routes.ServiceProvider.GetRequiredService<CacheStatistics>();

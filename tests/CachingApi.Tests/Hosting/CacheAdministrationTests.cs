@@ -108,6 +108,29 @@ public sealed class CacheAdministrationTests(TestServers servers)
     }
 
     [Fact]
+    public async Task A_write_that_is_acknowledged_and_not_persisted_yet_is_seen_after_its_entry_was_evicted()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        using var admin = await api.AdminAsync();
+        await admin.GetAsync($"/users/{user.Id}");
+        await using var database = new Npgsql.NpgsqlConnection(api.Database);
+        await database.OpenAsync();
+        await using var locking = await database.BeginTransactionAsync();
+        await new Npgsql.NpgsqlCommand("LOCK TABLE users IN EXCLUSIVE MODE", database, locking).ExecuteNonQueryAsync();
+
+        var written = await admin.PutAsJsonAsync($"/users/{user.Id}?strategy=write-behind", new { email = user.Email, displayName = "Countess" });
+        await admin.DeleteAsync($"/cache/entries?key=users:{user.Id}");
+        var read = await admin.GetAsync($"/users/{user.Id}");
+
+        Assert.Equal(HttpStatusCode.Accepted, written.StatusCode);
+        Assert.Equal(("CachingApi; fwd=uri-miss; stored", "\"v2\""), (read.CacheStatus(), read.ETag().Tag));
+        await Eventually.TrueAsync(async () =>
+            (await (await admin.GetAsync("/cache/stats")).JsonAsync()).GetProperty("writeBehind").GetProperty("queueLength").GetInt32() == 1);
+        await locking.RollbackAsync();
+    }
+
+    [Fact]
     public async Task A_dropped_cache_is_empty_and_the_others_are_not()
     {
         await using var api = await ApiNode.StartAsync(servers);

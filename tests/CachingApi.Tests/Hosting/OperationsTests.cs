@@ -83,7 +83,7 @@ public sealed class OperationsTests(TestServers servers)
             ["POST /users"] = "201 400 409 429 503",
             ["GET /users"] = "200 304 400 401 403 429 503",
             ["GET /users/{id}"] = "200 304 400 401 403 404 429 503",
-            ["PUT /users/{id}"] = "200 400 401 403 404 409 412 429 503",
+            ["PUT /users/{id}"] = "200 202 400 401 403 404 409 412 429 503",
             ["DELETE /users/{id}"] = "204 400 401 403 404 429 503",
             ["PUT /users/{id}/password"] = "204 400 401 403 429 503",
             ["GET /sessions"] = "200 401 403 429 503",
@@ -99,6 +99,9 @@ public sealed class OperationsTests(TestServers servers)
             ["GET /cache/stats"] = "200 401 403 429 503",
             ["POST /cache/warm"] = "202 400 401 403 409 429 503",
             ["GET /cache/warm/{id}"] = "200 400 401 403 404 429 503",
+            ["GET /cache/dead-letters"] = "200 400 401 403 429 503",
+            ["POST /cache/dead-letters/{id}/retry"] = "202 400 401 403 404 409 429 503",
+            ["DELETE /cache/dead-letters/{id}"] = "204 400 401 403 404 429 503",
             ["GET /limits"] = "200 429 503",
             ["GET /limits/{policy}"] = "200 404 429 503",
         };
@@ -111,7 +114,7 @@ public sealed class OperationsTests(TestServers servers)
             Assert.Equal(!open, operation.TryGetProperty("security", out _));
         }
 
-        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword", "LimitPolicy", "LimitState", "WeatherReport", "StoredEntry", "TierEntry", "CacheStats", "CacheCounts", "TierCounts", "OperationLatency", "Latency", "RedisStats", "WriteBehindCounts", "LimitCounts", "WarmCache", "WarmingStatus" })
+        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword", "LimitPolicy", "LimitState", "WeatherReport", "StoredEntry", "TierEntry", "CacheStats", "CacheCounts", "TierCounts", "OperationLatency", "Latency", "RedisStats", "WriteBehindCounts", "LimitCounts", "WarmCache", "WarmingStatus", "DeadWrite" })
         {
             var properties = document.GetProperty("components").GetProperty("schemas").GetProperty(schema).GetProperty("properties");
             Assert.All(properties.EnumerateObject(), property => Assert.True(
