@@ -47,19 +47,22 @@ public sealed class CacheAdministrationTests(TestServers servers)
         foreach (var tier in new[] { memory, redis })
         {
             Assert.Equal("fresh", tier.GetProperty("state").GetString());
-            Assert.Equal(5, tier.GetProperty("ageSeconds").GetDouble());
+            AssertAbout(5, tier, "ageSeconds");
             Assert.Equal(1, tier.GetProperty("version").GetInt32());
             Assert.Equal(48 + body.Length, tier.GetProperty("sizeBytes").GetInt32());
         }
 
-        Assert.Equal((55, 55), (memory.GetProperty("ttlSeconds").GetDouble(), memory.GetProperty("usableForSeconds").GetDouble()));
-        Assert.Equal((595, 4195), (redis.GetProperty("ttlSeconds").GetDouble(), redis.GetProperty("usableForSeconds").GetDouble()));
+        AssertAbout(55, memory, "ttlSeconds");
+        AssertAbout(55, memory, "usableForSeconds");
+        AssertAbout(595, redis, "ttlSeconds");
+        AssertAbout(4195, redis, "usableForSeconds");
         Assert.False(all.GetProperty("leaseHeld").GetBoolean());
 
         time.Advance(TimeSpan.FromMinutes(11));
         (memory, redis, _) = await LookAsync();
         Assert.Equal(("stale", 0), (memory.GetProperty("state").GetString(), memory.GetProperty("usableForSeconds").GetDouble()));
-        Assert.Equal(("stale", 0, 3535), (redis.GetProperty("state").GetString(), redis.GetProperty("ttlSeconds").GetDouble(), redis.GetProperty("usableForSeconds").GetDouble()));
+        Assert.Equal(("stale", 0), (redis.GetProperty("state").GetString(), redis.GetProperty("ttlSeconds").GetDouble()));
+        AssertAbout(3535, redis, "usableForSeconds");
 
         var key = all.GetProperty("redisKey").GetString()!;
         await using var connection = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
@@ -350,4 +353,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
         await Eventually.TrueAsync(async () => (await (await admin.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("done").GetInt32() == 2);
         Assert.True(CacheStatus.Of(await node.GetAsync("berlin")).Hit);
     }
+
+    /// <summary>Entries have their times in milliseconds.</summary>
+    private static void AssertAbout(double expected, JsonElement tier, string field) => Assert.Equal(expected, tier.GetProperty(field).GetDouble(), 0.01);
 }

@@ -53,6 +53,8 @@ public sealed class OperationsTests(TestServers servers)
     [InlineData("/health/live", "default-src 'none'; frame-ancestors 'none'")]
     [InlineData("/users", "default-src 'none'; frame-ancestors 'none'")]
     [InlineData("/no-such-route", "default-src 'none'; frame-ancestors 'none'")]
+    [InlineData("/", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")]
+    [InlineData("/app.js", "default-src 'none'; frame-ancestors 'none'")]
     [InlineData("/swagger/index.html", "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")]
     public async Task Every_answer_tells_a_browser_what_not_to_do_with_it(string path, string policy)
     {
