@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics.Metrics;
 using System.Runtime.CompilerServices;
+using BitFaster.Caching;
 using BitFaster.Caching.Lfu;
 using BitFaster.Caching.Scheduler;
 
@@ -119,19 +120,29 @@ internal sealed class MemoryTier
 
     private sealed record Kept(CacheEntry Entry, DateTimeOffset Until);
 
-    private sealed class Store(int capacity)
+    private sealed class Store
     {
-        private readonly ConcurrentLfu<string, Kept> _entries =
-            new(concurrencyLevel: 1, capacity, new ThreadPoolScheduler(), StringComparer.Ordinal);
-
+        private readonly ConcurrentLfu<string, Kept> _entries;
         private readonly StrongBox<long>[] _changes = [.. Enumerable.Range(0, Stripes).Select(_ => new StrongBox<long>())];
 
-        private long _cleared;
+        private long _evicted;
+
+        public Store(int capacity)
+        {
+            _entries = new(concurrencyLevel: 1, capacity, new ThreadPoolScheduler(), StringComparer.Ordinal);
+            _entries.Events.Value!.ItemRemoved += (_, removed) =>
+            {
+                if (removed.Reason is ItemRemovedReason.Evicted)
+                {
+                    Interlocked.Increment(ref _evicted);
+                }
+            };
+        }
 
         public long Count => _entries.Count;
 
-        /// <summary>What was dropped with all others did not have to leave for them.</summary>
-        public long Evicted => _entries.Metrics.Value!.Evicted - Volatile.Read(ref _cleared);
+        /// <summary>Not <c>Metrics.Evicted</c> of the library: that counts what was dropped, too.</summary>
+        public long Evicted => Volatile.Read(ref _evicted);
 
         public void Apply(BackplaneMessage message)
         {
@@ -201,12 +212,7 @@ internal sealed class MemoryTier
                 }
             }
 
-            lock (_entries)
-            {
-                var evicted = _entries.Metrics.Value!.Evicted;
-                _entries.Clear();
-                _cleared += _entries.Metrics.Value!.Evicted - evicted;
-            }
+            _entries.Clear();
         }
 
         private StrongBox<long> Stripe(string id) => _changes[(uint)id.GetHashCode() % Stripes];

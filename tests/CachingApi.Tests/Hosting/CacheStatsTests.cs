@@ -60,9 +60,9 @@ public sealed class CacheStatsTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_is_dropped_with_its_whole_cache_is_not_evicted_for_others()
+    public async Task Only_what_had_to_leave_for_others_is_counted_as_evicted()
     {
-        await using var api = await ApiNode.StartAsync(servers, new() { ["Cache:Users:MemoryTtl"] = "00:01:00" });
+        await using var api = await ApiNode.StartAsync(servers, new() { ["Cache:Users:MemoryTtl"] = "00:01:00", ["Cache:Users:MemoryEntries"] = "4" });
         var users = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => api.CreateUserAsync()));
         using var admin = await api.AdminAsync();
         async Task<(int Entries, int Evictions)> MemoryAsync()
@@ -80,9 +80,20 @@ public sealed class CacheStatsTests(TestServers servers)
 
             return (await MemoryAsync()).Entries == 3;
         });
+        await admin.DeleteAsync($"/cache/entries?key=users:{users[0].Id}");
         await admin.DeleteAsync("/cache/namespaces/users");
-
         Assert.Equal((0, 0), await MemoryAsync());
+
+        var more = await Task.WhenAll(Enumerable.Range(0, 12).Select(_ => api.CreateUserAsync()));
+        await Eventually.TrueAsync(async () =>
+        {
+            foreach (var user in more)
+            {
+                await admin.GetAsync($"/users/{user.Id}");
+            }
+
+            return (await MemoryAsync()).Evictions > 0;
+        });
     }
 
     [Fact]
