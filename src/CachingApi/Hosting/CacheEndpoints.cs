@@ -152,7 +152,7 @@ internal static class CacheEndpoints
         var cache = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin").RequireRateLimit("default");
 
         // From now on it counts.
-        routes.ServiceProvider.GetRequiredService<CacheStatistics>();
+        routes.ServiceProvider.GetRequiredService<Measurements>();
         cache.MapGet("/stats", Stats);
         cache.MapGet("/entries", Look).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
         cache.MapDelete("/entries", Evict).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);

@@ -260,15 +260,13 @@ internal sealed class CacheStatistics(IEnumerable<ManagedCache> caches, Measurem
 {
     private static readonly string Instance = $"{Environment.MachineName}:{Environment.ProcessId}";
 
-    private readonly DateTimeOffset _startedAt = time.GetUtcNow();
-
     public CacheStats Read()
     {
         var samples = measurements.Read();
         return new()
         {
             Instance = Instance,
-            StartedAt = _startedAt,
+            StartedAt = measurements.Since,
             At = time.GetUtcNow(),
             RecentSeconds = (int)Measurements.Window.TotalSeconds,
             Caches = [.. caches.Select(cache => Counts(cache.Cache.Name, samples))],

@@ -30,6 +30,7 @@ internal sealed class Measurements : IDisposable
 
     public Measurements(IMeterFactory meters, TimeProvider time)
     {
+        Since = time.GetUtcNow();
         var start = time.GetTimestamp();
         long Slot() => (long)time.GetElapsedTime(start).TotalSeconds / SlotSeconds;
 
@@ -48,6 +49,9 @@ internal sealed class Measurements : IDisposable
         _listener.SetMeasurementEventCallback<double>(static (_, value, tags, measured) => ((Measured)measured!).Add(value, tags));
         _listener.Start();
     }
+
+    /// <summary>From when on it has listened: since the process began.</summary>
+    public DateTimeOffset Since { get; }
 
     public Sample[] Read()
     {
