@@ -21,6 +21,7 @@ builder.Services
     .AddUsers()
     .AddWeather()
     .AddKnownProxies()
+    .AddCacheAdministration()
     .AddOperations()
     .AddApiDocs();
 
@@ -28,6 +29,7 @@ var app = builder.Build();
 
 app.UseKnownProxies();
 app.UseApiConventions();
+app.UseLivePage();
 app.UseApiDocs();
 app.UseRateLimits();
 app.UseSessions();
@@ -36,6 +38,7 @@ app.MapUsers();
 app.MapSessions();
 app.MapWeather();
 app.MapRateLimits();
+app.MapCacheAdministration();
 app.MapDeadLetters();
 app.MapOperations();
 

@@ -2,6 +2,19 @@ using System.Text.Json.Serialization.Metadata;
 
 namespace CachingApi.Caching;
 
+/// <summary>One kind of cached thing: what holds for it whatever its type.</summary>
+internal abstract class Cache(string name, CacheSettings settings, bool isVoided)
+{
+    public string Name => name;
+
+    public CacheSettings Settings => settings;
+
+    public bool IsVoided => isVoided;
+
+    /// <summary>What the memory tier keeps of it.</summary>
+    internal object? Memory { get; set; }
+}
+
 /// <summary>One kind of cached thing: its name, its lifetimes, its JSON and where its version is.</summary>
 /// <param name="name">The name in keys, metrics and configuration.</param>
 /// <param name="version">Reads the version by which entries are ordered; things without one give 0.</param>
@@ -16,18 +29,10 @@ internal sealed class Cache<T>(
     Func<T, long> version,
     bool isVoided = true,
     Func<T, DateTimeOffset, DateTimeOffset>? freshUntil = null)
+    : Cache(name, settings, isVoided)
     where T : class
 {
-    public string Name => name;
-
-    public CacheSettings Settings => settings;
-
-    public bool IsVoided => isVoided;
-
     public JsonTypeInfo<T> Json => json;
-
-    /// <summary>What the memory tier keeps of it.</summary>
-    internal object? Memory { get; set; }
 
     /// <summary>What the last load cost: an entry that was written, not loaded, would cost as much.</summary>
     internal TimeSpan LastLoadTime { get; set; }

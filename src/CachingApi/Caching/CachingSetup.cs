@@ -23,9 +23,12 @@ internal static class CachingSetup
             .AddSingleton<CacheAside>()
             .AddSingleton<Invalidation>()
             .AddSingleton<WriteThrough>()
+            .AddSingleton<Inspection>()
             .AddHostedService(provider => provider.GetRequiredService<Backplane>())
             .AddHostedService<RedisRecovery>()
-            .AddHostedService<ChangeCapture>();
+            .AddHostedService<ChangeCapture>()
+            .AddSingleton<Warming>()
+            .AddHostedService(provider => provider.GetRequiredService<Warming>());
     }
 
     /// <summary>Lets a feature write behind.</summary>

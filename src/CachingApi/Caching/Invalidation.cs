@@ -1,3 +1,5 @@
+using CachingApi.Storage;
+
 namespace CachingApi.Caching;
 
 /// <summary>
@@ -31,7 +33,7 @@ internal sealed class Invalidation(
     }
 
     /// <summary>Everything in a cache is void from now on, at the cost of one operation.</summary>
-    public async Task DropAllAsync<T>(Cache<T> cache, CancellationToken cancel) where T : class
+    public async Task DropAllAsync(Cache cache, CancellationToken cancel)
     {
         // A new generation keeps later readers from joining what is being loaded, but around Redis there are no generations.
         flights.ForgetAll($"{cache.Name}:");
@@ -41,6 +43,23 @@ internal sealed class Invalidation(
         }
 
         memory.Drop(cache);
+    }
+
+    /// <summary>
+    /// Takes one entry out of both tiers of every process, without a new version. What is being loaded is not kept, and what it
+    /// kept out stays out: a tombstone of its own version takes its place, which lets that version in again, and no older one.
+    /// </summary>
+    /// <exception cref="UnavailableException">Redis is away: only this process has dropped it.</exception>
+    public async Task EvictAsync(Cache cache, string id, CancellationToken cancel)
+    {
+        flights.Forget($"{cache.Name}:{id}");
+        var generation = await namespaces.CurrentAsync(cache.Name, cancel);
+        var evicted = generation is { } current && await redis.EvictAsync(cache.Name, id, namespaces.Key(cache.Name, current, id), TombstoneTtl, cancel);
+        memory.Changed(cache, id, long.MaxValue);
+        if (!evicted)
+        {
+            throw new UnavailableException("Redis");
+        }
     }
 
     /// <summary>Puts an entry of a new version in place, or remembers that this is to be done.</summary>

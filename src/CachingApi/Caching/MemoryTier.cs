@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics.Metrics;
 using System.Runtime.CompilerServices;
+using BitFaster.Caching;
 using BitFaster.Caching.Lfu;
 using BitFaster.Caching.Scheduler;
 
@@ -60,6 +61,12 @@ internal sealed class MemoryTier
     public CacheEntry? Find<T>(Cache<T> cache, string id, DateTimeOffset now) where T : class =>
         cache.Settings.InMemory && IsTrusted(cache) ? StoreOf(cache).Find(id, now) : null;
 
+    /// <summary>What is kept of a thing, and until when it may be served; <c>null</c> where nothing is.</summary>
+    public (CacheEntry Entry, DateTimeOffset Until)? Peek(Cache cache, string id) =>
+        cache.Settings.InMemory && StoreOf(cache).Peek(id) is { } kept
+            ? (kept.Entry, IsTrusted(cache) ? kept.Until : DateTimeOffset.MinValue)
+            : null;
+
     /// <summary>What <see cref="Keep"/> wants to see again.</summary>
     public long Ticket<T>(Cache<T> cache, string id) where T : class => cache.Settings.InMemory ? StoreOf(cache).Ticket(id) : 0;
 
@@ -78,7 +85,7 @@ internal sealed class MemoryTier
     }
 
     /// <summary>This process has written or shown this version: what is older is dropped, and not kept any more.</summary>
-    public void Changed<T>(Cache<T> cache, string id, long version) where T : class
+    public void Changed(Cache cache, string id, long version)
     {
         if (cache.Settings.InMemory)
         {
@@ -95,7 +102,7 @@ internal sealed class MemoryTier
         }
     }
 
-    public void Drop<T>(Cache<T> cache) where T : class
+    public void Drop(Cache cache)
     {
         if (cache.Settings.InMemory)
         {
@@ -103,26 +110,39 @@ internal sealed class MemoryTier
         }
     }
 
-    private bool IsTrusted<T>(Cache<T> cache) where T : class => !cache.IsVoided || _backplane.IsTrusted;
+    private bool IsTrusted(Cache cache) => !cache.IsVoided || _backplane.IsTrusted;
 
     private IEnumerable<Measurement<long>> Measure(Func<Store, long> value) =>
         _stores.Select(store => new Measurement<long>(value(store.Value), new KeyValuePair<string, object?>("cache", store.Key)));
 
-    private Store StoreOf<T>(Cache<T> cache) where T : class =>
+    private Store StoreOf(Cache cache) =>
         cache.Memory as Store ?? (Store)(cache.Memory = _stores.GetOrAdd(cache.Name, static (_, settings) => new(settings.MemoryEntries), cache.Settings));
 
     private sealed record Kept(CacheEntry Entry, DateTimeOffset Until);
 
-    private sealed class Store(int capacity)
+    private sealed class Store
     {
-        private readonly ConcurrentLfu<string, Kept> _entries =
-            new(concurrencyLevel: 1, capacity, new ThreadPoolScheduler(), StringComparer.Ordinal);
-
+        private readonly ConcurrentLfu<string, Kept> _entries;
         private readonly StrongBox<long>[] _changes = [.. Enumerable.Range(0, Stripes).Select(_ => new StrongBox<long>())];
+
+        private long _evicted;
+
+        public Store(int capacity)
+        {
+            _entries = new(concurrencyLevel: 1, capacity, new ThreadPoolScheduler(), StringComparer.Ordinal);
+            _entries.Events.Value!.ItemRemoved += (_, removed) =>
+            {
+                if (removed.Reason is ItemRemovedReason.Evicted)
+                {
+                    Interlocked.Increment(ref _evicted);
+                }
+            };
+        }
 
         public long Count => _entries.Count;
 
-        public long Evicted => _entries.Metrics.Value!.Evicted;
+        /// <summary>Not <c>Metrics.Evicted</c> of the library: that counts what was dropped, too.</summary>
+        public long Evicted => Volatile.Read(ref _evicted);
 
         public void Apply(BackplaneMessage message)
         {
@@ -138,6 +158,8 @@ internal sealed class MemoryTier
 
         public CacheEntry? Find(string id, DateTimeOffset now) =>
             _entries.TryGet(id, out var kept) && now < kept.Until ? kept.Entry : null;
+
+        public Kept? Peek(string id) => _entries.TryGet(id, out var kept) ? kept : null;
 
         public long Ticket(string id) => Volatile.Read(ref Stripe(id).Value);
 

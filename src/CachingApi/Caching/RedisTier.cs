@@ -40,6 +40,12 @@ internal enum WriteState
     Unavailable = 3,
 }
 
+/// <param name="Answered"><c>false</c> where Redis is away.</param>
+/// <param name="Size">What is stored, in bytes, readable or not.</param>
+/// <param name="ExpiresIn">In what time Redis drops it.</param>
+/// <param name="LeaseHeld">Whether somebody is loading it.</param>
+internal readonly record struct TierLook(bool Answered, CacheEntry? Entry, long Size, TimeSpan? ExpiresIn, bool LeaseHeld);
+
 /// <param name="Newer">The entry that is held, where it is newer.</param>
 internal readonly record struct TierWrite(WriteState State, CacheEntry? Newer);
 
@@ -58,6 +64,7 @@ internal sealed partial class RedisTier(
     private static readonly string ReadOrLease = Lua.Load("read_or_lease.lua");
     private static readonly string CompareAndSet = Lua.Load("compare_and_set.lua");
     private static readonly string LeaseScript = Lua.Load("lease.lua");
+    private static readonly string Evict = Lua.Load("evict.lua");
     private static readonly string Generation = Lua.Load("generation.lua");
 
     private readonly TimeSpan _deadline = options.Value.RedisDeadline;
@@ -112,6 +119,37 @@ internal sealed partial class RedisTier(
         var (answered, generation) = await TryAsync(
             "generation", db => db.ScriptEvaluateAsync(Generation, [$"{redis.KeyPrefix}:{cache}:generation"], arguments), cancel);
         return answered ? (long)generation! : null;
+    }
+
+    /// <summary>All that Redis knows of an entry.</summary>
+    public async Task<TierLook> LookAsync(EntryKey key, CancellationToken cancel)
+    {
+        var (answered, found) = await TryAsync(
+            "look",
+            async cache =>
+            {
+                var (bytes, expiry, lease) = (cache.StringGetAsync(key.Text), cache.KeyTimeToLiveAsync(key.Text), cache.KeyExistsAsync(key.Lease));
+                return (Bytes: await bytes, ExpiresIn: await expiry, Held: await lease);
+            },
+            cancel);
+        return new(answered, found.Bytes.HasValue ? CacheEntry.Parse(key, found.Bytes) : null, found.Bytes.Length(), found.ExpiresIn, found.Held);
+    }
+
+    /// <summary>
+    /// Takes an entry out, keeps what it keeps out for <paramref name="timeToLive"/>, breaks the lease and tells the other processes.
+    /// Returns <c>false</c> where Redis is away.
+    /// </summary>
+    public async Task<bool> EvictAsync(string cache, string id, EntryKey key, TimeSpan timeToLive, CancellationToken cancel)
+    {
+        RedisValue[] arguments =
+        [
+            CacheEntry.Tombstone(key, 0, time.GetUtcNow()).Bytes,
+            (long)timeToLive.TotalMilliseconds,
+            backplane.Channel,
+            backplane.Message(BackplaneEvent.Changed, cache, id, $"{long.MaxValue}"),
+            backplane.Message(BackplaneEvent.Filled, cache, id, "0"),
+        ];
+        return (await TryAsync("evict", db => db.ScriptEvaluateAsync(Evict, [key.Text, key.Lease], arguments), cancel)).Answered;
     }
 
     public async Task<bool> PingAsync(CancellationToken cancel)

@@ -48,7 +48,8 @@ internal static class ApiConventions
     }
 
     /// <summary>What a monitor asks for every few seconds fills no log.</summary>
-    private static bool IsOperation(PathString path) => path.StartsWithSegments("/health") || path.StartsWithSegments("/metrics");
+    private static bool IsOperation(PathString path) =>
+        path.StartsWithSegments("/health") || path.StartsWithSegments("/metrics") || path.StartsWithSegments("/cache/stats");
 
     /// <summary>Adds a feature's source-generated JSON.</summary>
     public static IServiceCollection AddJson(this IServiceCollection services, JsonSerializerContext context) =>

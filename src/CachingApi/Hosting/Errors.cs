@@ -3,6 +3,7 @@ using System.Net.Mime;
 using System.Text.Json;
 using CachingApi.Storage;
 using Microsoft.AspNetCore.Diagnostics;
+using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.Json;
 using Microsoft.AspNetCore.Http.Metadata;
 using Microsoft.AspNetCore.WebUtilities;
@@ -53,13 +54,15 @@ internal static partial class Errors
                 StatusCodes.Status403Forbidden => "This is not open to you.",
                 StatusCodes.Status404NotFound => "There is no such thing here.",
                 StatusCodes.Status405MethodNotAllowed => "This method is not allowed here; see the header Allow.",
-                StatusCodes.Status413PayloadTooLarge => $"The body may hold {ApiConventions.MaxBodyBytes} bytes at most.",
+                StatusCodes.Status413PayloadTooLarge => $"The body may hold {MaxBodyBytes(context.HttpContext)} bytes at most.",
                 StatusCodes.Status415UnsupportedMediaType => "The body must be application/json.",
                 StatusCodes.Status500InternalServerError => "This is a fault of ours, and has been logged.",
                 _ => problem.Title,
             };
         problem.Extensions["traceId"] = System.Diagnostics.Activity.Current?.TraceId.ToString() ?? context.HttpContext.TraceIdentifier;
     }
+
+    private static long? MaxBodyBytes(HttpContext context) => context.Features.Get<IHttpMaxRequestBodySizeFeature>()?.MaxRequestBodySize;
 
     /// <summary>The section of RFC 9110 that defines a status, where it does: they are numbered in order. 429 has a type of IANA's.</summary>
     private static string Type(int status) => status switch

@@ -31,7 +31,15 @@ internal static class SecurityHeaders
         var context = (HttpContext)state;
         var headers = context.Response.Headers;
         headers.XContentTypeOptions = "nosniff";
-        headers.ContentSecurityPolicy = context.Request.Path.StartsWithSegments("/swagger") ? OwnPages : Nothing;
+        if (context.Request.Path.StartsWithSegments("/cache"))
+        {
+            headers.CacheControl = "no-store";
+        }
+
+        headers.ContentSecurityPolicy =
+            LivePage.Is(context.Request.Path) ? LivePage.ContentSecurityPolicy
+            : context.Request.Path.StartsWithSegments("/swagger") ? OwnPages
+            : Nothing;
         headers["Referrer-Policy"] = "no-referrer";
         headers["Cross-Origin-Resource-Policy"] = "same-origin";
         return Task.CompletedTask;

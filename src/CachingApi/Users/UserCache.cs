@@ -1,4 +1,5 @@
 using System.ComponentModel.DataAnnotations;
+using System.Globalization;
 using System.Text.Json.Serialization.Metadata;
 using CachingApi.Caching;
 using Microsoft.AspNetCore.Http.Json;
@@ -13,6 +14,10 @@ internal sealed class UserCacheSettings : CacheSettings
     [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind,
         ErrorMessage = "write-through, invalidate or write-behind is expected")]
     public string WriteStrategy { get; init; } = WriteStrategies.WriteThrough;
+
+    /// <summary>How many of the newest users are loaded at start, in the background.</summary>
+    [Range(0, 10_000)]
+    public int Prewarm { get; init; }
 }
 
 /// <summary>The section <c>Cache:UserLists</c>: every change of any user drops all pages.</summary>
@@ -30,6 +35,13 @@ internal sealed class UserCache(IOptions<UserCacheSettings> users, IOptions<User
     public CacheKey<User> ById(Guid id) => Users.Key(id.ToString());
 
     public CacheKey<UserPage> Page(Guid? after, int limit) => Lists.Key($"{limit}:{after}");
+
+    /// <summary>What a page's key says; <c>null</c> where it is none.</summary>
+    public static (Guid? After, int Limit)? ReadPage(string key) =>
+        key.Split(':') is [var limit, var after]
+        && int.TryParse(limit, NumberStyles.None, CultureInfo.InvariantCulture, out var size) && size is >= 1 and <= UserEndpoints.MaxLimit
+            ? after.Length == 0 ? (null, size) : Guid.TryParse(after, out var id) ? (id, size) : null
+            : null;
 
     private static JsonTypeInfo<T> Json<T>(IOptions<JsonOptions> json) => (JsonTypeInfo<T>)json.Value.SerializerOptions.GetTypeInfo(typeof(T));
 }

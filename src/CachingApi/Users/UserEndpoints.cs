@@ -13,6 +13,9 @@ internal static class UserEndpoints
     /// <summary>Answers about a person may be kept by that person's browser only, and must be asked for again each time.</summary>
     private const string CacheControl = "private, no-cache";
 
+    /// <summary>How many users a page has, unless the request says otherwise; and at most.</summary>
+    public const int DefaultLimit = 20, MaxLimit = 100;
+
     public static IServiceCollection AddUsers(this IServiceCollection services)
     {
         services.AddValidatedOptions<UserCacheSettings>("Cache:Users");
@@ -27,6 +30,9 @@ internal static class UserEndpoints
             .AddSingleton<UserWriteBehind>()
             .AddWriteBehind(provider => provider.GetRequiredService<UserWriteBehind>().Target)
             .AddSingleton(provider => provider.GetRequiredService<UserChanges>().Table)
+            .AddSingleton<UserWarming>()
+            .AddSingleton(provider => provider.GetRequiredService<UserWarming>().Users)
+            .AddSingleton(provider => provider.GetRequiredService<UserWarming>().Lists)
             .AddHostedService<AdminAccount>();
     }
 
@@ -58,7 +64,7 @@ internal static class UserEndpoints
     /// <param name="limit">How many at most, 1 to 100.</param>
     /// <param name="after">The <c>next</c> of the page before.</param>
     internal static async Task<IResult> List(
-        UserService users, CancellationToken cancel, [Range(1, 100)] int limit = 20, Guid? after = null) =>
+        UserService users, CancellationToken cancel, [Range(1, MaxLimit)] int limit = DefaultLimit, Guid? after = null) =>
         new CachedJson(await users.ListAsync(after, limit, cancel), CacheControl);
 
     /// <summary>Finds a user.</summary>

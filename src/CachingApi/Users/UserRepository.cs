@@ -60,6 +60,22 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
         return users.AsList();
     }
 
+    /// <summary>The ids of users, newest first: of each <paramref name="every"/> the last, <paramref name="count"/> in all.</summary>
+    public async Task<IReadOnlyList<Guid>> NewestAsync(int count, int every, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        var ids = await connection.QueryAsync<Guid>(new CommandDefinition(
+            """
+            SELECT id
+            FROM (SELECT id, row_number() OVER (ORDER BY id DESC) AS place FROM users ORDER BY id DESC LIMIT @count * @every) newest
+            WHERE place % @every = 0
+            ORDER BY place
+            """,
+            new { count, every },
+            cancellationToken: cancel));
+        return ids.AsList();
+    }
+
     /// <summary>Adds a user; <c>null</c> where the e-mail address is in use.</summary>
     public async Task<User?> CreateAsync(
         Guid id, string email, string emailKey, string displayName, string passwordHash, DateTime now, CancellationToken cancel)

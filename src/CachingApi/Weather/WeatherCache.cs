@@ -16,9 +16,9 @@ internal sealed class WeatherCache(IOptions<GeocodingCacheSettings> geocoding, I
     /// <summary>Where the upstream is late with an observation, it is asked again after this long.</summary>
     private static readonly TimeSpan AskAgainAfter = TimeSpan.FromMinutes(1);
 
-    private readonly Cache<Place> _places = new("geocoding", geocoding.Value, WeatherJson.Default.Place, _ => 0, isVoided: false);
+    public Cache<Place> Places { get; } = new("geocoding", geocoding.Value, WeatherJson.Default.Place, _ => 0, isVoided: false);
 
-    private readonly Cache<Observation> _observations = new(
+    public Cache<Observation> Observations { get; } = new(
         "weather", weather.Value, WeatherJson.Default.Observation, _ => 0, isVoided: false, (observed, now) => FreshUntil(observed, now, weather.Value.Jitter));
 
     public CacheSettings PlaceSettings => geocoding.Value;
@@ -26,11 +26,11 @@ internal sealed class WeatherCache(IOptions<GeocodingCacheSettings> geocoding, I
     public CacheSettings ObservationSettings => weather.Value;
 
     /// <summary>Where a city is: <c>geocoding:…:&lt;name&gt;</c>.</summary>
-    public CacheKey<Place> PlaceOf(CityName city) => _places.Key(city.Text);
+    public CacheKey<Place> PlaceOf(CityName city) => Places.Key(city.Text);
 
     /// <summary>What is observed at a place: <c>weather:…:&lt;latitude&gt;,&lt;longitude&gt;</c>, to the kilometre, so that all names of a city share it.</summary>
     public CacheKey<Observation> ObservationAt(Place place) =>
-        _observations.Key(string.Create(CultureInfo.InvariantCulture, $"{place.Latitude:0.00},{place.Longitude:0.00}"));
+        Observations.Key(string.Create(CultureInfo.InvariantCulture, $"{place.Latitude:0.00},{place.Longitude:0.00}"));
 
     /// <summary>Until the next observation is due, and a little longer, so that what is due together is not asked for together.</summary>
     private static DateTimeOffset FreshUntil(Observation observed, DateTimeOffset now, double jitter)

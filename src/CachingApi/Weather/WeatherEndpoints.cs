@@ -22,7 +22,9 @@ internal static class WeatherEndpoints
             .AddOpenMeteo()
             .AddSingleton<WeatherCache>()
             .AddSingleton<WeatherService>()
-            .AddHostedService<Prewarming>();
+            .AddSingleton<WeatherWarming>()
+            .AddSingleton(provider => provider.GetRequiredService<WeatherWarming>().Observations)
+            .AddSingleton(provider => provider.GetRequiredService<WeatherWarming>().Places);
     }
 
     public static void MapWeather(this IEndpointRouteBuilder routes) =>

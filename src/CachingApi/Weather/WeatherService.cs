@@ -31,7 +31,7 @@ internal sealed class WeatherService(OpenMeteo openMeteo, WeatherCache cached, C
     }
 
     /// <summary>Cache-aside: where a city is, for days; that there is no such city, briefly.</summary>
-    private ValueTask<CacheResult> FindPlaceAsync(CityName city, CancellationToken cancel) =>
+    public ValueTask<CacheResult> FindPlaceAsync(CityName city, CancellationToken cancel) =>
         cacheAside.GetAsync(cached.PlaceOf(city), stop => openMeteo.FindAsync(city, stop), cancel);
 
     /// <summary>Cache-aside, fresh until the next observation is due; stale when that cannot be had.</summary>

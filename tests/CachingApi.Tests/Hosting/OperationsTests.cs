@@ -53,6 +53,8 @@ public sealed class OperationsTests(TestServers servers)
     [InlineData("/health/live", "default-src 'none'; frame-ancestors 'none'")]
     [InlineData("/users", "default-src 'none'; frame-ancestors 'none'")]
     [InlineData("/no-such-route", "default-src 'none'; frame-ancestors 'none'")]
+    [InlineData("/", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'")]
+    [InlineData("/app.js", "default-src 'none'; frame-ancestors 'none'")]
     [InlineData("/swagger/index.html", "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")]
     public async Task Every_answer_tells_a_browser_what_not_to_do_with_it(string path, string policy)
     {
@@ -93,6 +95,12 @@ public sealed class OperationsTests(TestServers servers)
             ["GET /sessions/current"] = "200 401 403 429 503",
             ["DELETE /sessions/current"] = "204 401 403 429 503",
             ["GET /weather/{city}"] = "200 304 400 404 429 503",
+            ["GET /cache/entries"] = "200 400 401 403 404 429 503",
+            ["DELETE /cache/entries"] = "204 400 401 403 404 429 503",
+            ["DELETE /cache/namespaces/{name}"] = "204 401 403 404 429 503",
+            ["GET /cache/stats"] = "200 401 403 429 503",
+            ["POST /cache/warm"] = "202 400 401 403 409 429 503",
+            ["GET /cache/warm/{id}"] = "200 400 401 403 404 429 503",
             ["GET /cache/dead-letters"] = "200 400 401 403 429 503",
             ["POST /cache/dead-letters/{id}/retry"] = "202 400 401 403 404 409 429 503",
             ["DELETE /cache/dead-letters/{id}"] = "204 400 401 403 404 429 503",
@@ -108,7 +116,7 @@ public sealed class OperationsTests(TestServers servers)
             Assert.Equal(!open, operation.TryGetProperty("security", out _));
         }
 
-        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword", "LimitPolicy", "LimitState", "WeatherReport", "DeadWrite" })
+        foreach (var schema in new[] { "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword", "LimitPolicy", "LimitState", "WeatherReport", "StoredEntry", "TierEntry", "CacheStats", "CacheCounts", "TierCounts", "OperationLatency", "Latency", "RedisStats", "WriteBehindCounts", "LimitCounts", "WarmCache", "WarmingStatus", "DeadWrite" })
         {
             var properties = document.GetProperty("components").GetProperty("schemas").GetProperty(schema).GetProperty("properties");
             Assert.All(properties.EnumerateObject(), property => Assert.True(

@@ -23,6 +23,7 @@ public sealed class StartTests(TestServers servers)
     [InlineData("Cache:Users:Ttl", "soon")]
     [InlineData("Cache:Users:Ttl", "00:00:00")]
     [InlineData("Cache:Users:WriteStrategy", "hope")]
+    [InlineData("Cache:Users:Prewarm", "10001")]
     [InlineData("Cache:RedisDeadline", "-00:00:01")]
     [InlineData("Sessions:Idle", "00:00:00")]
     [InlineData("Admin:Email", "root")]

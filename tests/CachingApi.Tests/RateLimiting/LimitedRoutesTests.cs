@@ -222,7 +222,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
     public async Task Operations_are_not_limited()
     {
         await using var api = await StartAsync(("RateLimits:Policies:default:Limit", "1"));
-        foreach (var path in new[] { "/health/live", "/health/ready", "/metrics", "/swagger/v1/swagger.json" })
+        foreach (var path in new[] { "/health/live", "/health/ready", "/metrics", "/swagger/v1/swagger.json", "/", "/app.js" })
         {
             for (var request = 0; request < 3; request++)
             {

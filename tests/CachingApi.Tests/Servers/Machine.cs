@@ -22,6 +22,10 @@ internal static class Machine
 
     public static string? FindRedis() => Find("redis-server", []) ?? Find("valkey-server", []);
 
+    public static string? FindChromium() => new[] { "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "Google Chrome" }
+        .Select(name => Find(name, ["/Applications/Google Chrome.app/Contents/MacOS"]))
+        .FirstOrDefault(found => found is not null);
+
     /// <summary>The folder of PostgreSQL's binaries, the newest version first.</summary>
     public static string? FindPostgres()
     {

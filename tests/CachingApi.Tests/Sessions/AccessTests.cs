@@ -147,6 +147,12 @@ public sealed class AccessTests(TestServers servers)
     [InlineData("DELETE", "/sessions/01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e", 401, 404, 404, 404)]
     [InlineData("GET", "/sessions/current", 401, 200, 200, 200)]
     [InlineData("DELETE", "/sessions/current", 401, 204, 204, 204)]
+    [InlineData("GET", "/cache/stats", 401, 403, 403, 200)]
+    [InlineData("GET", "/cache/entries?key=users:{self}", 401, 403, 403, 200)]
+    [InlineData("DELETE", "/cache/entries?key=users:{self}", 401, 403, 403, 204)]
+    [InlineData("DELETE", "/cache/namespaces/users", 401, 403, 403, 204)]
+    [InlineData("POST", "/cache/warm", 401, 403, 403, 202)]
+    [InlineData("GET", "/cache/warm/{self}", 401, 403, 403, 404)]
     public async Task Each_route_is_open_to_those_it_is_for(string method, string path, int anonymous, int self, int other, int admin)
     {
         await using var api = await ApiNode.StartAsync(servers);
@@ -162,7 +168,11 @@ public sealed class AccessTests(TestServers servers)
                 _ => await api.AdminAsync(),
             };
             var request = new HttpRequestMessage(new(method), path.Replace("{self}", user.Id.ToString(), StringComparison.Ordinal));
-            if (method == "PUT")
+            if (method == "POST")
+            {
+                request.Content = JsonContent.Create(new { cache = "users", top = 1 });
+            }
+            else if (method == "PUT")
             {
                 request.Content = path.EndsWith("password", StringComparison.Ordinal)
                     ? JsonContent.Create(new { currentPassword = ApiNode.Password, newPassword = "dew on moss" })

@@ -1,0 +1,224 @@
+using System.Text.Json;
+using System.Text.Json.Serialization;
+using System.Threading.Channels;
+using CachingApi.Storage;
+using StackExchange.Redis;
+
+namespace CachingApi.Caching;
+
+/// <summary>A cache that can be looked into, emptied and warmed by its name: what its feature says of it.</summary>
+/// <param name="LoadOf">What loads one thing through the normal path, by the key that it is asked for with; <c>null</c> where that is none.</param>
+/// <param name="TopAsync">The keys that are most worth loading, so many at most.</param>
+/// <param name="AtStart">How many of those are loaded at start.</param>
+/// <param name="Parallelism">How many are loaded at a time.</param>
+internal sealed record ManagedCache(
+    Cache Cache,
+    Func<string, Func<CancellationToken, Task>?> LoadOf,
+    Func<int, CancellationToken, Task<IReadOnlyList<string>>> TopAsync,
+    int AtStart = 0,
+    int Parallelism = 4);
+
+/// <summary>How far the warming of a cache is.</summary>
+internal sealed record WarmingJob(string Id, string Cache, int Total, int Done, int Failed, DateTimeOffset StartedAt, DateTimeOffset? FinishedAt);
+
+[JsonSerializable(typeof(WarmingJob))]
+internal sealed partial class WarmingJson : JsonSerializerContext;
+
+/// <summary>
+/// Pre-warming: loads things before anybody asks for them, through the normal path and a few at a time. At start each process
+/// does so for itself; as a job, one process at a time does so for a cache, and says in Redis how far it is.
+/// </summary>
+internal sealed partial class Warming(IEnumerable<ManagedCache> caches, Redis redis, TimeProvider time, ILogger<Warming> log) : BackgroundService
+{
+    /// <summary>So many failures in a row mean that the source is away: whoever asks loads anyway.</summary>
+    private const int MaxFailuresInARow = 20;
+
+    private static readonly string Lease = Lua.Load("lease.lua");
+
+    /// <summary>How long a job outlives its process, for all who ask.</summary>
+    private static readonly TimeSpan LeaseTtl = TimeSpan.FromSeconds(10);
+
+    private static readonly TimeSpan ReportEvery = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan ReportTtl = TimeSpan.FromHours(1);
+
+    private readonly Channel<(ManagedCache Cache, IReadOnlyList<string> Keys, WarmingJob Job)> _jobs =
+        Channel.CreateUnbounded<(ManagedCache, IReadOnlyList<string>, WarmingJob)>();
+
+    /// <summary>Begins a job, unless one is at work on this cache already, here or elsewhere.</summary>
+    /// <returns>The job, and whether it is the one that was asked for.</returns>
+    /// <exception cref="UnavailableException">Redis (state) is away.</exception>
+    public async Task<(string Id, bool Begun)> BeginAsync(ManagedCache cache, IReadOnlyList<string> keys, CancellationToken cancel)
+    {
+        var now = time.GetUtcNow();
+        var name = cache.Cache.Name;
+        var job = new WarmingJob(Guid.CreateVersion7(now).ToString(), name, keys.Count, 0, 0, now, null);
+        while (!await redis.OnStateAsync(state => state.StringSetAsync(LeaseKey(name), job.Id, LeaseTtl, When.NotExists), cancel))
+        {
+            if (await HolderAsync(name, cancel) is { } holder)
+            {
+                return (holder, false);
+            }
+        }
+
+        await ReportAsync(job, cancel);
+        _jobs.Writer.TryWrite((cache, keys, job));
+        return (job.Id, true);
+    }
+
+    /// <summary>How far a job is, and whether it goes on; <c>null</c> where there was none within the last hour.</summary>
+    /// <exception cref="UnavailableException">Redis (state) is away.</exception>
+    public async Task<(WarmingJob Job, bool Running)?> FindAsync(string id, CancellationToken cancel)
+    {
+        var text = await redis.OnStateAsync(state => state.StringGetAsync(JobKey(id)), cancel);
+        if (text.IsNull || JsonSerializer.Deserialize((string)text!, WarmingJson.Default.WarmingJob) is not { } job)
+        {
+            return null;
+        }
+
+        return (job, job.FinishedAt is null && await HolderAsync(job.Cache, cancel) == id);
+    }
+
+    protected override async Task ExecuteAsync(CancellationToken stoppingToken)
+    {
+        var running = caches.Where(cache => cache.AtStart > 0).Select(cache => AtStartAsync(cache, stoppingToken)).ToList();
+        try
+        {
+            await foreach (var (cache, keys, job) in _jobs.Reader.ReadAllAsync(stoppingToken))
+            {
+                running.RemoveAll(task => task.IsCompleted);
+                running.Add(RunAsync(cache, keys, job, stoppingToken));
+            }
+        }
+        finally
+        {
+            await Task.WhenAll(running);
+        }
+    }
+
+    private async Task AtStartAsync(ManagedCache cache, CancellationToken stop)
+    {
+        try
+        {
+            await LoadAsync(cache, await cache.TopAsync(cache.AtStart, stop), new Progress(), stop);
+        }
+#pragma warning disable CA1031 // Nobody waits for it, and the service must not end with it: whoever asks loads anyway.
+        catch (Exception error)
+#pragma warning restore CA1031
+        {
+            Log.NotWarmed(log, cache.Cache.Name, error.Message);
+        }
+    }
+
+    private async Task RunAsync(ManagedCache cache, IReadOnlyList<string> keys, WarmingJob job, CancellationToken stop)
+    {
+        var progress = new Progress();
+        var loading = LoadAsync(cache, keys, progress, stop);
+        while (await Task.WhenAny(loading, Task.Delay(ReportEvery, CancellationToken.None)) != loading)
+        {
+            await SayAsync(progress.Of(job), LeaseTtl);
+        }
+
+        var finished = loading.IsCompletedSuccessfully ? time.GetUtcNow() : (DateTimeOffset?)null;
+        await SayAsync(progress.Of(job) with { FinishedAt = finished }, TimeSpan.Zero);
+    }
+
+    /// <summary>Says how far a job is, and that it goes on for this long at least.</summary>
+    private async Task SayAsync(WarmingJob job, TimeSpan lease)
+    {
+        try
+        {
+            await ReportAsync(job, CancellationToken.None);
+            await redis.OnStateAsync(
+                state => state.ScriptEvaluateAsync(Lease, [LeaseKey(job.Cache)], [job.Id, (long)lease.TotalMilliseconds, "", ""]), CancellationToken.None);
+        }
+        catch (UnavailableException outage)
+        {
+            Log.NotSaid(log, job.Cache, outage.Message);
+        }
+    }
+
+    private async Task LoadAsync(ManagedCache cache, IReadOnlyList<string> keys, Progress progress, CancellationToken stop)
+    {
+        using var enough = CancellationTokenSource.CreateLinkedTokenSource(stop);
+        try
+        {
+            await Parallel.ForEachAsync(
+                keys,
+                new ParallelOptions { MaxDegreeOfParallelism = cache.Parallelism, CancellationToken = enough.Token },
+                async (key, cancel) =>
+                {
+                    try
+                    {
+                        await cache.LoadOf(key)!(cancel);
+                        progress.Succeeded();
+                    }
+#pragma warning disable CA1031 // It is counted, and said once at the end.
+                    catch (Exception error) when (!cancel.IsCancellationRequested)
+#pragma warning restore CA1031
+                    {
+                        if (progress.Failed(error) >= MaxFailuresInARow)
+                        {
+                            await enough.CancelAsync();
+                        }
+                    }
+                });
+        }
+        catch (OperationCanceledException) when (!stop.IsCancellationRequested)
+        {
+            // The source is away; the number of those that were loaded says so.
+        }
+
+        Log.Warmed(log, cache.Cache.Name, progress.Done, keys.Count, progress.Trouble);
+    }
+
+    private async Task<string?> HolderAsync(string cache, CancellationToken cancel) =>
+        await redis.OnStateAsync(state => state.StringGetAsync(LeaseKey(cache)), cancel);
+
+    private Task<bool> ReportAsync(WarmingJob job, CancellationToken cancel) => redis.OnStateAsync(
+        state => state.StringSetAsync(JobKey(job.Id), JsonSerializer.Serialize(job, WarmingJson.Default.WarmingJob), ReportTtl), cancel);
+
+    private string LeaseKey(string cache) => $"{redis.KeyPrefix}:warming:{cache}";
+
+    private string JobKey(string id) => $"{redis.KeyPrefix}:warming-job:{id}";
+
+    /// <summary>What the loads of a job have come to so far.</summary>
+    private sealed class Progress
+    {
+        private int _done;
+        private int _failed;
+        private int _failedInARow;
+
+        public int Done => Volatile.Read(ref _done);
+
+        /// <summary>Why the last of those failed that did.</summary>
+        public string Trouble { get; private set; } = "none failed";
+
+        public void Succeeded()
+        {
+            Interlocked.Increment(ref _done);
+            Volatile.Write(ref _failedInARow, 0);
+        }
+
+        /// <summary>Returns how many have failed in a row.</summary>
+        public int Failed(Exception error)
+        {
+            Interlocked.Increment(ref _failed);
+            Trouble = error.Message;
+            return Interlocked.Increment(ref _failedInARow);
+        }
+
+        public WarmingJob Of(WarmingJob job) => job with { Done = Done, Failed = Volatile.Read(ref _failed) };
+    }
+
+    private static partial class Log
+    {
+        [LoggerMessage(1, LogLevel.Information, "The cache {Cache} is warm: {Done} of {Total} loaded, {Trouble}")]
+        public static partial void Warmed(ILogger log, string cache, int done, int total, string trouble);
+
+        [LoggerMessage(2, LogLevel.Warning, "The cache {Cache} is not warmed: {Reason}")]
+        public static partial void NotWarmed(ILogger log, string cache, string reason);
+
+        [LoggerMessage(3, LogLevel.Warning, "How far the warming of the cache {Cache} is could not be said: {Reason}")]
+        public static partial void NotSaid(ILogger log, string cache, string reason);
+    }
+}
