@@ -35,7 +35,7 @@ internal static class StorageSetup
     public static IServiceCollection AddRedis(this IServiceCollection services)
     {
         services.AddValidatedOptions<RedisOptions>("Redis");
-        return services.AddSingleton<Redis>();
+        return services.AddSingleton<Redis>().AddSingleton<RedisInfo>().AddHostedService(provider => provider.GetRequiredService<RedisInfo>());
     }
 
     /// <summary>A server that hangs holds a request for seconds, not for half a minute, unless the connection string says so.</summary>
