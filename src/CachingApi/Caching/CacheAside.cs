@@ -33,7 +33,7 @@ internal sealed partial class CacheAside(
         where T : class
     {
         var now = time.GetUtcNow();
-        if (memory.Find(key.Cache, key.Id, now) is not { } held)
+        if (Find(key, now) is not { } held)
         {
             return new(ReadAsync(key, load, cancel));
         }
@@ -44,6 +44,19 @@ internal sealed partial class CacheAside(
     }
 
     public void Dispose() => _bypass.Dispose();
+
+    private CacheEntry? Find<T>(CacheKey<T> key, DateTimeOffset now) where T : class
+    {
+        if (!key.Cache.Settings.InMemory || !CacheMetrics.IsTimed())
+        {
+            return memory.Find(key.Cache, key.Id, now);
+        }
+
+        var start = time.GetTimestamp();
+        var held = memory.Find(key.Cache, key.Id, now);
+        metrics.Operation("memory", "get", time.GetElapsedTime(start));
+        return held;
+    }
 
     private async Task<CacheResult> ReadAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken cancel)
         where T : class

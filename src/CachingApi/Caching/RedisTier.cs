@@ -167,7 +167,7 @@ internal sealed partial class RedisTier(
         }
         finally
         {
-            metrics.Operation(operation, time.GetElapsedTime(start));
+            metrics.Operation("redis", operation, time.GetElapsedTime(start));
         }
     }
 

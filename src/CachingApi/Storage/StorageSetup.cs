@@ -29,7 +29,7 @@ internal static class StorageSetup
             // The name is the label of its metrics, in place of host and user.
             return new NpgsqlDataSourceBuilder(Bounded(connections.Postgres)) { Name = "cachingapi" }.Build();
         });
-        return services.AddSingleton<ChangeSource>().AddHostedService<Migrations>();
+        return services.AddSingleton<ChangeSource>().AddHostedService<Migrations>().AddHostedService<PostgresUp>();
     }
 
     public static IServiceCollection AddRedis(this IServiceCollection services)
