@@ -25,7 +25,7 @@ internal sealed class BusyService : IAsyncDisposable
 
     public static async Task<BusyService> StartAsync(TestServers servers)
     {
-        var (cache, state) = (await RedisServer.StartAsync(), await RedisServer.StartAsync());
+        var (cache, state) = (await RedisServer.StartAsync("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu"), await RedisServer.StartAsync());
         var upstream = await FakeOpenMeteo.StartAsync(TimeProvider.System, "--urls", "http://127.0.0.1:0");
         var api = await ApiNode.StartAsync(servers, WeatherNode.Settings(upstream, new()
         {
@@ -52,7 +52,7 @@ internal sealed class BusyService : IAsyncDisposable
         await LoadTogetherAsync();
         await LoseARaceAsync();
         await UseUsersAsync();
-        foreach (var city in new[] { "Berlin", "Nowhere at all" })
+        foreach (var city in new[] { City.All[_round % City.All.Count].Names[0], Id("Nowhere") })
         {
             await Api.Anonymous.GetAsync($"/weather/{city}");
         }
