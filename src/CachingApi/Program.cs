@@ -36,6 +36,7 @@ app.MapUsers();
 app.MapSessions();
 app.MapWeather();
 app.MapRateLimits();
+app.MapDeadLetters();
 app.MapOperations();
 
 if (app.ConfigurationProblem() is { } problem)

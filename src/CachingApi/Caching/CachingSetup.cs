@@ -7,6 +7,7 @@ internal static class CachingSetup
     public static IServiceCollection AddCaching(this IServiceCollection services)
     {
         services.AddValidatedOptions<CachingOptions>("Cache");
+        services.AddValidatedOptions<WriteBehindOptions>("WriteBehind");
         services.AddSingleton(provider =>
             new SingleFlight<CacheResult>(provider.GetRequiredService<IOptions<CachingOptions>>().Value.LoadTimeout));
         return services
@@ -23,8 +24,12 @@ internal static class CachingSetup
             .AddSingleton<CacheAside>()
             .AddSingleton<Invalidation>()
             .AddSingleton<WriteThrough>()
+            .AddSingleton<WriteBehindMetrics>()
+            .AddSingleton<WriteBehindQueue>()
+            .AddSingleton<WriteBehind>()
             .AddHostedService(provider => provider.GetRequiredService<Backplane>())
             .AddHostedService<RedisRecovery>()
-            .AddHostedService<ChangeCapture>();
+            .AddHostedService<ChangeCapture>()
+            .AddHostedService<WriteBehindConsumer>();
     }
 }

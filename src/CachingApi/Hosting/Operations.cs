@@ -30,6 +30,7 @@ internal static class Operations
                 prometheus.ScrapeResponseCacheDurationMilliseconds = 0;
             }));
 
+        services.AddJson(DeadLetterJson.Default);
         services.AddHealthChecks()
             .AddCheck<PostgresHealth>("postgres", timeout: TimeSpan.FromSeconds(2))
             .AddCheck<RedisHealth>("redis", timeout: TimeSpan.FromSeconds(2));

@@ -79,6 +79,9 @@ public sealed record UpdateUser
     public string DisplayName { get; init; } = "";
 }
 
+/// <summary>A change of a user as it is written behind.</summary>
+internal sealed record UserChange(string Email, string EmailKey, string DisplayName, DateTime UpdatedAt);
+
 /// <summary>Text without control characters, line breaks and marks that turn the direction of what follows.</summary>
 [AttributeUsage(AttributeTargets.Property)]
 public sealed class PlainTextAttribute() : ValidationAttribute("Control characters are not allowed.")
@@ -88,8 +91,10 @@ public sealed class PlainTextAttribute() : ValidationAttribute("Control characte
         || rune.Value is (>= 0x202A and <= 0x202E) or (>= 0x2066 and <= 0x2069));
 }
 
+[JsonSourceGenerationOptions(PropertyNamingPolicy = JsonKnownNamingPolicy.CamelCase)]
 [JsonSerializable(typeof(User))]
 [JsonSerializable(typeof(UserPage))]
 [JsonSerializable(typeof(CreateUser))]
 [JsonSerializable(typeof(UpdateUser))]
+[JsonSerializable(typeof(UserChange))]
 internal sealed partial class UserJson : JsonSerializerContext;

@@ -10,7 +10,8 @@ namespace CachingApi.Users;
 internal sealed class UserCacheSettings : CacheSettings
 {
     /// <summary>How an update reaches the cache where the request does not say.</summary>
-    [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, ErrorMessage = "write-through or invalidate is expected")]
+    [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind,
+        ErrorMessage = "write-through, invalidate or write-behind is expected")]
     public string WriteStrategy { get; init; } = WriteStrategies.WriteThrough;
 }
 

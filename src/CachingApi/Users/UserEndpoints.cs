@@ -23,6 +23,8 @@ internal static class UserEndpoints
             .AddSingleton<UserRepository>()
             .AddSingleton<UserService>()
             .AddSingleton<UserChanges>()
+            .AddSingleton<UserWriteBehind>()
+            .AddSingleton(provider => provider.GetRequiredService<UserWriteBehind>().Target)
             .AddSingleton(provider => provider.GetRequiredService<UserChanges>().Table)
             .AddHostedService<AdminAccount>();
     }
@@ -65,17 +67,24 @@ internal static class UserEndpoints
 
     /// <summary>Changes a user.</summary>
     /// <param name="ifMatch">The ETag that must still hold, or the answer is 412: so nobody's change is overwritten unseen.</param>
-    /// <param name="strategy">How the change reaches the cache: <c>write-through</c> or <c>invalidate</c>.</param>
-    internal static async Task<Results<Ok<User>, ProblemHttpResult>> Update(
+    /// <param name="strategy">
+    /// <c>write-through</c> and <c>invalidate</c> answer 200 after the commit. <c>write-behind</c> answers 202 when the change is
+    /// in a durable queue: it is shown at once and in the database soon, but an e-mail address that turns out to be in use is
+    /// found out only then, and the change is dropped. Where it cannot be queued, it is written through (200). What a crash of Redis
+    /// can lose of acknowledged changes depends on its <c>appendfsync</c>: <c>always</c> nothing, <c>everysec</c> the last second.
+    /// </param>
+    internal static async Task<Results<Ok<User>, Accepted<User>, ProblemHttpResult>> Update(
         Guid id,
         UpdateUser user,
         UserService users,
         HttpResponse response,
         [FromHeader(Name = "If-Match")] string? ifMatch = null,
-        [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, null)] string? strategy = null)
+        [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind, null)] string? strategy = null)
     {
         var (outcome, updated) = await users.UpdateAsync(id, user, ETags.Versions(ifMatch), WriteStrategies.Parse(strategy));
-        return updated is null ? Refused(outcome) : TypedResults.Ok(Shown(updated, response));
+        return updated is null ? Refused(outcome)
+            : outcome is UserWrite.Accepted ? TypedResults.Accepted($"/users/{id}", Shown(updated, response))
+            : TypedResults.Ok(Shown(updated, response));
     }
 
     /// <summary>Deletes a user and ends that user's sessions.</summary>

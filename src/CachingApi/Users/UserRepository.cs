@@ -1,3 +1,4 @@
+using CachingApi.Caching;
 using Dapper;
 using Npgsql;
 
@@ -10,6 +11,12 @@ internal enum UserWrite
     NotFound,
     EmailInUse,
     VersionMismatch,
+
+    /// <summary>It will be done: it is in the queue of write-behind.</summary>
+    Accepted,
+
+    /// <summary>A write with a later turn was there before: take another turn.</summary>
+    Overtaken,
 }
 
 /// <summary>Users in PostgreSQL: SQL only.</summary>
@@ -18,17 +25,22 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     private const string Columns =
         "id, email, display_name AS DisplayName, role, version, created_at AS CreatedAt, updated_at AS UpdatedAt";
 
-    public async Task<User?> FindAsync(Guid id, CancellationToken cancel)
+    /// <summary>A user, and the token of the last write that is in the row.</summary>
+    public async Task<(User? User, long Fence)> FindAsync(Guid id, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
-        return await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
-            $"""
-            SELECT {Columns}
-            FROM users
-            WHERE id = @id
-            """,
-            new { id },
-            cancellationToken: cancel));
+        var rows = await connection.QueryAsync<User, long, (User?, long)>(
+            new CommandDefinition(
+                $"""
+                SELECT {Columns}, fence
+                FROM users
+                WHERE id = @id
+                """,
+                new { id },
+                cancellationToken: cancel),
+            (user, fence) => (user, fence),
+            splitOn: "fence");
+        return rows.SingleOrDefault();
     }
 
     /// <summary>Up to <paramref name="limit"/> users, newest first, from the one after <paramref name="after"/> on (keyset paging).</summary>
@@ -65,9 +77,10 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     }
 
     /// <summary>Changes a user.</summary>
-    /// <param name="versions">The versions that may be changed; <c>null</c> for any.</param>
-    public async Task<(UserWrite Outcome, User? User)> UpdateAsync(
-        Guid id, string email, string emailKey, string displayName, long[]? versions, DateTime now, CancellationToken cancel)
+    /// <param name="versions">The versions that may be changed; <c>null</c> for any. What is pending at this turn counts, not the row under it.</param>
+    /// <returns>The user, or why it was not changed; where it was overtaken, the token that the row has.</returns>
+    public async Task<(UserWrite Outcome, User? User, long Fence)> UpdateAsync(
+        Guid id, UserChange change, long[]? versions, WriteTurn turn, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         try
@@ -75,26 +88,97 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             var user = await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
                 $"""
                 UPDATE users
-                SET email = @email, email_key = @emailKey, display_name = @displayName, version = version + 1, updated_at = @now
-                WHERE id = @id AND (@versions::bigint[] IS NULL OR version = ANY (@versions))
+                SET email = @email, email_key = @emailKey, display_name = @displayName, updated_at = @updatedAt,
+                    version = greatest(version + 1, @version), fence = @token
+                WHERE id = @id AND fence < @token AND (
+                    @versions::bigint[] IS NULL
+                    OR CASE WHEN fence < @pendingToken THEN @pendingVersion ELSE version END = ANY (@versions))
                 RETURNING {Columns}
                 """,
-                new { id, email, emailKey, displayName, versions, now },
+                new
+                {
+                    id, change.Email, change.EmailKey, change.DisplayName, change.UpdatedAt,
+                    versions, turn.Token, turn.Version, turn.PendingToken, turn.PendingVersion,
+                },
                 cancellationToken: cancel));
-            return user is null ? (await WhyNotAsync(connection, id, cancel), null) : (UserWrite.Done, user);
+            if (user is not null)
+            {
+                return (UserWrite.Done, user, turn.Token);
+            }
+
+            var fence = await FenceAsync(connection, id, cancel);
+            return (fence is null ? UserWrite.NotFound : fence >= turn.Token ? UserWrite.Overtaken : UserWrite.VersionMismatch, null, fence ?? 0);
         }
         catch (PostgresException error) when (error.SqlState is PostgresErrorCodes.UniqueViolation)
         {
-            return (UserWrite.EmailInUse, null);
+            return (UserWrite.EmailInUse, null, 0);
         }
     }
 
-    /// <summary>Removes a user and returns the version that it had; <c>null</c> where there is no such user.</summary>
-    public async Task<long?> DeleteAsync(Guid id, CancellationToken cancel)
+    /// <summary>Removes a user.</summary>
+    /// <returns>The user as it was, or why it was not removed; where it was overtaken, the token that the row has.</returns>
+    public async Task<(UserWrite Outcome, User? User, long Fence)> DeleteAsync(Guid id, WriteTurn turn, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        var user = await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
+            $"DELETE FROM users WHERE id = @id AND fence < @token RETURNING {Columns}", new { id, turn.Token }, cancellationToken: cancel));
+        if (user is not null)
+        {
+            return (UserWrite.Done, user, turn.Token);
+        }
+
+        var fence = await FenceAsync(connection, id, cancel);
+        return (fence is null ? UserWrite.NotFound : UserWrite.Overtaken, null, fence ?? 0);
+    }
+
+    /// <summary>Persists what was written behind, one write of each user, in one statement.</summary>
+    /// <returns>
+    /// Of each user that exists the row's version and token, after the write or, where <c>Written</c> is <c>false</c>, as it was without.
+    /// </returns>
+    /// <exception cref="PostgresException">The database refuses one of them, and so all of them.</exception>
+    public async Task<IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence)>> PersistAsync(
+        IReadOnlyList<(Guid Id, long Token, long Version, UserChange Change)> writes, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        var rows = await connection.QueryAsync<(Guid Id, bool Written, long Version, long Fence)>(new CommandDefinition(
+            """
+            WITH batch AS (
+                SELECT *
+                FROM unnest(@ids, @tokens, @versions, @emails, @emailKeys, @names, @times)
+                    AS batch (id, token, version, email, email_key, display_name, updated_at)
+            ), written AS (
+                UPDATE users
+                SET email = batch.email, email_key = batch.email_key, display_name = batch.display_name, updated_at = batch.updated_at,
+                    version = greatest(users.version + 1, batch.version), fence = batch.token
+                FROM batch
+                WHERE users.id = batch.id AND users.fence < batch.token
+                RETURNING users.id, users.version, users.fence
+            )
+            SELECT id, written.id IS NOT NULL, coalesce(written.version, users.version), coalesce(written.fence, users.fence)
+            FROM batch JOIN users USING (id) LEFT JOIN written USING (id)
+            """,
+            new
+            {
+                ids = writes.Select(write => write.Id).ToArray(),
+                tokens = writes.Select(write => write.Token).ToArray(),
+                versions = writes.Select(write => write.Version).ToArray(),
+                emails = writes.Select(write => write.Change.Email).ToArray(),
+                emailKeys = writes.Select(write => write.Change.EmailKey).ToArray(),
+                names = writes.Select(write => write.Change.DisplayName).ToArray(),
+                times = writes.Select(write => write.Change.UpdatedAt).ToArray(),
+            },
+            cancellationToken: cancel));
+        return rows.ToDictionary(row => row.Id, row => (row.Written, row.Version, row.Fence));
+    }
+
+    /// <summary>Gives a user a version later than <paramref name="version"/>, unless a later write has; <c>null</c> where there is no such user.</summary>
+    public async Task<long?> PassAsync(Guid id, long version, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         return await connection.QuerySingleOrDefaultAsync<long?>(new CommandDefinition(
-            "DELETE FROM users WHERE id = @id RETURNING version", new { id }, cancellationToken: cancel));
+            "UPDATE users SET version = greatest(version, @version + 1) WHERE id = @id RETURNING version",
+            new { id, version },
+            cancellationToken: cancel));
     }
 
     /// <summary>Makes a user an administrator with this password.</summary>
@@ -112,10 +196,6 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             cancellationToken: cancel));
     }
 
-    private static async Task<UserWrite> WhyNotAsync(NpgsqlConnection connection, Guid id, CancellationToken cancel)
-    {
-        var exists = await connection.ExecuteScalarAsync<bool>(new CommandDefinition(
-            "SELECT EXISTS (SELECT FROM users WHERE id = @id)", new { id }, cancellationToken: cancel));
-        return exists ? UserWrite.VersionMismatch : UserWrite.NotFound;
-    }
+    private static Task<long?> FenceAsync(NpgsqlConnection connection, Guid id, CancellationToken cancel) =>
+        connection.ExecuteScalarAsync<long?>(new CommandDefinition("SELECT fence FROM users WHERE id = @id", new { id }, cancellationToken: cancel));
 }

@@ -1,3 +1,4 @@
+using System.Text.Json;
 using CachingApi.Caching;
 using CachingApi.Sessions;
 using Microsoft.Extensions.Options;
@@ -15,6 +16,7 @@ internal sealed class UserService(
     CacheAside cacheAside,
     WriteThrough writeThrough,
     Invalidation invalidation,
+    WriteBehind writeBehind,
     Passwords passwords,
     SessionService sessions,
     IOptions<UserCacheSettings> settings,
@@ -26,7 +28,7 @@ internal sealed class UserService(
 
     /// <summary>Cache-aside.</summary>
     public ValueTask<CacheResult> FindAsync(Guid id, CancellationToken cancel) =>
-        cacheAside.GetAsync(cached.ById(id), stop => users.FindAsync(id, stop), cancel);
+        cacheAside.GetAsync(cached.ById(id), stop => LoadAsync(id, stop), cancel);
 
     /// <summary>Cache-aside, in a namespace that every write drops.</summary>
     public ValueTask<CacheResult> ListAsync(Guid? after, int limit, CancellationToken cancel) =>
@@ -49,21 +51,16 @@ internal sealed class UserService(
         return created;
     }
 
-    /// <summary>Write-through or invalidation, as asked or configured.</summary>
-    public async Task<(UserWrite Outcome, User? User)> UpdateAsync(Guid id, UpdateUser user, long[]? versions, WriteStrategy? strategy)
+    /// <summary>Write-through, invalidation or write-behind, as asked or configured.</summary>
+    public Task<(UserWrite Outcome, User? User)> UpdateAsync(Guid id, UpdateUser user, long[]? versions, WriteStrategy? strategy)
     {
-        var (outcome, updated) = await users.UpdateAsync(
-            id, user.Email.Trim(), Email.Key(user.Email), user.DisplayName.Trim(), versions, Now, CancellationToken.None);
-        if (updated is not null)
+        var change = new UserChange(user.Email.Trim(), Email.Key(user.Email), user.DisplayName.Trim(), Now);
+        return (strategy ?? _strategy) switch
         {
-            await Task.WhenAll(
-                (strategy ?? _strategy) is WriteStrategy.WriteThrough
-                    ? writeThrough.PutAsync(cached.ById(id), updated, CancellationToken.None)
-                    : invalidation.InvalidateAsync(cached.ById(id), updated.Version, CancellationToken.None),
-                invalidation.DropAllAsync(cached.Lists, CancellationToken.None));
-        }
-
-        return (outcome, updated);
+            WriteStrategy.WriteBehind => WriteBehindAsync(id, change, versions),
+            WriteStrategy.Invalidate => WriteAsync(id, change, versions, updated => invalidation.InvalidateAsync(cached.ById(id), updated.Version, CancellationToken.None)),
+            _ => WriteAsync(id, change, versions, updated => writeThrough.PutAsync(cached.ById(id), updated, CancellationToken.None)),
+        };
     }
 
     /// <summary>Invalidation by a negative entry: what is gone stays gone. <c>false</c> where there is no such user.</summary>
@@ -74,17 +71,87 @@ internal sealed class UserService(
     public async Task<bool> DeleteAsync(Guid id)
     {
         await sessions.EndAllAsync(id, CancellationToken.None);
-        if (await users.DeleteAsync(id, CancellationToken.None) is not { } version)
+        var (_, deleted, turn) = await InTurnAsync(id, turn => users.DeleteAsync(id, turn, CancellationToken.None));
+        if (deleted is null)
         {
             return false;
         }
 
         await Task.WhenAll(
-            invalidation.DeletedAsync(cached.ById(id), version + 1, CancellationToken.None),
+            invalidation.DeletedAsync(cached.ById(id), Math.Max(deleted.Version + 1, turn.Version), CancellationToken.None),
             invalidation.DropAllAsync(cached.Lists, CancellationToken.None),
             sessions.EndAllAsync(id, CancellationToken.None));
         return true;
     }
+
+    /// <summary>Commits, then tells the cache.</summary>
+    private async Task<(UserWrite Outcome, User? User)> WriteAsync(Guid id, UserChange change, long[]? versions, Func<User, Task> tellCache)
+    {
+        var (outcome, updated, _) = await InTurnAsync(id, turn => users.UpdateAsync(id, change, versions, turn, CancellationToken.None));
+        if (updated is not null)
+        {
+            await Task.WhenAll(
+                tellCache(updated),
+                invalidation.DropAllAsync(cached.Lists, CancellationToken.None),
+                writeBehind.SettleAsync($"{id}", updated.Version, CancellationToken.None));
+        }
+
+        return (outcome, updated);
+    }
+
+    /// <summary>A statement in its turn among all writes of a user; where a later one was faster, in another turn.</summary>
+    private async Task<(UserWrite Outcome, User? User, WriteTurn Turn)> InTurnAsync(
+        Guid id, Func<WriteTurn, Task<(UserWrite Outcome, User? User, long Fence)>> write)
+    {
+        var fence = 0L;
+        while (true)
+        {
+            var turn = await writeBehind.TakeTurnAsync($"{id}", fence, CancellationToken.None);
+            (var outcome, var user, fence) = await write(turn);
+            if (outcome is not UserWrite.Overtaken)
+            {
+                return (outcome, user, turn);
+            }
+        }
+    }
+
+    /// <summary>Queues the change and shows it; where the queue does not take it, writes it through.</summary>
+    private async Task<(UserWrite Outcome, User? User)> WriteBehindAsync(Guid id, UserChange change, long[]? versions)
+    {
+        var found = await FindAsync(id, CancellationToken.None);
+        if (!found.Found)
+        {
+            return (UserWrite.NotFound, null);
+        }
+
+        var value = JsonSerializer.SerializeToUtf8Bytes(change, UserJson.Default.UserChange);
+        var accepted = await writeBehind.AcceptAsync($"{id}", found.Entry.Version, versions, value, CancellationToken.None);
+        switch (accepted.State)
+        {
+            case AcceptState.Accepted:
+                var user = Changed(JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)!, change, accepted.Version);
+                await writeThrough.PutAsync(cached.ById(id), user, CancellationToken.None);
+                return (UserWrite.Accepted, user);
+            case AcceptState.VersionMismatch:
+                return (UserWrite.VersionMismatch, null);
+            default:
+                return await WriteAsync(
+                    id, change, versions, updated => writeThrough.PutAsync(cached.ById(id), updated, CancellationToken.None));
+        }
+    }
+
+    /// <summary>The row, and over it what is pending.</summary>
+    private async Task<User?> LoadAsync(Guid id, CancellationToken cancel)
+    {
+        var pending = await writeBehind.PendingAsync($"{id}", cancel);
+        var (user, fence) = await users.FindAsync(id, cancel);
+        return user is null || pending is null || pending.Token <= fence
+            ? user
+            : Changed(user, JsonSerializer.Deserialize(pending.Value.Span, UserJson.Default.UserChange)!, pending.Version);
+    }
+
+    private static User Changed(User user, UserChange change, long version) =>
+        user with { Email = change.Email, DisplayName = change.DisplayName, UpdatedAt = change.UpdatedAt, Version = version };
 
     private async Task<UserPage?> LoadPageAsync(Guid? after, int limit, CancellationToken cancel)
     {

@@ -20,7 +20,9 @@ internal sealed class FaultProxy : IAsyncDisposable
         _ = AcceptAsync();
     }
 
-    public string ConnectionString => $"127.0.0.1:{((IPEndPoint)_listener.LocalEndpoint).Port}";
+    public int Port => ((IPEndPoint)_listener.LocalEndpoint).Port;
+
+    public string ConnectionString => $"127.0.0.1:{Port}";
 
     /// <summary>How long every piece of data is held back, each way.</summary>
     public TimeSpan Delay { get; set; }

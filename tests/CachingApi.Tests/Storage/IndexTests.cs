@@ -1,3 +1,4 @@
+using CachingApi.Caching;
 using CachingApi.Sessions;
 using CachingApi.Tests.Servers;
 using CachingApi.Users;
@@ -26,19 +27,24 @@ public sealed class IndexTests(TestServers servers)
             var users = new UserRepository(postgres);
             var accounts = new AccountRepository(postgres);
             var now = TimeProvider.System.GetUtcNow().UtcDateTime;
+            var change = new UserChange("777", "777", "Seven", now);
             var (scansBefore, indexScansBefore) = await ScansAsync(postgres);
 
             var account = (await accounts.FindAsync("777@EXAMPLE.org", CancellationToken.None))!;
-            Assert.NotNull(await users.FindAsync(account.Id, CancellationToken.None));
+            Assert.NotNull((await users.FindAsync(account.Id, CancellationToken.None)).User);
             Assert.Equal(101, (await users.ListAsync(null, 101, CancellationToken.None)).Count);
             Assert.NotEmpty(await users.ListAsync(Guid.AllBitsSet, 101, CancellationToken.None));
             Assert.NotNull(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
             Assert.Null(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
-            Assert.Equal(UserWrite.Done, (await users.UpdateAsync(account.Id, "777", "777", "Seven", [1], now, CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.VersionMismatch, (await users.UpdateAsync(account.Id, "777", "777", "Seven", [1], now, CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.EmailInUse, (await users.UpdateAsync(account.Id, "778", "778@example.org", "Seven", null, now, CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.Done, (await users.UpdateAsync(account.Id, change, [1], Turn(1), CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.VersionMismatch, (await users.UpdateAsync(account.Id, change, [1], Turn(2), CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.Overtaken, (await users.UpdateAsync(account.Id, change, [1], Turn(1), CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.EmailInUse, (await users.UpdateAsync(
+                account.Id, change with { EmailKey = "778@example.org" }, null, Turn(3), CancellationToken.None)).Outcome);
+            Assert.True((await users.PersistAsync([(account.Id, 4, 3, change)], CancellationToken.None))[account.Id].Written);
+            Assert.Equal(7, await users.PassAsync(account.Id, 6, CancellationToken.None));
             Assert.Equal("admin", (await users.PromoteAsync("777", "", now, CancellationToken.None)).Role);
-            Assert.Equal(3, await users.DeleteAsync(account.Id, CancellationToken.None));
+            Assert.Equal(8, (await users.DeleteAsync(account.Id, Turn(5), CancellationToken.None)).User!.Version);
 
             var (scans, indexScans) = await ScansAsync(postgres);
             Assert.Equal(0, scans - scansBefore);
@@ -47,6 +53,8 @@ public sealed class IndexTests(TestServers servers)
 
         await servers.DropDatabaseAsync(database);
     }
+
+    private static WriteTurn Turn(long token) => new(token, 0, 0, 0);
 
     private static async Task<(long Sequential, long Index)> ScansAsync(NpgsqlDataSource postgres)
     {

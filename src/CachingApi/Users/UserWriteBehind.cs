@@ -1,0 +1,109 @@
+using System.Text.Json;
+using CachingApi.Caching;
+using Microsoft.Extensions.Options;
+using Npgsql;
+
+namespace CachingApi.Users;
+
+/// <summary>What write-behind means for users: how their changes are persisted, and what is cached of them.</summary>
+internal sealed class UserWriteBehind(
+    UserRepository users, UserService service, UserCache cached, Invalidation invalidation, IOptions<UserCacheSettings> settings)
+{
+    private readonly string? _requiredBy = settings.Value.WriteStrategy is WriteStrategies.WriteBehind ? "Cache:Users:WriteStrategy" : null;
+
+    public WriteBehindTarget Target => new(_requiredBy, PersistAsync, RejectAsync, VoidAsync, RetryAsync);
+
+    private async Task<IReadOnlyList<WriteResult>> PersistAsync(IReadOnlyList<QueuedWrite> writes, CancellationToken cancel)
+    {
+        var results = await PersistOrSplitAsync(writes, cancel);
+        if (results.Any(result => result.Outcome is WriteOutcome.Persisted))
+        {
+            await invalidation.DropAllAsync(cached.Lists, cancel);
+        }
+
+        // Somebody who took no turn (psql) has moved the version on: what was acknowledged has another one now.
+        foreach (var (write, result) in writes.Zip(results))
+        {
+            if (result.Outcome is WriteOutcome.Persisted && result.Version != write.Version)
+            {
+                await VoidAsync(write, result.Version, cancel);
+            }
+        }
+
+        return results;
+    }
+
+    /// <summary>Where the database refuses a batch for one write in it, halves of it find out for which.</summary>
+    private async Task<WriteResult[]> PersistOrSplitAsync(IReadOnlyList<QueuedWrite> writes, CancellationToken cancel)
+    {
+        try
+        {
+            var rows = await users.PersistAsync(
+                [.. writes.Where(write => Read(write) is not null).Select(write => (Guid.Parse(write.Id), write.Token, write.Version, Read(write)!))], cancel);
+            return [.. writes.Select(write => Result(write, rows))];
+        }
+        catch (PostgresException error) when (IsRefusal(error))
+        {
+            if (writes.Count == 1)
+            {
+                return [new(WriteOutcome.Refused, 0, error.SqlState is PostgresErrorCodes.UniqueViolation
+                    ? "The e-mail address is in use." : $"The database refuses it ({error.SqlState}).")];
+            }
+
+            var half = writes.Count / 2;
+            return
+            [
+                .. await PersistOrSplitAsync([.. writes.Take(half)], cancel),
+                .. await PersistOrSplitAsync([.. writes.Skip(half)], cancel),
+            ];
+        }
+    }
+
+    /// <summary>Whether the fault is the data's: of the classes "data exception" and "integrity constraint violation".</summary>
+    private static bool IsRefusal(PostgresException error) =>
+        error.SqlState.StartsWith("22", StringComparison.Ordinal) || error.SqlState.StartsWith("23", StringComparison.Ordinal);
+
+    private static WriteResult Result(QueuedWrite write, IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence)> rows) =>
+        Read(write) is null ? new(WriteOutcome.Impossible, write.Version, "It cannot be read.")
+        : !rows.TryGetValue(Guid.Parse(write.Id), out var row) ? new(WriteOutcome.Impossible, write.Version, "There is no such user.")
+        : row.Written || row.Fence == write.Token ? new(WriteOutcome.Persisted, row.Version)
+        : row.Fence > write.Token ? new(WriteOutcome.Superseded, row.Version)
+        : new(WriteOutcome.Again, row.Version);
+
+    private async Task<long> RejectAsync(QueuedWrite write, CancellationToken cancel) =>
+        await users.PassAsync(Guid.Parse(write.Id), write.Version, cancel) ?? write.Version + 1;
+
+    private async Task VoidAsync(QueuedWrite write, long version, CancellationToken cancel)
+    {
+        var id = Guid.Parse(write.Id);
+        var (user, _) = await users.FindAsync(id, cancel);
+        await (user is null
+            ? invalidation.DeletedAsync(cached.ById(id), version, cancel)
+            : invalidation.InvalidateAsync(cached.ById(id), version, cancel));
+    }
+
+    private async Task<bool> RetryAsync(QueuedWrite write, CancellationToken cancel)
+    {
+        if (Read(write) is not { } change)
+        {
+            return false;
+        }
+
+        var (outcome, _) = await service.UpdateAsync(
+            Guid.Parse(write.Id), new() { Email = change.Email, DisplayName = change.DisplayName }, null, WriteStrategy.WriteBehind);
+        return outcome is UserWrite.Accepted or UserWrite.Done;
+    }
+
+    /// <summary><c>null</c> where it is not of a form that is known: another version of this service may have written it.</summary>
+    private static UserChange? Read(QueuedWrite write)
+    {
+        try
+        {
+            return Guid.TryParse(write.Id, out _) ? JsonSerializer.Deserialize(write.Value.Span, UserJson.Default.UserChange) : null;
+        }
+        catch (JsonException)
+        {
+            return null;
+        }
+    }
+}

@@ -1,0 +1,529 @@
+using System.Net;
+using System.Net.Http.Headers;
+using System.Net.Http.Json;
+using System.Text.Json;
+using CachingApi.Caching;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Caching;
+using CachingApi.Tests.Servers;
+using CachingApi.Users;
+using Microsoft.Extensions.DependencyInjection;
+using Npgsql;
+using StackExchange.Redis;
+
+namespace CachingApi.Tests.Users;
+
+/// <summary>Write-behind: acknowledged from a durable queue, shown at once, in the database soon, and never lost.</summary>
+public sealed class WriteBehindTests(TestServers servers)
+{
+    [Fact]
+    public async Task A_write_is_answered_202_is_shown_at_once_on_every_node_and_the_row_follows()
+    {
+        var memory = new Dictionary<string, string> { ["Cache:Users:MemoryTtl"] = "00:01:00" };
+        await using var first = await ApiNode.StartAsync(servers, memory);
+        await using var second = await ApiNode.StartAsync(servers, memory, nodeOf: first);
+        await MemoryTierTests.TrustedAsync(first, second);
+        var user = await first.CreateUserAsync();
+        var (here, there) = (await first.AdminAsync(), await second.AdminAsync());
+        await there.GetAsync($"/users/{user.Id}");
+
+        await using (await TableLock.TakeAsync(first))
+        {
+            var answer = await PutAsync(here, user, "Behind");
+            Assert.Equal(HttpStatusCode.Accepted, answer.StatusCode);
+            Assert.Equal("\"v2\"", answer.ETag().Tag);
+            Assert.Equal($"/users/{user.Id}", answer.Headers.Location!.ToString());
+            var shown = (await answer.Content.ReadFromJsonAsync<User>())!;
+            Assert.Equal(user with { DisplayName = "Behind", Version = 2, UpdatedAt = shown.UpdatedAt }, shown);
+            Assert.True(shown.UpdatedAt > user.UpdatedAt);
+
+            Assert.Equal(shown, await here.GetFromJsonAsync<User>($"/users/{user.Id}"));
+            await Eventually.TrueAsync(async () => shown == await there.GetFromJsonAsync<User>($"/users/{user.Id}"), "the other node to hear of it");
+            Assert.Equal("Ada Lovelace", (await RowAsync(first, user)).Name);
+
+            // Nor does a load, where nothing is cached, show the row without what is pending.
+            foreach (var (client, node) in new[] { (here, first), (there, second) })
+            {
+                await EmptyCacheAsync(node);
+                var loaded = await client.GetAsync($"/users/{user.Id}");
+                Assert.Contains("uri-miss", loaded.CacheStatus(), StringComparison.Ordinal);
+                Assert.Equal(shown, await loaded.Content.ReadFromJsonAsync<User>());
+            }
+        }
+
+        await PersistedAsync(first, user, "Behind", 2);
+        await EmptyCacheAsync(first);
+        Assert.Equal("\"v2\"", (await here.GetAsync($"/users/{user.Id}")).ETag().Tag);
+        await Eventually.TrueAsync(async () => await first.MetricAsync("write_behind_queue_length") == 0, "the queue to be seen empty");
+        Assert.Equal(1, await BothAsync("write_behind_writes_total", ("outcome", "persisted"), first, second));
+    }
+
+    [Fact]
+    public async Task Several_writes_of_one_user_are_folded_into_the_last()
+    {
+        const int Writes = 50;
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        await using (await TableLock.TakeAsync(node))
+        {
+            for (var write = 1; write <= Writes; write++)
+            {
+                Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, $"Name {write}")).StatusCode);
+            }
+        }
+
+        await PersistedAsync(node, user, $"Name {Writes}", Writes + 1);
+        await Eventually.TrueAsync(
+            async () => await node.MetricAsync("write_behind_writes_total", ("outcome", "persisted"))
+                + await node.MetricAsync("write_behind_writes_total", ("outcome", "folded")) == Writes,
+            "every write to be counted");
+        Assert.InRange(await node.MetricAsync("write_behind_writes_total", ("outcome", "persisted")), 1, 3);
+    }
+
+    [Fact]
+    public async Task What_cannot_be_persisted_becomes_a_dead_letter_and_the_database_s_truth_is_shown_again()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["Serilog:MinimumLevel:Default"] = "Error" });
+        var (user, owner, bystander) = (await node.CreateUserAsync(), await node.CreateUserAsync(), await node.CreateUserAsync());
+        using var client = await node.AdminAsync();
+
+        await using (await TableLock.TakeAsync(node))
+        {
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "First")).StatusCode);
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user with { Email = owner.Email }, "Thief")).StatusCode);
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, bystander, "In the same batch")).StatusCode);
+            Assert.Equal("Thief", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+        }
+
+        // What was acknowledged before the write that failed is not lost with it.
+        await PersistedAsync(node, bystander, "In the same batch", 2);
+        var letter = (await DeadAsync(client, 1))[0];
+        Assert.Equal("The e-mail address is in use.", letter.GetProperty("reason").GetString());
+        Assert.Equal(user.Id.ToString(), letter.GetProperty("key").GetString());
+        Assert.Equal(3, letter.GetProperty("version").GetInt64());
+        Assert.Equal("Thief", letter.GetProperty("value").GetProperty("displayName").GetString());
+        Assert.True(letter.GetProperty("acceptedAt").GetDateTime() < letter.GetProperty("diedAt").GetDateTime());
+        await Eventually.TrueAsync(
+            async () => await client.GetFromJsonAsync<User>($"/users/{user.Id}") is { DisplayName: "First", Version: > 3 } shown && shown.Email == user.Email,
+            "the truth to be shown, as a newer version");
+        Assert.Equal("First", (await RowAsync(node, user)).Name);
+        Assert.Equal(1, await node.MetricAsync("write_behind_writes_total", ("outcome", "dead")));
+        Assert.Equal(4, await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")));
+        Assert.Contains(node.Log, line => line.Contains(user.Id.ToString(), StringComparison.Ordinal) && line.Contains("is a dead letter", StringComparison.Ordinal));
+        Assert.DoesNotContain(node.Log, line => line.Contains(owner.Email, StringComparison.Ordinal));
+        await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_dead_letters") == 1, "it to be measured");
+
+        // A retry is a new write: it dies again while nothing has changed, and lives when the address is free.
+        Assert.Equal(HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
+        var again = (await DeadAsync(client, 1, not: letter.GetProperty("id").GetString()))[0];
+        await PutAsync(client, owner with { Email = "somewhere-else@example.org" }, "Owner", "write-through");
+        Assert.Equal(HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{again.GetProperty("id")}/retry", null)).StatusCode);
+        await Eventually.TrueAsync(async () => (await RowAsync(node, user)).Name == "Thief", "the retried write to be persisted");
+        Assert.Equal("Thief", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+        Assert.Empty((await (await client.GetAsync("/cache/dead-letters")).JsonAsync()).EnumerateArray());
+        Assert.Equal(HttpStatusCode.NotFound, (await client.PostAsync($"/cache/dead-letters/{again.GetProperty("id")}/retry", null)).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_write_of_a_user_who_is_deleted_meanwhile_becomes_a_dead_letter_that_can_be_dropped()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            await PutAsync(client, user, "Too late");
+            await table.SqlAsync($"DELETE FROM users WHERE id = '{user.Id}'");
+        }
+
+        var letter = (await DeadAsync(client, 1))[0];
+        Assert.Equal("There is no such user.", letter.GetProperty("reason").GetString());
+        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).StatusCode is HttpStatusCode.NotFound, "the user to be gone");
+        Assert.Equal(HttpStatusCode.Conflict, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
+        Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/cache/dead-letters/{letter.GetProperty("id")}")).StatusCode);
+        Assert.Equal(HttpStatusCode.NotFound, (await client.DeleteAsync($"/cache/dead-letters/{letter.GetProperty("id")}")).StatusCode);
+        Assert.Equal(HttpStatusCode.BadRequest, (await client.DeleteAsync("/cache/dead-letters/not-an-id")).StatusCode);
+    }
+
+    [Fact]
+    public async Task What_cannot_be_read_is_a_dead_letter_and_holds_nobody_up()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await using (var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis))
+        {
+            await redis.GetDatabase().StreamAddAsync(
+                $"{{{node.KeyPrefix}:write-behind}}:queue", [new("id", $"{Guid.NewGuid()}"), new("version", 2), new("value", "not JSON")], messageId: "5-0");
+        }
+
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "After it")).StatusCode);
+
+        await PersistedAsync(node, user, "After it", 2);
+        var letter = (await DeadAsync(client, 1))[0];
+        Assert.Equal("It cannot be read.", letter.GetProperty("reason").GetString());
+        Assert.Equal("not JSON", letter.GetProperty("value").GetString());
+    }
+
+    [Theory]
+    [InlineData("write-through")]
+    [InlineData("invalidate")]
+    public async Task A_synchronous_write_that_comes_after_stays_whatever_was_pending_before_it(string strategy)
+    {
+        await using var first = await ApiNode.StartAsync(servers);
+        await using var second = await ApiNode.StartAsync(servers, nodeOf: first);
+        var user = await first.CreateUserAsync();
+        var (here, there) = (await first.AdminAsync(), await second.AdminAsync());
+
+        Task<HttpResponseMessage> after;
+        await using (var table = await TableLock.TakeAsync(first))
+        {
+            await PutAsync(here, user, "Before");
+            after = PutAsync(there, user, "After", strategy);
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() >= 2, "both to wait for the row");
+        }
+
+        Assert.Equal("\"v3\"", (await after).ETag().Tag);
+        await QueueEmptyAsync(first);
+        Assert.Equal(("After", 3), await RowAsync(first, user));
+        foreach (var client in new[] { here, there })
+        {
+            Assert.Equal("After", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+        }
+
+        // And one written behind after that is the last.
+        Assert.Equal("\"v4\"", (await PutAsync(here, user, "Last")).ETag().Tag);
+        await PersistedAsync(first, user, "Last", 4);
+    }
+
+    [Fact]
+    public async Task A_row_moved_on_by_hand_is_overwritten_and_shown_under_the_version_it_has()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            await PutAsync(client, user, "Behind");
+            await table.SqlAsync($"UPDATE users SET display_name = 'By hand', version = 7 WHERE id = '{user.Id}'");
+        }
+
+        await PersistedAsync(node, user, "Behind", 8);
+        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).ETag().Tag == "\"v8\"", "the version to be shown");
+    }
+
+    [Fact]
+    public async Task If_match_is_about_what_is_pending()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        Task<HttpResponseMessage> wrong, right;
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            Assert.Equal(HttpStatusCode.PreconditionFailed, (await PutAsync(client, user, "No", "write-behind", "\"v7\"")).StatusCode);
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Yes", "write-behind", "\"v1\"")).StatusCode);
+            Assert.Equal(HttpStatusCode.PreconditionFailed, (await PutAsync(client, user, "No", "write-behind", "\"v1\"")).StatusCode);
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Yes again", "write-behind", "\"v2\"")).StatusCode);
+            Assert.Equal(0, await node.MetricAsync("write_behind_fallbacks_total"));
+
+            wrong = PutAsync(client, user, "No", "write-through", "\"v1\"");
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() >= 2, "it to wait");
+            right = PutAsync(client, user, "Yes at last", "write-through", "\"v3\"");
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() >= 3, "it to wait too");
+        }
+
+        Assert.Equal(HttpStatusCode.PreconditionFailed, (await wrong).StatusCode);
+        Assert.Equal(HttpStatusCode.OK, (await right).StatusCode);
+        await QueueEmptyAsync(node);
+        Assert.Equal("Yes at last", (await RowAsync(node, user)).Name);
+    }
+
+    [Fact]
+    public async Task A_conditional_write_asks_the_database_while_a_synchronous_writer_is_about()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await client.GetAsync($"/users/{user.Id}");
+
+        Task<HttpResponseMessage> synchronous, behind;
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            synchronous = PutAsync(client, user, "Synchronous", "write-through", "\"v1\"");
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() == 1, "it to wait");
+            behind = PutAsync(client, user, "Unseen", "write-behind", "\"v1\"");
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() == 2, "the other to fall back");
+        }
+
+        Assert.Equal(
+            [HttpStatusCode.OK, HttpStatusCode.PreconditionFailed], new[] { (await synchronous).StatusCode, (await behind).StatusCode }.Order());
+        Assert.Equal(1, await node.MetricAsync("write_behind_fallbacks_total", ("reason", "contended")));
+    }
+
+    [Fact]
+    public async Task A_full_queue_falls_back_to_a_synchronous_write_and_counts_it()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:Capacity"] = "2" });
+        var users = new List<User>();
+        for (var i = 0; i < 3; i++)
+        {
+            users.Add(await node.CreateUserAsync());
+        }
+
+        using var client = await node.AdminAsync();
+        Task<HttpResponseMessage> third;
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, users[0], "1")).StatusCode);
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, users[1], "2")).StatusCode);
+            third = PutAsync(client, users[2], "3");
+            await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_fallbacks_total", ("reason", "full")) == 1, "it to be counted");
+            Assert.False(third.IsCompleted);
+        }
+
+        Assert.Equal(HttpStatusCode.OK, (await third).StatusCode);
+        await PersistedAsync(node, users[2], "3", 2);
+        await QueueEmptyAsync(node);
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, users[2], "4")).StatusCode);
+    }
+
+    [Fact]
+    public async Task Without_postgres_writes_are_taken_until_the_queue_is_full_and_drain_when_it_is_back()
+    {
+        await using var postgres = await PostgresServer.StartAsync();
+        await using var node = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:Postgres"] = postgres.ConnectionString, ["WriteBehind:Capacity"] = "3" });
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await client.GetAsync($"/users/{user.Id}");
+
+        await postgres.StopAsync();
+        for (var write = 1; write <= 3; write++)
+        {
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, $"Name {write}")).StatusCode);
+        }
+
+        var refused = await PutAsync(client, user, "One too many");
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, refused.StatusCode);
+        Assert.NotEmpty(refused.Header("Retry-After"));
+        Assert.Equal("Name 3", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+        await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_lag_seconds") > 0, "the lag to be measured");
+        await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_queue_length") == 3, "the queue to be measured");
+
+        await postgres.StartAgainAsync();
+        NpgsqlConnection.ClearAllPools();
+        await PersistedAsync(node, user, "Name 3", 4);
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "After")).StatusCode);
+    }
+
+    [Fact]
+    public async Task What_a_frozen_process_has_taken_is_claimed_by_another_and_is_not_done_twice()
+    {
+        await using var proxy = new FaultProxy(new NpgsqlConnectionStringBuilder(servers.Postgres).Port);
+        await using var first = await ApiNode.StartAsync(servers, new() { ["WriteBehind:BatchSize"] = "5" });
+        var throughProxy = new NpgsqlConnectionStringBuilder(first.Database) { Host = "127.0.0.1", Port = proxy.Port };
+        await using var cutOff = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:Postgres"] = throughProxy.ConnectionString, ["WriteBehind:BatchSize"] = "5" }, nodeOf: first);
+        var users = new List<User>();
+        for (var i = 0; i < 20; i++)
+        {
+            users.Add(await first.CreateUserAsync());
+        }
+
+        // What one of the nodes takes now, it keeps: its words to the database are swallowed.
+        using var client = await cutOff.AdminAsync();
+        foreach (var user in users)
+        {
+            await client.GetAsync($"/users/{user.Id}");
+        }
+
+        proxy.Swallows = true;
+        await Task.WhenAll(users.Select(async user => Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Claimed")).StatusCode)));
+
+        foreach (var user in users)
+        {
+            await PersistedAsync(first, user, "Claimed", 2);
+        }
+
+        proxy.Swallows = false;
+        proxy.Cut();
+        proxy.Mend();
+        await QueueEmptyAsync(cutOff);
+        foreach (var user in users)
+        {
+            Assert.Equal(("Claimed", 2), await RowAsync(first, user));
+        }
+    }
+
+    [Fact]
+    public async Task A_graceful_stop_drains_the_queue()
+    {
+        var first = await ApiNode.StartAsync(servers);
+        await using var other = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:Postgres"] = first.Database });
+        var user = await first.CreateUserAsync();
+        using var client = await first.AdminAsync();
+
+        Task stopped;
+        await using (await TableLock.TakeAsync(first))
+        {
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "At the last moment")).StatusCode);
+            stopped = first.Services.GetRequiredService<Microsoft.Extensions.Hosting.IHost>().StopAsync();
+        }
+
+        await stopped;
+        Assert.Equal(("At the last moment", 2), await RowAsync(other, user));
+        await first.DisposeAsync();
+    }
+
+    [Fact]
+    public async Task Where_redis_may_evict_the_queue_nothing_is_written_behind_and_the_log_says_why()
+    {
+        await using var redis = await RedisServer.StartAsync("--maxmemory-policy", "allkeys-lru");
+        var settings = new Dictionary<string, string> { ["ConnectionStrings:Redis"] = redis.ConnectionString, ["Serilog:MinimumLevel:Default"] = "Warning" };
+        await using var node = await ApiNode.StartAsync(servers, settings);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        Assert.Equal(HttpStatusCode.OK, (await PutAsync(client, user, "Through")).StatusCode);
+        Assert.Equal(("Through", 2), await RowAsync(node, user));
+        Assert.Equal(1, await node.MetricAsync("write_behind_fallbacks_total", ("reason", "refused")));
+        Assert.Contains(node.Log, line => line.Contains("the maxmemory-policy of Redis is allkeys-lru, by which it may evict", StringComparison.Ordinal));
+
+        // A second Redis that may not lose anything is what it takes.
+        await using var state = await ApiNode.StartAsync(
+            servers, new(settings) { ["ConnectionStrings:RedisState"] = servers.Redis }, nodeOf: node);
+        using var there = await state.AdminAsync();
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(there, user, "Behind")).StatusCode);
+        await PersistedAsync(node, user, "Behind", 3);
+    }
+
+    [Fact]
+    public async Task The_start_fails_where_write_behind_is_the_default_and_is_not_safe()
+    {
+        await using var redis = await RedisServer.StartAsync("--maxmemory-policy", "allkeys-lfu");
+        await using var node = await ApiNode.StartAsync(servers, new() { ["Cache:Users:WriteStrategy"] = "write-behind" });
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        Assert.Equal(
+            HttpStatusCode.Accepted,
+            (await client.PutAsJsonAsync($"/users/{user.Id}", new { email = user.Email, displayName = "By default" })).StatusCode);
+
+        var (exitCode, log) = await ApiProcess.RunAsync(node.SettingsWith(new() { ["ConnectionStrings:Redis"] = redis.ConnectionString }));
+
+        Assert.NotEqual(0, exitCode);
+        Assert.Contains(log, line => line.Contains("Cache:Users:WriteStrategy cannot be write-behind: the maxmemory-policy of Redis is allkeys-lfu", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task Who_is_not_there_cannot_be_written_behind()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        using var client = await node.AdminAsync();
+        var nobody = new User { Id = Guid.Empty, Email = "a@example.org", DisplayName = "", Role = "", Version = 0, CreatedAt = default, UpdatedAt = default };
+
+        Assert.Equal(HttpStatusCode.NotFound, (await PutAsync(client, nobody, "Nobody")).StatusCode);
+        Assert.Equal(HttpStatusCode.BadRequest, (await PutAsync(client, await node.CreateUserAsync(), "Somebody", "write-around")).StatusCode);
+    }
+
+    private static async Task<HttpResponseMessage> PutAsync(
+        HttpClient client, User user, string name, string strategy = "write-behind", string? ifMatch = null)
+    {
+        using var request = new HttpRequestMessage(HttpMethod.Put, $"/users/{user.Id}?strategy={strategy}")
+        {
+            Content = JsonContent.Create(new { email = user.Email, displayName = name }),
+        };
+        if (ifMatch is not null)
+        {
+            request.Headers.IfMatch.Add(new EntityTagHeaderValue(ifMatch));
+        }
+
+        return await client.SendAsync(request);
+    }
+
+    private static async Task<(string Name, long Version)> RowAsync(ApiNode node, User user)
+    {
+        var row = await node.SqlAsync<string[]>($"SELECT ARRAY[display_name, version::text] FROM users WHERE id = '{user.Id}'");
+        return (row![0], long.Parse(row[1], System.Globalization.CultureInfo.InvariantCulture));
+    }
+
+    private static async Task PersistedAsync(ApiNode node, User user, string name, long version)
+    {
+        await Eventually.TrueAsync(async () => (await RowAsync(node, user)).Name == name, "the write to be persisted");
+        Assert.Equal((name, version), await RowAsync(node, user));
+    }
+
+    private static Task QueueEmptyAsync(ApiNode node) => Eventually.TrueAsync(
+        async () => (await node.Services.GetRequiredService<WriteBehindQueue>().StateAsync(CancellationToken.None)).Length == 0, "the queue to be empty");
+
+    private static async Task<JsonElement[]> DeadAsync(HttpClient client, int count, string? not = null)
+    {
+        JsonElement[] letters = [];
+        await Eventually.TrueAsync(
+            async () =>
+            {
+                letters = [.. (await (await client.GetAsync("/cache/dead-letters")).JsonAsync()).EnumerateArray().Where(letter => letter.GetProperty("id").GetString() != not)];
+                return letters.Length == count;
+            },
+            "dead letters");
+        return letters;
+    }
+
+    private static async Task<double> BothAsync(string metric, (string Label, string Value) label, params ApiNode[] nodes)
+    {
+        var sum = 0.0;
+        foreach (var node in nodes)
+        {
+            sum += await node.MetricAsync(metric, label);
+        }
+
+        return sum;
+    }
+
+    private static Task EmptyCacheAsync(ApiNode node) =>
+        node.Services.GetRequiredService<Invalidation>().DropAllAsync(node.Services.GetRequiredService<UserCache>().Users, CancellationToken.None);
+
+    /// <summary>While it is held, users can be read and not written.</summary>
+    private sealed class TableLock(NpgsqlConnection connection, string database) : IAsyncDisposable
+    {
+        public static async Task<TableLock> TakeAsync(ApiNode node)
+        {
+            var held = new TableLock(new(node.Database), node.Database);
+            await held.SqlAsync("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE");
+            return held;
+        }
+
+        /// <summary>Runs something under the lock; it is committed when the lock is given back.</summary>
+        public async Task SqlAsync(string sql)
+        {
+            if (connection.State is System.Data.ConnectionState.Closed)
+            {
+                await connection.OpenAsync();
+            }
+
+            await using var command = new NpgsqlCommand(sql, connection);
+            await command.ExecuteNonQueryAsync();
+        }
+
+        /// <summary>How many statements wait for it.</summary>
+        public async Task<long> WaitersAsync()
+        {
+            await using var other = new NpgsqlConnection(database);
+            await other.OpenAsync();
+            await using var command = new NpgsqlCommand(
+                "SELECT count(*) FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", other);
+            return (long)(await command.ExecuteScalarAsync())!;
+        }
+
+        public async ValueTask DisposeAsync()
+        {
+            await SqlAsync("COMMIT");
+            await connection.DisposeAsync();
+        }
+    }
+}
