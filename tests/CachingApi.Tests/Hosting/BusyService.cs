@@ -33,6 +33,8 @@ internal sealed class BusyService : IAsyncDisposable
             ["ConnectionStrings:RedisState"] = state.ConnectionString,
             ["Database:ChangeCapture"] = "true",
             ["Cache:Users:MemoryTtl"] = "00:01:00",
+            ["WriteBehind:Capacity"] = "5",
+            ["WriteBehind:MaxAttempts"] = "2",
             ["RateLimits:Enabled"] = "true",
             ["RateLimits:Policies:default:Limit"] = "100000",
             ["RateLimits:Policies:login:Limit"] = "100000",
@@ -52,6 +54,7 @@ internal sealed class BusyService : IAsyncDisposable
         await LoadTogetherAsync();
         await LoseARaceAsync();
         await UseUsersAsync();
+        await WriteBehindAsync();
         foreach (var city in new[] { City.All[_round % City.All.Count].Names[0], Id("Nowhere") })
         {
             await Api.Anonymous.GetAsync($"/weather/{city}");
@@ -155,6 +158,31 @@ internal sealed class BusyService : IAsyncDisposable
         await engine.Invalidation.InvalidateAsync(engine.Key(Id("raced")), 2, CancellationToken.None);
         slow.GoOn();
         await reader;
+    }
+
+    /// <summary>Writes more than the queue takes, several of one user at once; and one that cannot be persisted.</summary>
+    private async Task WriteBehindAsync()
+    {
+        var (user, owner) = (await Api.CreateUserAsync(), await Api.CreateUserAsync());
+        using var admin = await Api.AdminAsync();
+        Task<HttpResponseMessage> WriteAsync(string email, string name) =>
+            admin.PutAsJsonAsync($"/users/{user.Id}?strategy=write-behind", new { email, displayName = name });
+        await Eventually.TrueAsync(async () =>
+        {
+            await Task.WhenAll(Enumerable.Range(0, 20).Select(write => WriteAsync(user.Email, $"Name {write}")));
+            return await Api.MetricAsync("write_behind_writes_total", ("outcome", "folded")) > 0 && await Api.MetricAsync("write_behind_fallbacks_total", ("reason", "full")) > 0;
+        }, "folded writes and a full queue");
+        await Eventually.TrueAsync(async () =>
+        {
+            await WriteAsync(user.Email, $"{Guid.NewGuid()}");
+            return await Api.MetricAsync("write_behind_writes_total", ("outcome", "persisted")) > 0;
+        }, "a persisted write");
+        var dead = await Api.MetricAsync("write_behind_writes_total", ("outcome", "dead"));
+        await Eventually.TrueAsync(async () =>
+        {
+            await WriteAsync(owner.Email, "Thief");
+            return await Api.MetricAsync("write_behind_writes_total", ("outcome", "dead")) > dead && await Api.MetricAsync("write_behind_dead_letters") > 0;
+        }, "a dead letter");
     }
 
     private async Task UseUsersAsync()

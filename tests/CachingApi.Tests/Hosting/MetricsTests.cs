@@ -57,6 +57,14 @@ public sealed partial class MetricsTests(TestServers servers)
         """weather_upstream_budget_left{window="hour"}""",
         """weather_upstream_budget_left{window="day"}""",
         """http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200",http_route="/users/{id}",""",
+        """write_behind_queue_length{}""",
+        """write_behind_lag_seconds{}""",
+        """write_behind_dead_letters{}""",
+        """write_behind_writes_total{outcome="persisted"}""",
+        """write_behind_writes_total{outcome="folded"}""",
+        """write_behind_writes_total{outcome="retried"}""",
+        """write_behind_writes_total{outcome="dead"}""",
+        """write_behind_fallbacks_total{reason="full"}""",
         """pg_up{}""",
     ];
 
@@ -74,7 +82,8 @@ public sealed partial class MetricsTests(TestServers servers)
         ["cache"] = "things|users|user-lists|geocoding|weather",
         ["tier"] = "memory|redis|source",
         ["result"] = "hit|stale|miss|negative|error",
-        ["outcome"] = "loaded|not_found|failed|allowed|denied|denied_local|fallback|answered|limited|refused|broken|timeout|unreachable",
+        ["outcome"] = "loaded|not_found|failed|allowed|denied|denied_local|fallback|answered|limited|refused|broken|timeout|unreachable|persisted|folded|retried|dead",
+        ["reason"] = "full|contended|refused",
         ["operation"] = "get|lease|set|generation",
         ["table"] = "users",
         ["policy"] = "default|login|login-account|registration|weather|demo-fixed-window|demo-sliding-window|demo-token-bucket",
@@ -92,7 +101,11 @@ public sealed partial class MetricsTests(TestServers servers)
     {
         await using var service = await BusyService.StartAsync(servers);
         await service.WorkAsync();
-        await Eventually.TrueAsync(async () => await service.Api.MetricAsync("redis_db_keys", ("role", "state")) > 0, "the second look at Redis");
+        foreach (var role in new[] { "cache", "state" })
+        {
+            await Eventually.TrueAsync(async () => await service.Api.MetricAsync("redis_db_keys", ("role", role)) > 0, "another look at Redis");
+        }
+
         await Eventually.TrueAsync(async () => await service.Api.MetricAsync("cache_evictions_total") > 0, "evictions");
         var metrics = await service.Api.Anonymous.GetStringAsync("/metrics");
         await service.WorkWithoutRedisAsync();
