@@ -21,7 +21,7 @@ builder.Services
     .AddUsers()
     .AddWeather()
     .AddKnownProxies()
-    .AddOperations()
+    .AddOperations(builder.Configuration)
     .AddApiDocs();
 
 var app = builder.Build();

@@ -62,6 +62,7 @@ internal sealed partial class CacheAside(
         where T : class
     {
         var cache = key.Cache;
+        using var span = Traces.Start("cache read")?.SetTag("cache", cache.Name);
         var ticket = memory.Ticket(cache, key.Id);
         var generation = redis.IsTrustedWith(cache.Name, key.Id) ? await namespaces.CurrentAsync(cache.Name, cancel) : null;
         var entryKey = namespaces.Key(cache.Name, generation ?? 0, key.Id);
@@ -220,6 +221,7 @@ internal sealed partial class CacheAside(
         where T : class
     {
         var cache = key.Cache;
+        using var span = Traces.Start("cache load")?.SetTag("cache", cache.Name);
         var start = time.GetTimestamp();
         try
         {
@@ -237,6 +239,7 @@ internal sealed partial class CacheAside(
         {
             metrics.Request(cache.Name, "source", "error");
             metrics.Load(cache.Name, "failed", time.GetElapsedTime(start));
+            span.Failed(error);
             Log.LoadFailed(log, cache.Name, error.GetType().Name);
             throw;
         }

@@ -153,6 +153,7 @@ internal sealed partial class RedisTier(
         }
 
         var start = time.GetTimestamp();
+        using var span = Traces.StartRedis(operation);
         try
         {
             var value = await command(redis.Cache).WaitAsync(_deadline, cancel);
@@ -162,6 +163,7 @@ internal sealed partial class RedisTier(
         catch (Exception error) when (Redis.IsOutage(error))
         {
             circuit.Failed();
+            span.Failed(error);
             Log.Failed(log, operation, error.GetType().Name);
             return default;
         }

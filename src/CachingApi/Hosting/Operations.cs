@@ -4,15 +4,16 @@ using Microsoft.Extensions.Diagnostics.HealthChecks;
 using Npgsql;
 using OpenTelemetry.Metrics;
 using OpenTelemetry.Resources;
+using OpenTelemetry.Trace;
 
 namespace CachingApi.Hosting;
 
-/// <summary>What operators look at: health and metrics.</summary>
+/// <summary>What operators look at: health, metrics and traces.</summary>
 internal static class Operations
 {
-    public static IServiceCollection AddOperations(this IServiceCollection services)
+    public static IServiceCollection AddOperations(this IServiceCollection services, IConfiguration configuration)
     {
-        services.AddOpenTelemetry().ConfigureResource(resource => resource.AddService("CachingApi")).WithMetrics(metrics => metrics
+        var telemetry = services.AddOpenTelemetry().ConfigureResource(resource => resource.AddService("CachingApi")).WithMetrics(metrics => metrics
             .AddMeter(
                 "CachingApi.*",
                 "Npgsql",
@@ -31,6 +32,15 @@ internal static class Operations
             }));
 
         services.AddJson(DeadLetterJson.Default);
+        // Without somebody to send them to, no spans are made at all.
+        if (configuration["OTEL_EXPORTER_OTLP_ENDPOINT"] is { Length: > 0 })
+        {
+            telemetry.WithTracing(tracing => tracing
+                .AddAspNetCoreInstrumentation(requests => requests.Filter = context => !IsOperation(context.Request.Path))
+                .AddSource(Traces.SourceName, "Npgsql", "System.Net.Http")
+                .AddOtlpExporter());
+        }
+
         services.AddHealthChecks()
             .AddCheck<PostgresHealth>("postgres", timeout: TimeSpan.FromSeconds(2))
             .AddCheck<RedisHealth>("redis", timeout: TimeSpan.FromSeconds(2));
@@ -43,6 +53,9 @@ internal static class Operations
         app.MapHealthChecks("/health/ready", new() { ResponseWriter = Report, ResultStatusCodes = { [HealthStatus.Degraded] = 200 } }).AllowAnonymous();
         app.MapPrometheusScrapingEndpoint("/metrics").AllowAnonymous();
     }
+
+    /// <summary>What a monitor asks for every few seconds fills neither log nor traces.</summary>
+    public static bool IsOperation(PathString path) => path.StartsWithSegments("/health") || path.StartsWithSegments("/metrics");
 
     private static Task Report(HttpContext context, HealthReport report)
     {
