@@ -1,4 +1,4 @@
-// Side by side, in one run, so that the ratios hold on any machine: ./dev bench
+// Side by side, in one run, so that the ratios hold on any machine: ./dev bench, or one part of it: ./dev bench eviction
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Text.Json.Serialization;
@@ -10,6 +10,18 @@ using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Options;
 using StackExchange.Redis;
+
+if (args is ["eviction", var redisServer])
+{
+    await EvictionBenchmark.RunAsync(redisServer);
+    return;
+}
+
+if (args is ["write-behind"])
+{
+    await WriteBehindBenchmark.RunAsync(Connection("Postgres"), Connection("Redis"), Connection("RedisState"));
+    return;
+}
 
 var prefix = $"bench-{Guid.NewGuid():N}";
 using var host = await StartAsync("00:00:05");
@@ -63,7 +75,10 @@ await FrozenAsync();
 
 await host.StopAsync();
 
-await RateLimitBenchmark.RunAsync(host.Services.GetRequiredService<IOptions<ConnectionStrings>>().Value.Redis);
+await RateLimitBenchmark.RunAsync(Connection("Redis"));
+await WriteBehindBenchmark.RunAsync(Connection("Postgres"), Connection("Redis"), Connection("RedisState"));
+
+static string Connection(string server) => Environment.GetEnvironmentVariable($"ConnectionStrings__{server}") ?? "";
 
 // The engine alone: no schema is needed.
 async Task<IHost> StartAsync(string redisDeadline)

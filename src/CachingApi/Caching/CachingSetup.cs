@@ -7,7 +7,6 @@ internal static class CachingSetup
     public static IServiceCollection AddCaching(this IServiceCollection services)
     {
         services.AddValidatedOptions<CachingOptions>("Cache");
-        services.AddValidatedOptions<WriteBehindOptions>("WriteBehind");
         services.AddSingleton(provider =>
             new SingleFlight<CacheResult>(provider.GetRequiredService<IOptions<CachingOptions>>().Value.LoadTimeout));
         return services
@@ -24,12 +23,21 @@ internal static class CachingSetup
             .AddSingleton<CacheAside>()
             .AddSingleton<Invalidation>()
             .AddSingleton<WriteThrough>()
-            .AddSingleton<WriteBehindMetrics>()
-            .AddSingleton<WriteBehindQueue>()
-            .AddSingleton<WriteBehind>()
             .AddHostedService(provider => provider.GetRequiredService<Backplane>())
             .AddHostedService<RedisRecovery>()
-            .AddHostedService<ChangeCapture>()
+            .AddHostedService<ChangeCapture>();
+    }
+
+    /// <summary>Lets a feature write behind.</summary>
+    public static IServiceCollection AddWriteBehind(this IServiceCollection services, Func<IServiceProvider, WriteBehindTarget> target)
+    {
+        services.AddValidatedOptions<WriteBehindOptions>("WriteBehind");
+        return services
+            .AddSingleton<WriteBehindMetrics>()
+            .AddSingleton<WriteBehindQueue>()
+            .AddSingleton<DiskBarrier>()
+            .AddSingleton<WriteBehind>()
+            .AddSingleton(target)
             .AddHostedService<WriteBehindConsumer>();
     }
 }

@@ -18,6 +18,9 @@ internal sealed class WriteBehindOptions
     /// <summary>How often a write is tried that the database refuses, before it becomes a dead letter.</summary>
     [Range(1, 20)]
     public int MaxAttempts { get; init; } = 5;
+
+    /// <summary>Whether a write is acknowledged only when it is on the disk of Redis, where the server can tell: see <see cref="DiskBarrier"/>.</summary>
+    public bool WaitForDisk { get; init; } = true;
 }
 
 internal enum AcceptState
@@ -63,7 +66,7 @@ internal sealed record PendingWrite(long Token, long Version, ReadOnlyMemory<byt
 /// 3. a consumer comes to write 1: its token is earlier than the row's, so it changes nothing.
 /// A consumer that stalls, dies or does a write twice cannot break that order, and neither can several at once.
 /// </remarks>
-internal sealed class WriteBehind(WriteBehindQueue queue, Redis redis, WriteBehindMetrics metrics)
+internal sealed class WriteBehind(WriteBehindQueue queue, DiskBarrier disk, Redis redis, WriteBehindMetrics metrics)
 {
     private static readonly string Accept = Lua.Load("write_behind_accept.lua");
     private static readonly string Turn = Lua.Load("write_behind_turn.lua");
@@ -75,7 +78,7 @@ internal sealed class WriteBehind(WriteBehindQueue queue, Redis redis, WriteBehi
     /// <summary>Takes a write into the queue.</summary>
     /// <param name="knownVersion">The thing's version as the caller has read it, from a cache perhaps.</param>
     /// <param name="versions">The versions that may be changed; <c>null</c> for any.</param>
-    /// <exception cref="UnavailableException">Redis is away: whether the write was taken is not known.</exception>
+    /// <exception cref="UnavailableException">Redis is away, or its disk: whether the write was taken is not known.</exception>
     public async Task<AcceptedWrite> AcceptAsync(string id, long knownVersion, long[]? versions, byte[] value, CancellationToken cancel)
     {
         if (Refusal is not null)
@@ -94,6 +97,7 @@ internal sealed class WriteBehind(WriteBehindQueue queue, Redis redis, WriteBehi
                 return Fallback(AcceptState.Contended, "contended");
             case AcceptState.Accepted:
                 queue.Signal();
+                await disk.PassAsync(cancel);
                 break;
         }
 

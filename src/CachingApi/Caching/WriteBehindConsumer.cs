@@ -55,6 +55,7 @@ internal sealed record WriteBehindTarget(
 internal sealed partial class WriteBehindConsumer(
     WriteBehind writeBehind,
     WriteBehindQueue queue,
+    DiskBarrier disk,
     WriteBehindTarget target,
     IOptions<WriteBehindOptions> options,
     WriteBehindMetrics metrics,
@@ -241,6 +242,7 @@ internal sealed partial class WriteBehindConsumer(
         }
 
         metrics.Seen = await queue.StateAsync(cancel);
+        await disk.InspectAsync(cancel);
         Judge(await queue.EvictionPolicyAsync(cancel));
         _inspected = time.GetTimestamp();
     }

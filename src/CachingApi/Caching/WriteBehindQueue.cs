@@ -54,6 +54,9 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
     /// <summary>The token that was given out last.</summary>
     public RedisKey LastToken { get; } = Name(redis, "token");
 
+    /// <summary>What <see cref="DiskBarrier"/> writes.</summary>
+    public RedisKey DiskMark { get; } = Name(redis, "disk");
+
     private RedisKey DeadLetters { get; } = Name(redis, "dead-letters");
 
     /// <summary>What is known of a thing: its pending value, and the versions given out.</summary>

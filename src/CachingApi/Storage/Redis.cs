@@ -24,13 +24,15 @@ internal sealed class Redis : IAsyncDisposable
 {
     private readonly ConnectionMultiplexer _cache;
     private readonly ConnectionMultiplexer _state;
+    private readonly string _stateConnection;
     private readonly TimeSpan _stateDeadline;
 
     public Redis(IOptions<ConnectionStrings> connections, IOptions<RedisOptions> options)
     {
         var (cache, state) = (connections.Value.Redis, connections.Value.RedisState);
-        _cache = Connect(cache, "cache");
-        _state = state is "" || state == cache ? _cache : Connect(state, "state");
+        _stateConnection = state is "" ? cache : state;
+        _cache = ConnectionMultiplexer.Connect(Options(cache, "cache"));
+        _state = _stateConnection == cache ? _cache : ConnectionMultiplexer.Connect(Options(_stateConnection, "state"));
         _stateDeadline = options.Value.StateDeadline;
         KeyPrefix = options.Value.KeyPrefix;
     }
@@ -57,6 +59,14 @@ internal sealed class Redis : IAsyncDisposable
         }
     }
 
+    /// <summary>A further connection to the state server, for commands that hold up all that follow them.</summary>
+    public Task<ConnectionMultiplexer> ConnectToStateAsync(string role, TimeSpan patience)
+    {
+        var options = Options(_stateConnection, role);
+        options.AsyncTimeout = (int)patience.TotalMilliseconds;
+        return ConnectionMultiplexer.ConnectAsync(options);
+    }
+
     /// <summary>Whether an error means that Redis is away or refuses to serve, as opposed to a fault of ours.</summary>
     public static bool IsOutage(Exception error) => error is RedisException or TimeoutException or ObjectDisposedException;
 
@@ -70,7 +80,7 @@ internal sealed class Redis : IAsyncDisposable
     /// Nothing may wait in a backlog for a server that is gone, and the library checks its time-outs only once per
     /// heartbeat (a second, unless told otherwise); the hard deadline is the caller's.
     /// </remarks>
-    private static ConnectionMultiplexer Connect(string connectionString, string role)
+    private static ConfigurationOptions Options(string connectionString, string role)
     {
         var options = ConfigurationOptions.Parse(connectionString);
         options.ClientName = $"cachingapi-{role}";
@@ -83,6 +93,6 @@ internal sealed class Redis : IAsyncDisposable
         options.AsyncTimeout = 1000;
         options.SyncTimeout = 1000;
         options.ReconnectRetryPolicy = new LinearRetry(200);
-        return ConnectionMultiplexer.Connect(options);
+        return options;
     }
 }

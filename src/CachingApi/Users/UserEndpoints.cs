@@ -1,4 +1,5 @@
 using System.ComponentModel.DataAnnotations;
+using CachingApi.Caching;
 using CachingApi.Hosting;
 using CachingApi.RateLimiting;
 using CachingApi.Sessions;
@@ -24,7 +25,7 @@ internal static class UserEndpoints
             .AddSingleton<UserService>()
             .AddSingleton<UserChanges>()
             .AddSingleton<UserWriteBehind>()
-            .AddSingleton(provider => provider.GetRequiredService<UserWriteBehind>().Target)
+            .AddWriteBehind(provider => provider.GetRequiredService<UserWriteBehind>().Target)
             .AddSingleton(provider => provider.GetRequiredService<UserChanges>().Table)
             .AddHostedService<AdminAccount>();
     }

@@ -97,8 +97,16 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 """,
                 new
                 {
-                    id, change.Email, change.EmailKey, change.DisplayName, change.UpdatedAt,
-                    versions, turn.Token, turn.Version, turn.PendingToken, turn.PendingVersion,
+                    id,
+                    change.Email,
+                    change.EmailKey,
+                    change.DisplayName,
+                    change.UpdatedAt,
+                    versions,
+                    turn.Token,
+                    turn.Version,
+                    turn.PendingToken,
+                    turn.PendingVersion,
                 },
                 cancellationToken: cancel));
             if (user is not null)

@@ -106,7 +106,7 @@ public sealed class HistoryTests(TestServers servers, ITestOutputHelper output)
             var start = Stopwatch.GetTimestamp();
             if (write)
             {
-                var strategy = random.Next(2) == 0 ? WriteStrategy.WriteThrough : WriteStrategy.Invalidate;
+                var strategy = (WriteStrategy)random.Next(3);
                 var updated = await service.UpdateAsync(user.Id, new() { Email = user.Email, DisplayName = $"{start}" }, null, strategy);
                 history.Enqueue(new(node, thing, write, updated.User!.Version, start, Stopwatch.GetTimestamp(), $"{strategy}"));
             }

@@ -71,6 +71,10 @@ internal abstract class RedisServer : IAsyncDisposable
 
             _process.Dispose();
             File.Delete(Path.Combine(Path.GetTempPath(), Snapshot));
+            if (Array.IndexOf(options, "--appenddirname") is >= 0 and var at)
+            {
+                Directory.Delete(Path.Combine(Path.GetTempPath(), options[at + 1]), recursive: true);
+            }
         }
 
         protected override Task LaunchAsync()

@@ -55,6 +55,11 @@ public sealed class WriteBehindTests(TestServers servers)
         await EmptyCacheAsync(first);
         Assert.Equal("\"v2\"", (await here.GetAsync($"/users/{user.Id}")).ETag().Tag);
         await Eventually.TrueAsync(async () => await first.MetricAsync("write_behind_queue_length") == 0, "the queue to be seen empty");
+        await using (var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis))
+        {
+            Assert.NotNull(await redis.GetDatabase().KeyTimeToLiveAsync($"{{{first.KeyPrefix}:write-behind}}:thing:{user.Id}"));
+        }
+
         Assert.Equal(1, await BothAsync("write_behind_writes_total", ("outcome", "persisted"), first, second));
     }
 
@@ -197,6 +202,20 @@ public sealed class WriteBehindTests(TestServers servers)
         // And one written behind after that is the last.
         Assert.Equal("\"v4\"", (await PutAsync(here, user, "Last")).ETag().Tag);
         await PersistedAsync(first, user, "Last", 4);
+    }
+
+    [Fact]
+    public async Task Versions_have_no_gaps_where_strategies_take_turns()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        string[] strategies = ["write-through", "write-behind", "invalidate", "write-behind", "write-behind", "write-through"];
+        foreach (var (strategy, version) in strategies.Zip(Enumerable.Range(2, strategies.Length)))
+        {
+            Assert.Equal($"\"v{version}\"", (await PutAsync(client, user, strategy, strategy)).ETag().Tag);
+        }
     }
 
     [Fact]
@@ -361,6 +380,46 @@ public sealed class WriteBehindTests(TestServers servers)
         }
     }
 
+    /// <summary>CACHINGAPI_KILLS says how many times.</summary>
+    [Fact]
+    public async Task A_process_killed_at_any_moment_loses_no_acknowledged_write_and_does_none_twice()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var writers = new List<Writer>();
+        using (var client = await node.AdminAsync())
+        {
+            for (var i = 0; i < 8; i++)
+            {
+                writers.Add(new(await node.CreateUserAsync(), client.DefaultRequestHeaders.Authorization!));
+            }
+        }
+
+        var settings = node.SettingsWith(new() { ["WriteBehind:BatchSize"] = "20" });
+        await node.Services.GetRequiredService<Microsoft.Extensions.Hosting.IHost>().StopAsync();
+        var kills = int.TryParse(Environment.GetEnvironmentVariable("CACHINGAPI_KILLS"), System.Globalization.CultureInfo.InvariantCulture, out var given) ? given : 3;
+        for (var kill = 1; kill <= kills; kill++)
+        {
+            using var process = await ApiProcess.StartAsync(settings);
+            var load = Task.WhenAll(writers.Select(writer => writer.WriteUntilItFailsAsync(process.Client)));
+            await Task.Delay(Random.Shared.Next(20, 1000));
+            await process.KillAsync();
+            await load;
+        }
+
+        // The next one does what they left behind.
+        await using var last = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:Postgres"] = node.Database, ["Redis:KeyPrefix"] = node.KeyPrefix });
+        await QueueEmptyAsync(last);
+        foreach (var writer in writers)
+        {
+            // What was sent last may have been taken without an answer; of what was answered, nothing is missing.
+            var row = await RowAsync(last, writer.User);
+            Assert.True(writer.Acknowledged > 0, "nothing was acknowledged at all");
+            Assert.InRange(long.Parse(row.Name, System.Globalization.CultureInfo.InvariantCulture), writer.Acknowledged, writer.Sent);
+            Assert.InRange(row.Version, writer.Version, row.Name == $"{writer.Acknowledged}" ? writer.Version : writer.Version + writer.Sent - writer.Acknowledged);
+        }
+    }
+
     [Fact]
     public async Task A_graceful_stop_drains_the_queue()
     {
@@ -418,6 +477,30 @@ public sealed class WriteBehindTests(TestServers servers)
 
         Assert.NotEqual(0, exitCode);
         Assert.Contains(log, line => line.Contains("Cache:Users:WriteStrategy cannot be write-behind: the maxmemory-policy of Redis is allkeys-lfu", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task Where_redis_can_tell_a_write_is_acknowledged_when_it_is_on_the_disk()
+    {
+        await using var redis = await RedisServer.StartAsync("--appendonly", "yes", "--appenddirname", $"cachingapi-aof-{Guid.NewGuid():N}");
+        await using var proxy = new WaitAofProxy(redis.Port);
+        await using var node = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString });
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        // The second comes while the first waits: with a third, it shares the next turn.
+        var first = PutAsync(client, user, "First");
+        await Eventually.TrueAsync(() => proxy.Waits == 1, "Redis to be asked about its disk");
+        var others = new[] { PutAsync(client, user, "Second"), PutAsync(client, user, "Third") };
+        await Eventually.TrueAsync(async () => (await RowAsync(node, user)).Version == 4, "all of them to be persisted meanwhile");
+        Assert.False(first.IsCompleted || others.Any(other => other.IsCompleted));
+        proxy.Disk.SetResult();
+
+        Assert.All(await Task.WhenAll([first, .. others]), answer => Assert.Equal(HttpStatusCode.Accepted, answer.StatusCode));
+        Assert.Equal(2, proxy.Waits);
+
+        proxy.Copies = 0;
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, (await PutAsync(client, user, "On no disk")).StatusCode);
     }
 
     [Fact]
@@ -487,6 +570,40 @@ public sealed class WriteBehindTests(TestServers servers)
 
     private static Task EmptyCacheAsync(ApiNode node) =>
         node.Services.GetRequiredService<Invalidation>().DropAllAsync(node.Services.GetRequiredService<UserCache>().Users, CancellationToken.None);
+
+    /// <summary>Writes one user's name as a number that grows.</summary>
+    private sealed class Writer(User user, AuthenticationHeaderValue authorization)
+    {
+        public User User => user;
+
+        public long Sent { get; private set; }
+
+        public long Acknowledged { get; private set; }
+
+        public long Version { get; private set; }
+
+        public async Task WriteUntilItFailsAsync(HttpClient client)
+        {
+            try
+            {
+                while (true)
+                {
+                    using var request = new HttpRequestMessage(HttpMethod.Put, $"/users/{user.Id}?strategy=write-behind")
+                    {
+                        Content = JsonContent.Create(new { email = user.Email, displayName = $"{++Sent}" }),
+                        Headers = { Authorization = authorization },
+                    };
+                    using var answer = await client.SendAsync(request);
+                    Assert.Equal(HttpStatusCode.Accepted, answer.StatusCode);
+                    (Acknowledged, Version) = (Sent, (await answer.Content.ReadFromJsonAsync<User>())!.Version);
+                }
+            }
+            catch (Exception error) when (error is HttpRequestException or IOException)
+            {
+                // The process is dead.
+            }
+        }
+    }
 
     /// <summary>While it is held, users can be read and not written.</summary>
     private sealed class TableLock(NpgsqlConnection connection, string database) : IAsyncDisposable
