@@ -137,7 +137,7 @@ internal sealed class RedisInfo : BackgroundService
         {
             return RedisNode.Parse(role, node, await server.InfoRawAsync().WaitAsync(Patience, cancel) ?? "");
         }
-        catch (RedisServerException)
+        catch (Exception error) when (error is RedisServerException or RedisCommandException)
         {
             return RedisNode.Parse(role, node, ""); // it answers, but does not allow INFO
         }
