@@ -15,7 +15,7 @@ internal sealed class UserWriteBehind(
 
     private async Task<IReadOnlyList<WriteResult>> PersistAsync(IReadOnlyList<QueuedWrite> writes, CancellationToken cancel)
     {
-        var results = await PersistOrSplitAsync(writes, cancel);
+        var results = await PersistOrSplitAsync([.. writes.Select(write => (write, Read(write)))], cancel);
         if (results.Any(result => result.Outcome is WriteOutcome.Persisted))
         {
             await invalidation.DropAllAsync(cached.Lists, cancel);
@@ -34,28 +34,25 @@ internal sealed class UserWriteBehind(
     }
 
     /// <summary>Where the database refuses a batch for one write in it, halves of it find out for which.</summary>
-    private async Task<WriteResult[]> PersistOrSplitAsync(IReadOnlyList<QueuedWrite> writes, CancellationToken cancel)
+    private async Task<WriteResult[]> PersistOrSplitAsync((QueuedWrite Write, UserChange? Change)[] writes, CancellationToken cancel)
     {
         try
         {
             var rows = await users.PersistAsync(
-                [.. writes.Where(write => Read(write) is not null).Select(write => (Guid.Parse(write.Id), write.Token, write.Version, Read(write)!))], cancel);
-            return [.. writes.Select(write => Result(write, rows))];
+                [.. writes.Where(write => write.Change is not null).Select(write => (Guid.Parse(write.Write.Id), write.Write.Token, write.Write.Version, write.Change!))],
+                cancel);
+            return [.. writes.Select(write => write.Change is null ? new(WriteOutcome.Impossible, write.Write.Version, "It cannot be read.") : Result(write.Write, rows))];
         }
         catch (PostgresException error) when (IsRefusal(error))
         {
-            if (writes.Count == 1)
+            if (writes.Length == 1)
             {
                 return [new(WriteOutcome.Refused, 0, error.SqlState is PostgresErrorCodes.UniqueViolation
                     ? "The e-mail address is in use." : $"The database refuses it ({error.SqlState}).")];
             }
 
-            var half = writes.Count / 2;
-            return
-            [
-                .. await PersistOrSplitAsync([.. writes.Take(half)], cancel),
-                .. await PersistOrSplitAsync([.. writes.Skip(half)], cancel),
-            ];
+            var half = writes.Length / 2;
+            return [.. await PersistOrSplitAsync(writes[..half], cancel), .. await PersistOrSplitAsync(writes[half..], cancel)];
         }
     }
 
@@ -64,8 +61,7 @@ internal sealed class UserWriteBehind(
         error.SqlState.StartsWith("22", StringComparison.Ordinal) || error.SqlState.StartsWith("23", StringComparison.Ordinal);
 
     private static WriteResult Result(QueuedWrite write, IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence)> rows) =>
-        Read(write) is null ? new(WriteOutcome.Impossible, write.Version, "It cannot be read.")
-        : !rows.TryGetValue(Guid.Parse(write.Id), out var row) ? new(WriteOutcome.Impossible, write.Version, "There is no such user.")
+        !rows.TryGetValue(Guid.Parse(write.Id), out var row) ? new(WriteOutcome.Impossible, write.Version, "There is no such user.")
         : row.Written || row.Fence == write.Token ? new(WriteOutcome.Persisted, row.Version)
         : row.Fence > write.Token ? new(WriteOutcome.Superseded, row.Version)
         : new(WriteOutcome.Again, row.Version);

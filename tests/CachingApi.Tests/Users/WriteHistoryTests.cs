@@ -16,7 +16,7 @@ namespace CachingApi.Tests.Users;
 /// holds the queue is killed; every operation is recorded, and what must hold of them is checked afterwards. CACHINGAPI_SEED
 /// replays a run's decisions, CACHINGAPI_SOAK_SECONDS makes it longer (./dev soak).
 /// </summary>
-public sealed class WriteOrderTests(TestServers servers, ITestOutputHelper output)
+public sealed class WriteHistoryTests(TestServers servers, ITestOutputHelper output)
 {
     private const int Users = 6;
 
