@@ -22,7 +22,7 @@ builder.Services
     .AddWeather()
     .AddKnownProxies()
     .AddCacheAdministration()
-    .AddOperations()
+    .AddOperations(builder.Configuration)
     .AddApiDocs();
 
 var app = builder.Build();

@@ -33,7 +33,7 @@ internal sealed partial class CacheAside(
         where T : class
     {
         var now = time.GetUtcNow();
-        if (memory.Find(key.Cache, key.Id, now) is not { } held)
+        if (Find(key, now) is not { } held)
         {
             return new(ReadAsync(key, load, cancel));
         }
@@ -45,10 +45,24 @@ internal sealed partial class CacheAside(
 
     public void Dispose() => _bypass.Dispose();
 
+    private CacheEntry? Find<T>(CacheKey<T> key, DateTimeOffset now) where T : class
+    {
+        if (!key.Cache.Settings.InMemory || !CacheMetrics.IsTimed())
+        {
+            return memory.Find(key.Cache, key.Id, now);
+        }
+
+        var start = time.GetTimestamp();
+        var held = memory.Find(key.Cache, key.Id, now);
+        metrics.Operation("memory", "get", time.GetElapsedTime(start));
+        return held;
+    }
+
     private async Task<CacheResult> ReadAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken cancel)
         where T : class
     {
         var cache = key.Cache;
+        using var span = Traces.Start("cache read")?.SetTag("cache", cache.Name);
         var ticket = memory.Ticket(cache, key.Id);
         var generation = redis.IsTrustedWith(cache.Name, key.Id) ? await namespaces.CurrentAsync(cache.Name, cancel) : null;
         var entryKey = namespaces.Key(cache.Name, generation ?? 0, key.Id);
@@ -207,6 +221,7 @@ internal sealed partial class CacheAside(
         where T : class
     {
         var cache = key.Cache;
+        using var span = Traces.Start("cache load")?.SetTag("cache", cache.Name);
         var start = time.GetTimestamp();
         try
         {
@@ -224,6 +239,7 @@ internal sealed partial class CacheAside(
         {
             metrics.Request(cache.Name, "source", "error");
             metrics.Load(cache.Name, "failed", time.GetElapsedTime(start));
+            span.Failed(error);
             Log.LoadFailed(log, cache.Name, error.GetType().Name);
             throw;
         }

@@ -191,6 +191,7 @@ internal sealed partial class RedisTier(
         }
 
         var start = time.GetTimestamp();
+        using var span = Traces.StartRedis(operation);
         try
         {
             var value = await command(redis.Cache).WaitAsync(_deadline, cancel);
@@ -200,12 +201,13 @@ internal sealed partial class RedisTier(
         catch (Exception error) when (Redis.IsOutage(error))
         {
             circuit.Failed();
+            span.Failed(error);
             Log.Failed(log, operation, error.GetType().Name);
             return default;
         }
         finally
         {
-            metrics.Operation(operation, time.GetElapsedTime(start));
+            metrics.Operation("redis", operation, time.GetElapsedTime(start));
         }
     }
 

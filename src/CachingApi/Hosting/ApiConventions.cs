@@ -36,9 +36,11 @@ internal static class ApiConventions
         app.UseSerilogRequestLogging(log =>
         {
             log.Logger = app.Services.GetRequiredService<Serilog.ILogger>();
+            log.MessageTemplate = "HTTP {RequestMethod} {RequestPath} responded {StatusCode} in {Elapsed:0.0000} ms{Reason:l}";
+            log.EnrichDiagnosticContext = (line, context) => line.Set("Reason", context.Features.Get<ErrorReason>()?.Text ?? "");
             log.GetLevel = (context, _, error) =>
                 error is not null || context.Response.StatusCode >= 500 ? LogEventLevel.Error
-                : IsOperation(context.Request.Path) ? LogEventLevel.Debug
+                : Operations.IsOperation(context.Request.Path) ? LogEventLevel.Debug
                 : LogEventLevel.Information;
         });
         app.UseSecurityHeaders();
@@ -46,10 +48,6 @@ internal static class ApiConventions
         app.UseStatusCodePages();
         return app;
     }
-
-    /// <summary>What a monitor asks for every few seconds fills no log.</summary>
-    private static bool IsOperation(PathString path) =>
-        path.StartsWithSegments("/health") || path.StartsWithSegments("/metrics") || path.StartsWithSegments("/cache/stats");
 
     /// <summary>Adds a feature's source-generated JSON.</summary>
     public static IServiceCollection AddJson(this IServiceCollection services, JsonSerializerContext context) =>

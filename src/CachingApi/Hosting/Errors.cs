@@ -9,12 +9,16 @@ using Microsoft.AspNetCore.Http.Metadata;
 using Microsoft.AspNetCore.WebUtilities;
 using Microsoft.Extensions.Options;
 using Npgsql;
+using Serilog;
 using ProblemDetails = Microsoft.AspNetCore.Mvc.ProblemDetails;
 
 namespace CachingApi.Hosting;
 
+/// <summary>Why a request failed, as its line in the log says.</summary>
+internal sealed record ErrorReason(string Text);
+
 /// <summary>Every error is a problem (RFC 9457): a bad request says what is wrong with it, an outage says when to come back.</summary>
-internal static partial class Errors
+internal static class Errors
 {
     private const string SeeErrors = "The request does not hold what is expected; see errors.";
 
@@ -23,7 +27,10 @@ internal static partial class Errors
         services.AddSingleton<IProblemDetailsWriter, ProblemWriter>();
         services.AddProblemDetails(problems => problems.CustomizeProblemDetails = Complete);
         services.AddExceptionHandler<BadRequestHandler>();
-        return services.AddExceptionHandler<OutageHandler>();
+        services.AddExceptionHandler<OutageHandler>();
+        services.AddExceptionHandler<FaultHandler>();
+        // The request's own line says it.
+        return services.Configure<ExceptionHandlerOptions>(handler => handler.SuppressDiagnosticsCallback = _ => true);
     }
 
     /// <summary>A 400 that names one field or parameter.</summary>
@@ -141,7 +148,7 @@ internal static partial class Errors
     }
 
     /// <summary>PostgreSQL or Redis is away: 503 with Retry-After, and no stack trace per request in the log.</summary>
-    private sealed partial class OutageHandler(IProblemDetailsService problems, ILogger<OutageHandler> log) : IExceptionHandler
+    private sealed class OutageHandler(IProblemDetailsService problems) : IExceptionHandler
     {
         public async ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
         {
@@ -150,7 +157,7 @@ internal static partial class Errors
                 return false;
             }
 
-            OutageLogged(log, exception.GetType().Name, exception.Message);
+            httpContext.Features.Set(new ErrorReason($": {exception.GetType().Name}: {exception.Message}"));
             httpContext.Response.StatusCode = StatusCodes.Status503ServiceUnavailable;
             httpContext.Response.Headers.RetryAfter =
                 Math.Max(1, Math.Ceiling(outage.RetryAfter.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
@@ -170,8 +177,15 @@ internal static partial class Errors
             NpgsqlException or TimeoutException => new UnavailableException("The database", exception),
             _ => null,
         };
+    }
 
-        [LoggerMessage(1, LogLevel.Warning, "Answered 503: {Error}: {Reason}")]
-        private static partial void OutageLogged(ILogger log, string error, string reason);
+    /// <summary>A fault of ours: a 500, with its stack trace in the request's line of the log.</summary>
+    private sealed class FaultHandler(IDiagnosticContext log) : IExceptionHandler
+    {
+        public ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
+        {
+            log.SetException(exception);
+            return new(false);
+        }
     }
 }

@@ -47,12 +47,14 @@ internal sealed class Redis : IAsyncDisposable
     /// <exception cref="UnavailableException">Redis did not answer within <see cref="RedisOptions.StateDeadline"/>.</exception>
     public async Task<T> OnStateAsync<T>(Func<IDatabase, Task<T>> command, CancellationToken cancel)
     {
+        using var span = Traces.StartRedis("state");
         try
         {
             return await command(State).WaitAsync(_stateDeadline, cancel);
         }
         catch (Exception error) when (IsOutage(error))
         {
+            span.Failed(error);
             throw new UnavailableException("Redis", error);
         }
     }

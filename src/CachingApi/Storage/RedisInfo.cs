@@ -1,3 +1,4 @@
+using System.Diagnostics.Metrics;
 using System.Globalization;
 using System.Text.RegularExpressions;
 using StackExchange.Redis;
@@ -59,21 +60,50 @@ internal sealed partial record RedisNode(
 
 /// <summary>
 /// What the Redis servers say of themselves (<c>INFO</c>), asked every five seconds in the background, so that nobody who
-/// looks waits for them.
+/// looks waits for them; as metrics it has the names of redis_exporter.
 /// </summary>
-internal sealed class RedisInfo(Redis redis) : BackgroundService
+internal sealed class RedisInfo : BackgroundService
 {
     private static readonly TimeSpan Interval = TimeSpan.FromSeconds(5);
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(1);
 
+    private readonly Redis _redis;
     private volatile RedisNode[] _nodes = [];
+
+    public RedisInfo(Redis redis, IMeterFactory meters)
+    {
+        _redis = redis;
+        var meter = meters.Create("CachingApi.Redis");
+        meter.CreateObservableGauge("redis.up", () => _nodes.Select(node => Measure(node, node.Up ? 1 : 0)), description: "1 while this server answers.");
+        Gauge("redis.uptime_in_seconds", "uptime_in_seconds", "Seconds since it was started.");
+        Gauge("redis.connected_clients", "connected_clients", "Connections of clients.");
+        Gauge("redis.blocked_clients", "blocked_clients", "Connections of clients that wait in a blocking command.");
+        Gauge("redis.memory_used_bytes", "used_memory", "Bytes that it has allocated.");
+        Gauge("redis.memory_used_rss_bytes", "used_memory_rss", "Bytes that the system has given it.");
+        Gauge("redis.memory_max_bytes", "maxmemory", "Bytes beyond which it evicts or refuses; 0 for no bound.");
+        Gauge("redis.mem_fragmentation_ratio", "mem_fragmentation_ratio", "Bytes given by the system for each that is allocated.");
+        Counter("redis.evicted_keys", "evicted_keys", "Keys that had to leave for lack of memory.");
+        Counter("redis.expired_keys", "expired_keys", "Keys whose time ended.");
+        Counter("redis.keyspace_hits", "keyspace_hits", "Look-ups of keys that were there, by any command.");
+        Counter("redis.keyspace_misses", "keyspace_misses", "Look-ups of keys that were not there, by any command.");
+        Counter("redis.commands_processed", "total_commands_processed", "Commands.");
+        Counter("redis.connections_received", "total_connections_received", "Connections that were accepted.");
+        Counter("redis.rejected_connections", "rejected_connections", "Connections that were refused, as there are too many.");
+        Counter("redis.net_input_bytes", "total_net_input_bytes", "Bytes received.");
+        Counter("redis.net_output_bytes", "total_net_output_bytes", "Bytes sent.");
+        meter.CreateObservableGauge("redis.db_keys", () => Keys(keys => keys.Count), description: "Keys in a database.");
+        meter.CreateObservableGauge("redis.db_keys_expiring", () => Keys(keys => keys.Expiring), description: "Keys in a database that expire.");
+
+        void Gauge(string name, string field, string description) => meter.CreateObservableGauge(name, () => Field(field), description: description);
+        void Counter(string name, string field, string description) => meter.CreateObservableCounter(name, () => Field(field), description: description);
+    }
 
     /// <summary>Every server of both connections, replicas too, as it was at most some seconds ago; none before the first answer.</summary>
     public IReadOnlyList<RedisNode> Nodes => _nodes;
 
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
-        var (cache, state) = (redis.Cache.Multiplexer, redis.State.Multiplexer);
+        var (cache, state) = (_redis.Cache.Multiplexer, _redis.State.Multiplexer);
         var connections = cache == state ? [("cache", cache)] : new[] { ("cache", cache), ("state", state) };
 
         // Real time, not the injected clock: Redis's numbers move on their own.
@@ -88,6 +118,18 @@ internal sealed class RedisInfo(Redis redis) : BackgroundService
         while (await timer.WaitForNextTickAsync(stoppingToken));
     }
 
+    private IEnumerable<Measurement<double>> Field(string field) =>
+        from node in _nodes
+        where node.Fields.ContainsKey(field)
+        select Measure(node, node.Fields[field]);
+
+    private IEnumerable<Measurement<long>> Keys(Func<RedisKeys, long> value) =>
+        from node in _nodes
+        from database in node.Keys
+        select new Measurement<long>(value(database.Value), new("db", database.Key), new("node", node.Node), new("role", node.Role));
+
+    private static Measurement<double> Measure(RedisNode node, double value) => new(value, new("node", node.Node), new("role", node.Role));
+
     private static async Task<RedisNode> AskAsync(string role, IServer server, CancellationToken cancel)
     {
         var node = EndPointCollection.ToString(server.EndPoint);
@@ -95,7 +137,7 @@ internal sealed class RedisInfo(Redis redis) : BackgroundService
         {
             return RedisNode.Parse(role, node, await server.InfoRawAsync().WaitAsync(Patience, cancel) ?? "");
         }
-        catch (RedisServerException)
+        catch (Exception error) when (error is RedisServerException or RedisCommandException)
         {
             return RedisNode.Parse(role, node, ""); // it answers, but does not allow INFO
         }

@@ -1,4 +1,5 @@
 using System.ComponentModel.DataAnnotations;
+using System.Diagnostics;
 using Microsoft.Extensions.Options;
 using Npgsql;
 
@@ -27,9 +28,11 @@ internal static class StorageSetup
         {
             var connections = provider.GetRequiredService<IOptions<ConnectionStrings>>().Value;
             // The name is the label of its metrics, in place of host and user.
-            return new NpgsqlDataSourceBuilder(Bounded(connections.Postgres)) { Name = "cachingapi" }.Build();
+            return new NpgsqlDataSourceBuilder(Bounded(connections.Postgres)) { Name = "cachingapi" }
+                .ConfigureTracing(tracing => tracing.ConfigureCommandFilter(_ => Activity.Current is not null).EnablePhysicalOpenTracing(false))
+                .Build();
         });
-        return services.AddSingleton<ChangeSource>().AddHostedService<Migrations>();
+        return services.AddSingleton<ChangeSource>().AddHostedService<Migrations>().AddHostedService<PostgresUp>();
     }
 
     public static IServiceCollection AddRedis(this IServiceCollection services)

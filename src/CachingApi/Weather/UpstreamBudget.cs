@@ -36,8 +36,10 @@ internal sealed class UpstreamBudget : IDisposable
         (_redis, _time) = (redis, time);
         _limits = [options.Value.PerMinute, options.Value.PerHour, options.Value.PerDay];
         _alone = new(new() { PermitLimit = Math.Max(1, options.Value.PerMinute / 10), Window = TimeSpan.FromMinutes(1) });
-        meters.Create(WeatherMetrics.MeterName).CreateObservableGauge(
-            "weather.upstream.budget_left", Measure, description: "Calls that the upstream's budget still allows, as of this process's last one.");
+        var meter = meters.Create(WeatherMetrics.MeterName);
+        meter.CreateObservableGauge("weather.upstream.budget", () => Measure(window => _limits[(int)window - 1]), description: "Calls that the upstream's budget allows.");
+        meter.CreateObservableGauge(
+            "weather.upstream.budget_left", () => Measure(Left), description: "Calls that the upstream's budget still allows, as of this process's last one.");
     }
 
     /// <summary>Whether half of a window is spent: what nobody waits for is left for later then.</summary>
@@ -97,11 +99,11 @@ internal sealed class UpstreamBudget : IDisposable
         return TimeSpan.FromSeconds(result[0]);
     }
 
-    private IEnumerable<Measurement<long>> Measure() =>
+    private static IEnumerable<Measurement<long>> Measure(Func<BudgetWindow, long?> value) =>
         from window in Windows
-        let left = Left(window)
-        where left is not null
-        select new Measurement<long>(left.Value, new KeyValuePair<string, object?>("window", window.ToString().ToLowerInvariant()));
+        let calls = value(window)
+        where calls is not null
+        select new Measurement<long>(calls.Value, new KeyValuePair<string, object?>("window", window.ToString().ToLowerInvariant()));
 
     /// <summary>What was left of a window at the last call; all of it once that window has ended.</summary>
     private long? Left(BudgetWindow window)

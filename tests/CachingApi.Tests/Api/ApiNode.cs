@@ -43,7 +43,7 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
 
     public string KeyPrefix => _settings["Redis:KeyPrefix"];
 
-    /// <summary>What it has logged: errors, unless a setting says otherwise.</summary>
+    /// <summary>What it has logged, with trace and properties: errors, unless a setting says otherwise.</summary>
     public IReadOnlyCollection<string> Log => _log;
 
     /// <summary>A client that nobody is logged in with.</summary>
@@ -194,7 +194,8 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
 
     private sealed class LogLines : ConcurrentQueue<string>, ILogEventSink
     {
-        public void Emit(LogEvent logEvent) => Enqueue($"{logEvent.RenderMessage(CultureInfo.InvariantCulture)} {logEvent.Exception}");
+        public void Emit(LogEvent logEvent) => Enqueue(
+            $"{logEvent.RenderMessage(CultureInfo.InvariantCulture)} {logEvent.Exception} {logEvent.TraceId} {string.Join(' ', logEvent.Properties)}");
     }
 }
 

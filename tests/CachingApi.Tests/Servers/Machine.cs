@@ -55,7 +55,7 @@ internal static class Machine
     public static Process Start(string program, params string[] arguments) =>
         Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
 
-    private static string? Find(string program, IEnumerable<string> folders) =>
+    public static string? Find(string program, IEnumerable<string> folders) =>
         (Environment.GetEnvironmentVariable("PATH") ?? "").Split(Path.PathSeparator).Concat(folders)
             .Select(folder => Path.Combine(folder, program))
             .FirstOrDefault(File.Exists);

@@ -1,8 +1,14 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Text.RegularExpressions;
 using CachingApi.Storage;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using StackExchange.Redis;
 
 namespace CachingApi.Tests.Storage;
 
-public sealed class RedisInfoTests
+public sealed class RedisInfoTests(TestServers servers)
 {
     [Fact]
     public void A_node_is_read_from_its_info_and_what_is_absent_stays_so()
@@ -15,4 +21,76 @@ public sealed class RedisInfoTests
         Assert.Equal(new() { ["db0"] = new(7, 3) }, node.Keys.ToDictionary());
         Assert.Equal("allkeys-lfu", node.EvictionPolicy);
     }
+
+    [Fact]
+    public async Task A_node_that_does_not_answer_says_nothing_but_that()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = redis.ConnectionString });
+        await Eventually.TrueAsync(async () => await SamplesAsync(api, redis) is { Length: > 15 }, "the numbers of the node");
+
+        await redis.PauseAsync();
+
+        await Eventually.TrueAsync(
+            async () => await SamplesAsync(api, redis) is [var only] && only == $$"""redis_up{node="{{redis.ConnectionString}}",role="state"} 0""",
+            "nothing but redis_up 0");
+        await redis.ResumeAsync();
+        await Eventually.TrueAsync(async () => await SamplesAsync(api, redis) is { Length: > 15 }, "the numbers of the node");
+    }
+
+    [Fact]
+    public async Task A_node_that_does_not_allow_INFO_is_up_and_says_no_more()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        await connection.GetServers()[0].ExecuteAsync("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-info");
+        await using var api = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:RedisState"] = $"{redis.ConnectionString},user=limited,password=secret" });
+
+        await Eventually.TrueAsync(async () => await SamplesAsync(api, redis) is { Length: > 0 }, "the first look");
+
+        Assert.Equal([$$"""redis_up{node="{{redis.ConnectionString}}",role="state"} 1"""], await SamplesAsync(api, redis));
+    }
+
+    [Fact]
+    public async Task Every_node_is_looked_at_and_one_server_for_both_is_looked_at_once()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var nodes = servers.Redis.Split(',').Length;
+
+        await Eventually.TrueAsync(async () => await api.MetricAsync("redis_up", ("role", "cache")) == nodes, "every node");
+
+        Assert.Equal(0, await api.MetricAsync("redis_up", ("role", "state")));
+        Assert.True(await api.MetricAsync("redis_memory_used_bytes", ("role", "cache")) > 500_000 * nodes);
+    }
+
+    [Fact]
+    public async Task Who_looks_often_does_not_ask_redis_more_often()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = redis.ConnectionString });
+        await Eventually.TrueAsync(async () => await SamplesAsync(api, redis) is { Length: > 15 }, "the numbers of the node");
+        var start = Stopwatch.GetTimestamp();
+        var before = await SectionsAskedAsync(connection);
+
+        for (var scrape = 0; scrape < 100; scrape++)
+        {
+            await SamplesAsync(api, redis);
+        }
+
+        // Write-behind asks each second what may be evicted; and one look may fall in any five seconds.
+        var seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        Assert.InRange(await SectionsAskedAsync(connection) - before, 0, 10 + 2 * seconds);
+    }
+
+    /// <summary>How often the server was asked for INFO.</summary>
+    private static async Task<double> SectionsAskedAsync(ConnectionMultiplexer connection)
+    {
+        var stats = (string)(await connection.GetDatabase().ExecuteAsync("INFO", "commandstats"))!;
+        return double.Parse(Regex.Match(stats, @"cmdstat_info:calls=(\d+)").Groups[1].Value, CultureInfo.InvariantCulture);
+    }
+
+    private static async Task<string[]> SamplesAsync(ApiNode api, RedisServer redis) =>
+        [.. (await api.Anonymous.GetStringAsync("/metrics")).Split('\n').Where(line => line.Contains($"node=\"{redis.ConnectionString}\"", StringComparison.Ordinal))];
 }
