@@ -102,9 +102,9 @@ public sealed class ComposeTests
         var dev = File.ReadAllText(Root("dev"));
         Assert.Contains("--maxmemory-policy allkeys-lfu", Text(Services["redis"], "command"), StringComparison.Ordinal);
         Assert.Contains("--maxmemory-policy noeviction", Text(Services["redis-state"], "command"), StringComparison.Ordinal);
-        Assert.Contains("--appendonly yes", Text(Services["redis-state"], "command"), StringComparison.Ordinal);
+        Assert.Contains("--appendonly yes --appendfsync always", Text(Services["redis-state"], "command"), StringComparison.Ordinal);
         Assert.Matches(@"cache_options=\(.*--maxmemory-policy allkeys-lfu\)", dev);
-        Assert.Matches(@"state_options=\(.*--appendonly yes --maxmemory-policy noeviction\)", dev);
+        Assert.Matches(@"state_options=\(.*--appendonly yes --appendfsync always --maxmemory-policy noeviction\)", dev);
     }
 
     private static Dictionary<string, Dictionary<string, object>> Read()
