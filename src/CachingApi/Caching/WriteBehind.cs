@@ -13,7 +13,7 @@ internal sealed class WriteBehindOptions
 
     /// <summary>How many writes one statement persists at most.</summary>
     [Range(1, 2_000)]
-    public int BatchSize { get; init; } = 500;
+    public int BatchSize { get; init; } = 200;
 
     /// <summary>How often a write is tried that the database refuses, before it becomes a dead letter.</summary>
     [Range(1, 20)]

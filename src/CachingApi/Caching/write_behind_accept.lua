@@ -31,6 +31,10 @@ local version = string.format('%.0f', floor + turns + 1)
 redis.call('SET', KEYS[2], token)
 redis.call('XADD', KEYS[1], token .. '-0', 'id', ARGV[2], 'version', version, 'value', ARGV[5])
 redis.call('HSET', KEYS[3], 'token', token, 'version', version, 'floor', version, 'value', ARGV[5])
-redis.call('HDEL', KEYS[3], 'turns')
-redis.call('PERSIST', KEYS[3])
+if held[3] then
+  redis.call('HDEL', KEYS[3], 'turns')
+end
+if not held[1] then
+  redis.call('PERSIST', KEYS[3]) -- until the write is done with
+end
 return { 0, tonumber(version) }

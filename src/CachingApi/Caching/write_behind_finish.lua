@@ -4,22 +4,32 @@
 -- ARGV[2]  for how long, in milliseconds, what is known of a thing is kept
 -- ARGV[3]  how many dead letters are kept
 -- ARGV[4...]  of each write its token, the version that the thing has now, and why it is dead ('': it is not)
+local done = {}
 for i = 3, #KEYS do
   local at = 4 + (i - 3) * 3
   local token, version, reason = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local entry = token .. '-0'
-  if redis.call('XACK', KEYS[1], ARGV[1], entry) == 1 and reason ~= '' then
+  if reason == '' then
+    done[#done + 1] = entry
+  elseif redis.call('XACK', KEYS[1], ARGV[1], entry) == 1 then
     local write = redis.call('XRANGE', KEYS[1], entry, entry)[1]
     if write then
       redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'token', token, 'reason', reason, unpack(write[2]))
     end
+    redis.call('XDEL', KEYS[1], entry)
   end
-  redis.call('XDEL', KEYS[1], entry)
 
-  if redis.call('HGET', KEYS[i], 'token') == token then
-    local floor = math.max(tonumber(redis.call('HGET', KEYS[i], 'floor')), tonumber(version))
+  local held = redis.call('HMGET', KEYS[i], 'token', 'floor')
+  if held[1] == token then
     redis.call('HDEL', KEYS[i], 'token', 'version', 'value')
-    redis.call('HSET', KEYS[i], 'floor', string.format('%.0f', floor))
+    if tonumber(version) > tonumber(held[2]) then
+      redis.call('HSET', KEYS[i], 'floor', version)
+    end
     redis.call('PEXPIRE', KEYS[i], ARGV[2])
   end
+end
+
+if #done > 0 then
+  redis.call('XACK', KEYS[1], ARGV[1], unpack(done))
+  redis.call('XDEL', KEYS[1], unpack(done))
 end

@@ -15,7 +15,7 @@ internal enum UserWrite
     /// <summary>It will be done: it is in the queue of write-behind.</summary>
     Accepted,
 
-    /// <summary>A write with a later turn was there before: take another turn.</summary>
+    /// <summary>A write with a later turn was there before, or several waited for each other: take another turn.</summary>
     Overtaken,
 }
 
@@ -137,6 +137,10 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
         {
             return (UserWrite.EmailInUse, null, 0);
         }
+        catch (PostgresException error) when (error.SqlState is PostgresErrorCodes.DeadlockDetected)
+        {
+            return (UserWrite.Overtaken, null, 0);
+        }
     }
 
     /// <summary>Removes a user.</summary>
@@ -144,15 +148,22 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     public async Task<(UserWrite Outcome, User? User, long Fence)> DeleteAsync(Guid id, WriteTurn turn, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
-        var user = await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
-            $"DELETE FROM users WHERE id = @id AND fence < @token RETURNING {Columns}", new { id, turn.Token }, cancellationToken: cancel));
-        if (user is not null)
+        try
         {
-            return (UserWrite.Done, user, turn.Token);
-        }
+            var user = await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
+                $"DELETE FROM users WHERE id = @id AND fence < @token RETURNING {Columns}", new { id, turn.Token }, cancellationToken: cancel));
+            if (user is not null)
+            {
+                return (UserWrite.Done, user, turn.Token);
+            }
 
-        var fence = await FenceAsync(connection, id, cancel);
-        return (fence is null ? UserWrite.NotFound : UserWrite.Overtaken, null, fence ?? 0);
+            var fence = await FenceAsync(connection, id, cancel);
+            return (fence is null ? UserWrite.NotFound : UserWrite.Overtaken, null, fence ?? 0);
+        }
+        catch (PostgresException error) when (error.SqlState is PostgresErrorCodes.DeadlockDetected)
+        {
+            return (UserWrite.Overtaken, null, 0);
+        }
     }
 
     /// <summary>Persists what was written behind, one write of each user, in one statement.</summary>
@@ -163,6 +174,8 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     public async Task<IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence)>> PersistAsync(
         IReadOnlyList<(Guid Id, long Token, long Version, UserChange Change)> writes, CancellationToken cancel)
     {
+        // In one order, whoever persists what, so that hardly ever two wait for each other.
+        writes = [.. writes.OrderBy(write => write.Id)];
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         var rows = await connection.QueryAsync<(Guid Id, bool Written, long Version, long Fence)>(new CommandDefinition(
             """
@@ -170,13 +183,11 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 SELECT *
                 FROM unnest(@ids, @tokens, @versions, @emails, @emailKeys, @names, @times)
                     AS batch (id, token, version, email, email_key, display_name, updated_at)
-            ), locked AS ( -- in one order, whoever persists what: no two wait for each other
-                SELECT id FROM users WHERE id = ANY (@ids) ORDER BY id FOR UPDATE
             ), written AS (
                 UPDATE users
                 SET email = batch.email, email_key = batch.email_key, display_name = batch.display_name, updated_at = batch.updated_at,
                     version = greatest(users.version + 1, batch.version), fence = batch.token
-                FROM batch JOIN locked USING (id)
+                FROM batch
                 WHERE users.id = batch.id AND users.fence < batch.token
                 RETURNING users.id, users.version, users.fence
             )
