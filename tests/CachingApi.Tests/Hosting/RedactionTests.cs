@@ -68,6 +68,23 @@ public sealed partial class RedactionTests(TestServers servers)
         Assert.DoesNotContain(metrics.Split('\n'), line => Uuid().IsMatch(line) && !line.StartsWith("target_info", StringComparison.Ordinal));
     }
 
+    [Fact]
+    public async Task A_fault_of_ours_is_a_500_that_tells_nothing_and_a_line_that_tells_all()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        using var client = await api.AdminAsync();
+        await api.SqlAsync("ALTER TABLE users RENAME TO somebody");
+
+        var answer = await client.GetAsync("/users?limit=3");
+
+        Assert.Equal(HttpStatusCode.InternalServerError, answer.StatusCode);
+        Assert.DoesNotContain("users", await answer.Content.ReadAsStringAsync(), StringComparison.Ordinal);
+        await Eventually.TrueAsync(() => api.Log.Any(line => line.Contains("responded 500", StringComparison.Ordinal)), "the line");
+        var line = Assert.Single(api.Log, line => line.Contains("responded 500", StringComparison.Ordinal));
+        Assert.Contains("42P01", line, StringComparison.Ordinal);
+        Assert.Contains("at CachingApi.Users.UserRepository.ListAsync", line, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("/limits", HttpStatusCode.OK, "HTTP GET /limits responded 200 in ")]
     [InlineData("/no-such-route", HttpStatusCode.NotFound, "HTTP GET /no-such-route responded 404 in ")]
