@@ -162,7 +162,8 @@ internal sealed partial class WriteBehindConsumer(
             }
         }
 
-        // Of each thing the latest write. When it is persisted, those before it are done with; should it be given up, they come after it.
+        // Of each thing the latest write that is due: when it is persisted, those before it are done with. One that was refused is not
+        // due for a while, so that those before it come first.
         var due = _held.Values.Where(held => held.Due <= now).GroupBy(held => held.Write.Id).Take(BatchSize).ToArray();
         if (due.Length == 0)
         {

@@ -11,7 +11,7 @@ internal sealed class RedisOptions
     [Required, StringLength(48), RegularExpression("^[a-z0-9-]+$", ErrorMessage = "Redis:KeyPrefix holds lower-case letters, digits and hyphens only")]
     public string KeyPrefix { get; init; } = "cachingapi";
 
-    /// <summary>How long sessions (not the cache, which has a deadline of its own) wait for an answer.</summary>
+    /// <summary>How long sessions and writes (not the cache, which has a deadline of its own) wait for an answer.</summary>
     [Range(typeof(TimeSpan), "00:00:00.010", "00:00:10")]
     public TimeSpan StateDeadline { get; init; } = TimeSpan.FromMilliseconds(500);
 }
