@@ -9,15 +9,11 @@ for i = 3, #KEYS do
   local at = 4 + (i - 3) * 3
   local token, version, reason = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local entry = token .. '-0'
-  if reason == '' then
-    done[#done + 1] = entry
-  elseif redis.call('XACK', KEYS[1], ARGV[1], entry) == 1 then
-    local write = redis.call('XRANGE', KEYS[1], entry, entry)[1]
-    if write then
-      redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'token', token, 'reason', reason, unpack(write[2]))
-    end
-    redis.call('XDEL', KEYS[1], entry)
+  local dead = reason ~= '' and redis.call('XRANGE', KEYS[1], entry, entry)[1]
+  if dead then
+    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'token', token, 'reason', reason, unpack(dead[2]))
   end
+  done[#done + 1] = entry
 
   local held = redis.call('HMGET', KEYS[i], 'token', 'floor')
   if held[1] == token then
@@ -29,7 +25,5 @@ for i = 3, #KEYS do
   end
 end
 
-if #done > 0 then
-  redis.call('XACK', KEYS[1], ARGV[1], unpack(done))
-  redis.call('XDEL', KEYS[1], unpack(done))
-end
+redis.call('XACK', KEYS[1], ARGV[1], unpack(done))
+redis.call('XDEL', KEYS[1], unpack(done))

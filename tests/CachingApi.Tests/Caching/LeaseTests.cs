@@ -42,7 +42,10 @@ public sealed class LeaseTests(TestServers servers)
         var user = await node.CreateUserAsync();
         using var client = await node.AdminAsync();
         await client.PutAsJsonAsync($"/users/{user.Id}?strategy=invalidate", new { email = user.Email, displayName = "Loaded" });
-        var processes = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => ApiProcess.StartAsync(node.SettingsWith([]))));
+        using var first = await ApiProcess.StartAsync(node.SettingsWith([]));
+        using var second = await ApiProcess.StartAsync(node.SettingsWith([]));
+        using var third = await ApiProcess.StartAsync(node.SettingsWith([]));
+        ApiProcess[] processes = [first, second, third];
         await using var block = await BlockAsync(node);
 
         var reads = Enumerable.Range(0, 1000).Select(reader =>
@@ -61,10 +64,6 @@ public sealed class LeaseTests(TestServers servers)
         Assert.All(await Task.WhenAll(reads), answer => Assert.Equal(HttpStatusCode.OK, answer.StatusCode));
         var loads = await Task.WhenAll(processes.Select(process => process.Client.MetricAsync("cache_loads_total", ("cache", "users"))));
         Assert.Equal(1, loads.Sum());
-        foreach (var process in processes)
-        {
-            process.Dispose();
-        }
     }
 
     [Fact]

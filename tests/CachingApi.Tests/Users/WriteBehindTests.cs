@@ -314,6 +314,29 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
+    public async Task A_write_behind_leaves_room_for_the_version_of_a_synchronous_writer_who_is_about()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await client.GetAsync($"/users/{user.Id}");
+
+        Task<HttpResponseMessage> synchronous;
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            synchronous = PutAsync(client, user, "Synchronous", "write-through");
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() == 1, "it to wait");
+            Assert.Equal("\"v3\"", (await PutAsync(client, user, "Behind")).ETag().Tag);
+        }
+
+        // Whoever comes to the row first. The synchronous writer, if overtaken, takes another turn.
+        var version = (await synchronous).ETag().Tag;
+        await QueueEmptyAsync(node);
+        Assert.Equal(version == "\"v2\"" ? ("Behind", 3) : ("Synchronous", 4), await RowAsync(node, user));
+        Assert.Contains(version, new[] { "\"v2\"", "\"v4\"" });
+    }
+
+    [Fact]
     public async Task A_full_queue_falls_back_to_a_synchronous_write_and_counts_it()
     {
         await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:Capacity"] = "2" });
