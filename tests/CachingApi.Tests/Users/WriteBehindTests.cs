@@ -116,6 +116,21 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
+    public async Task Lists_follow_the_row()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        async Task<string> NameAsync() =>
+            (await client.GetFromJsonAsync<UserPage>("/users?limit=100"))!.Items.Single(item => item.Id == user.Id).DisplayName;
+
+        Assert.Equal(user.DisplayName, await NameAsync());
+        await PutAsync(client, user, "Behind");
+        await Eventually.TrueAsync(async () => await NameAsync() == "Behind", "the list to be loaded anew");
+    }
+
+    [Fact]
     public async Task What_cannot_be_persisted_becomes_a_dead_letter_and_the_database_s_truth_is_shown_again()
     {
         await using var node = await ApiNode.StartAsync(servers, new() { ["Serilog:MinimumLevel:Default"] = "Error" });
