@@ -17,6 +17,12 @@ if (args is ["eviction", var redisServer])
     return;
 }
 
+if (args is ["rate-limit"])
+{
+    await RateLimitBenchmark.RunAsync(Connection("Redis"));
+    return;
+}
+
 if (args is ["write-behind"])
 {
     await WriteBehindBenchmark.RunAsync(Connection("Postgres"), Connection("Redis"), Connection("RedisState"));

@@ -17,7 +17,6 @@ internal static class CachingSetup
             .AddSingleton<MemoryTier>()
             .AddSingleton<Leases>()
             .AddSingleton(_ => new EarlyRefresh(Random.Shared.NextDouble))
-            .AddSingleton<CoalescedGets>()
             .AddSingleton<RedisTier>()
             .AddSingleton<Namespaces>()
             .AddSingleton<CacheAside>()

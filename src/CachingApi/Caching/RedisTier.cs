@@ -52,7 +52,6 @@ internal readonly record struct TierWrite(WriteState State, CacheEntry? Newer);
 /// <summary>The second tier: entries in Redis. Every operation ends within the deadline, and an outage is an answer, not an exception.</summary>
 internal sealed partial class RedisTier(
     Redis redis,
-    CoalescedGets gets,
     Backplane backplane,
     CircuitBreaker circuit,
     OwedInvalidations owed,
@@ -61,6 +60,8 @@ internal sealed partial class RedisTier(
     TimeProvider time,
     ILogger<RedisTier> log)
 {
+    private const int MaxTogether = 256;
+
     private static readonly string ReadOrLease = Lua.Load("read_or_lease.lua");
     private static readonly string CompareAndSet = Lua.Load("compare_and_set.lua");
     private static readonly string LeaseScript = Lua.Load("lease.lua");
@@ -68,6 +69,11 @@ internal sealed partial class RedisTier(
     private static readonly string Generation = Lua.Load("generation.lua");
 
     private readonly TimeSpan _deadline = options.Value.RedisDeadline;
+
+    /// <summary>Look-ups of the same time ride as one <c>MGET</c>.</summary>
+    private readonly Coalescer<string, RedisValue> _gets = new(redis.Cache.Multiplexer, MaxTogether, key => key, async keys => keys.Length == 1
+        ? [await redis.Cache.StringGetAsync(keys[0])]
+        : await redis.Cache.StringGetAsync(Array.ConvertAll(keys, key => (RedisKey)key)));
 
     /// <summary>Whether all that Redis holds may be served.</summary>
     public bool IsTrusted => !circuit.IsOpen && !circuit.IsSettling && owed.IsEmpty;
@@ -80,7 +86,7 @@ internal sealed partial class RedisTier(
 
     public async Task<TierRead> GetAsync(EntryKey key, CancellationToken cancel)
     {
-        var (answered, bytes) = await TryAsync("get", _ => gets.GetAsync(key.Text), cancel);
+        var (answered, bytes) = await TryAsync("get", _ => _gets.SendAsync(key.Text), cancel);
         return new(answered, bytes.HasValue ? CacheEntry.Parse(key, bytes) : null);
     }
 

@@ -13,7 +13,13 @@ namespace CachingApi.RateLimiting;
 /// </remarks>
 internal sealed partial class RedisLimits(Redis redis, TimeProvider time, ILogger<RedisLimits> log)
 {
+    private const int MaxTogether = 64;
+
     private static readonly TimeSpan LeaveAloneFor = TimeSpan.FromMilliseconds(200);
+
+    /// <summary>Requests of the same time are decided by one call of the script, one after the other.</summary>
+    private readonly Coalescer<Demand[], Permits[]> _requests =
+        new(redis.State.Multiplexer, MaxTogether, request => request[0].Key, requests => DecideAsync(redis.State, requests));
 
     /// <summary>The timestamp of the last failure or trial; 0 while Redis answers.</summary>
     private long _failed;
@@ -48,37 +54,41 @@ internal sealed partial class RedisLimits(Redis redis, TimeProvider time, ILogge
 
     private async Task<Permits?[]> SpendInSlotAsync(Demand[] demands, CancellationToken cancel)
     {
-        var answers = new Permits?[demands.Length];
         if (!MayAsk())
         {
-            return answers;
-        }
-
-        var keys = new RedisKey[demands.Length];
-        var arguments = new RedisValue[demands.Length * 4];
-        for (var demand = 0; demand < demands.Length; demand++)
-        {
-            var (policy, key, cost) = demands[demand];
-            keys[demand] = key;
-            (arguments[4 * demand], arguments[4 * demand + 1]) = (policy.Algorithm, policy.Limit);
-            (arguments[4 * demand + 2], arguments[4 * demand + 3]) = (policy.WindowMilliseconds, cost);
+            return new Permits?[demands.Length];
         }
 
         try
         {
-            var reply = (long[])(await redis.OnStateAsync(state => RunAsync(state, keys, arguments), cancel))!;
+            var permits = await redis.OnStateAsync(_ => _requests.SendAsync(demands), cancel);
             Answered();
-            for (var demand = 0; demand < demands.Length; demand++)
-            {
-                answers[demand] = new(reply[3 * demand], reply[3 * demand + 1], reply[3 * demand + 2]);
-            }
+            return Array.ConvertAll(permits, permit => (Permits?)permit);
         }
         catch (UnavailableException outage)
         {
             Failed(outage);
+            return new Permits?[demands.Length];
+        }
+    }
+
+    private static async Task<Permits[][]> DecideAsync(IDatabase state, Demand[][] requests)
+    {
+        var keys = new List<RedisKey>(requests.Length);
+        var arguments = new List<RedisValue>(requests.Length * 5);
+        foreach (var request in requests)
+        {
+            arguments.Add(request.Length);
+            foreach (var (policy, key, cost) in request)
+            {
+                keys.Add(key);
+                arguments.AddRange([policy.Algorithm, policy.Limit, policy.WindowMilliseconds, cost]);
+            }
         }
 
-        return answers;
+        var reply = (long[])(await RunAsync(state, [.. keys], [.. arguments]))!;
+        var at = 0;
+        return Array.ConvertAll(requests, request => Array.ConvertAll(request, _ => new Permits(reply[at++], reply[at++], reply[at++])));
     }
 
     private static async Task<RedisResult> RunAsync(IDatabase state, RedisKey[] keys, RedisValue[] arguments)

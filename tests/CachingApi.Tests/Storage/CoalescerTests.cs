@@ -1,12 +1,13 @@
 using System.Globalization;
 using CachingApi.Caching;
 using CachingApi.Tests.Api;
+using CachingApi.Tests.Caching;
 using CachingApi.Tests.Servers;
 using StackExchange.Redis;
 
-namespace CachingApi.Tests.Caching;
+namespace CachingApi.Tests.Storage;
 
-public sealed class CoalescedGetsTests(TestServers servers)
+public sealed class CoalescerTests(TestServers servers)
 {
     [Fact]
     public async Task Look_ups_at_the_same_time_ride_together_and_each_caller_has_its_own_answer()
