@@ -1,7 +1,3 @@
-using System.Diagnostics;
-using System.Net;
-using System.Net.Sockets;
-using System.Text;
 using CachingApi.Hosting;
 using CachingApi.RateLimiting;
 using CachingApi.Storage;
@@ -56,7 +52,8 @@ internal static class RateLimitBenchmark
         await app.StartAsync();
         var address = new Uri(app.Urls.Single());
         var routes = (string[])["none", "incr", "denied", Algorithm.FixedWindow, Algorithm.SlidingWindowCounter, Algorithm.TokenBucket];
-        var perSecond = await SideBySideAsync([.. routes.Select(route => (Func<Task<double>>)(() => RequestsPerSecondAsync(address.Port, route)))]);
+        var perSecond = await Measure.SideBySideAsync(
+            [.. routes.Select(route => (Func<Task<double>>)(() => Measure.RequestsPerSecondAsync(address, $"/{route}", Callers)))]);
         Console.WriteLine();
         Console.WriteLine($"| route, {Callers} callers | requests/s | of unlimited | of raw INCR |");
         Console.WriteLine("|---|---|---|---|");
@@ -69,9 +66,9 @@ internal static class RateLimitBenchmark
         var policies = app.Services.GetRequiredService<RateLimitPolicies>();
         var state = app.Services.GetRequiredService<Redis>().State;
         Demand[][] demands = [.. Algorithms.Select(name => Demands(name)), Demands(Algorithm.FixedWindow, Algorithm.TokenBucket)];
-        perSecond = await SideBySideAsync([
-            () => PerSecondAsync(() => state.StringIncrementAsync($"{prefix}:raw")),
-            .. demands.Select(demand => (Func<Task<double>>)(() => PerSecondAsync(() => limiter.DecideAsync(demand, CancellationToken.None)))),
+        perSecond = await Measure.SideBySideAsync([
+            () => Measure.PerSecondAsync(Callers, () => state.StringIncrementAsync($"{prefix}:raw")),
+            .. demands.Select(demand => (Func<Task<double>>)(() => Measure.PerSecondAsync(Callers, () => limiter.DecideAsync(demand, CancellationToken.None)))),
         ]);
         Console.WriteLine();
         Console.WriteLine($"| decision, {Callers} callers | per second | of raw INCR |");
@@ -93,60 +90,4 @@ internal static class RateLimitBenchmark
         new($"RateLimits:Policies:{name}:Limit", $"{limit}"),
         new($"RateLimits:Policies:{name}:Window", window),
     ];
-
-    /// <summary>Interleaved rounds; the median of each.</summary>
-    private static async Task<double[]> SideBySideAsync(Func<Task<double>>[] measures)
-    {
-        var rounds = measures.Select(_ => new List<double>()).ToArray();
-        for (var round = 0; round < 5; round++)
-        {
-            for (var measure = 0; measure < measures.Length; measure++)
-            {
-                rounds[measure].Add(await measures[measure]());
-            }
-        }
-
-        return [.. rounds.Select(rates => rates.Order().ElementAt(rates.Count / 2))];
-    }
-
-    private static async Task<double> PerSecondAsync(Func<Task> operation)
-    {
-        var (start, done) = (Stopwatch.GetTimestamp(), 0L);
-        await Task.WhenAll(Enumerable.Range(0, Callers).Select(async _ =>
-        {
-            await Task.Yield();
-            while (Stopwatch.GetElapsedTime(start) < TimeSpan.FromSeconds(1))
-            {
-                await operation();
-                Interlocked.Increment(ref done);
-            }
-        }));
-        return done / Stopwatch.GetElapsedTime(start).TotalSeconds;
-    }
-
-    /// <remarks>The callers share the processors with the service, so they do as little as they can: no HTTP library.</remarks>
-    private static async Task<double> RequestsPerSecondAsync(int port, string route)
-    {
-        var request = Encoding.ASCII.GetBytes($"GET /{route} HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        var (start, done) = (Stopwatch.GetTimestamp(), 0L);
-        await Task.WhenAll(Enumerable.Range(0, Callers).Select(async _ =>
-        {
-            using var socket = new Socket(SocketType.Stream, ProtocolType.Tcp) { NoDelay = true };
-            await socket.ConnectAsync(IPAddress.Loopback, port);
-            var buffer = new byte[4096];
-            while (Stopwatch.GetElapsedTime(start) < TimeSpan.FromSeconds(1))
-            {
-                await socket.SendAsync(request);
-                var length = 0;
-                do
-                {
-                    var received = await socket.ReceiveAsync(buffer.AsMemory(length));
-                    length += received > 0 ? received : throw new IOException("The service has closed the connection.");
-                }
-                while (!buffer.AsSpan(0, length).EndsWith("\r\n\r\nok"u8) && !buffer.AsSpan(0, length).EndsWith("\r\n0\r\n\r\n"u8));
-                Interlocked.Increment(ref done);
-            }
-        }));
-        return done / Stopwatch.GetElapsedTime(start).TotalSeconds;
-    }
 }

@@ -20,7 +20,8 @@ namespace CachingApi.Caching;
 /// </remarks>
 internal sealed class MemoryTier
 {
-    private const int Stripes = 256;
+    /// <summary>Things of one stripe disturb each other: of two that are read at the same moment one is not kept.</summary>
+    private const int Stripes = 1024;
 
     private readonly ConcurrentDictionary<string, Store> _stores = new();
     private readonly Backplane _backplane;
