@@ -159,6 +159,32 @@ public sealed class RateLimitTests(TestServers servers)
     }
 
     [Fact]
+    public async Task Requests_of_the_same_time_share_script_calls_and_each_has_its_own_answer()
+    {
+        const int Clients = 150;
+        await using var redis = await RedisServer.StartAsync();
+        await using var app = await LimitedApp.StartAsync(
+            $"{redis.ConnectionString},allowAdmin=true",
+            new() { ["one"] = new(Limit: 5), ["two"] = new("token-bucket", Limit: 9) },
+            new() { ["/one"] = ["one"], ["/both"] = ["two*2", "one"], ["/rest"] = ["one*5"] });
+        await app.GetAsync("/both");
+        var before = await CallsAsync(app);
+
+        string[] firsts = ["/one", "/both", "/rest"];
+        await Task.WhenAll(Enumerable.Range(1, Clients).Select(client => app.GetAsync(firsts[client % 3], $"10.0.0.{client}")));
+        var seconds = await Task.WhenAll(Enumerable.Range(1, Clients).Select(client => app.GetAsync("/both", $"10.0.0.{client}")));
+
+        (HttpStatusCode Status, long Two, long One)[] expected = [(HttpStatusCode.OK, 7, 3), (HttpStatusCode.OK, 5, 3), (HttpStatusCode.TooManyRequests, 9, 0)];
+        Assert.All(Enumerable.Range(1, Clients), client =>
+        {
+            var answer = seconds[client - 1];
+            var left = answer.List("RateLimit").ToDictionary(limit => limit.Name, limit => (long)limit.Parameters["r"]);
+            Assert.Equal(expected[client % 3], (answer.StatusCode, left["two"], left["one"]));
+        });
+        Assert.InRange(await CallsAsync(app) - before, 1, (2 * Clients) - 1);
+    }
+
+    [Fact]
     public async Task A_raised_limit_counts_at_once_for_who_was_denied()
     {
         await using var app = await StartAsync(new(Limit: 2));
