@@ -1,4 +1,5 @@
 using System.ComponentModel.DataAnnotations;
+using BitFaster.Caching.Lru;
 using CachingApi.Storage;
 using StackExchange.Redis;
 
@@ -72,6 +73,9 @@ internal sealed class WriteBehind(WriteBehindQueue queue, DiskBarrier disk, Redi
     private static readonly string Turn = Lua.Load("write_behind_turn.lua");
     private static readonly string Settle = Lua.Load("write_behind_settle.lua");
 
+    /// <summary>Writes that the cache has been told of by this process. Who is forgotten is told once more, and that is all.</summary>
+    private readonly FastConcurrentLru<(string Id, long Version), bool> _told = new(10_000);
+
     /// <summary>Why nothing is written behind, if so.</summary>
     public string? Refusal { get; set; } = "Redis has not said yet whether it might evict the queue";
 
@@ -103,6 +107,16 @@ internal sealed class WriteBehind(WriteBehindQueue queue, DiskBarrier disk, Redi
 
         return new((AcceptState)result[0], result[1]);
     }
+
+    /// <summary>The cache has been told of a write that was accepted.</summary>
+    public void Told(string id, long version) => _told.AddOrUpdate((id, version), true);
+
+    /// <summary>
+    /// Whether the cache has surely been told. If not, whoever persists the write has to:
+    /// 1. a write is accepted; 2. its writer dies, or never hears of it because Redis is killed; 3. the row has the write, and the
+    /// cache would keep the value before it.
+    /// </summary>
+    public bool WasTold(string id, long version) => _told.TryRemove((id, version));
 
     /// <summary>Gives a synchronous writer its turn, which it takes before its statement.</summary>
     /// <param name="laterThan">A token that the row has already, which the new one must be later than.</param>

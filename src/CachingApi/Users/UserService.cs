@@ -131,6 +131,7 @@ internal sealed class UserService(
             case AcceptState.Accepted:
                 var user = Changed(JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)!, change, accepted.Version);
                 await writeThrough.PutAsync(cached.ById(id), user, CancellationToken.None);
+                writeBehind.Told($"{id}", user.Version);
                 return (UserWrite.Accepted, user);
             case AcceptState.VersionMismatch:
                 return (UserWrite.VersionMismatch, null);

@@ -7,7 +7,7 @@ namespace CachingApi.Users;
 
 /// <summary>What write-behind means for users: how their changes are persisted, and what is cached of them.</summary>
 internal sealed class UserWriteBehind(
-    UserRepository users, UserService service, UserCache cached, Invalidation invalidation, IOptions<UserCacheSettings> settings)
+    UserRepository users, UserService service, WriteBehind writeBehind, UserCache cached, Invalidation invalidation, IOptions<UserCacheSettings> settings)
 {
     private readonly string? _requiredBy = settings.Value.WriteStrategy is WriteStrategies.WriteBehind ? "Cache:Users:WriteStrategy" : null;
 
@@ -21,15 +21,12 @@ internal sealed class UserWriteBehind(
             await invalidation.DropAllAsync(cached.Lists, cancel);
         }
 
-        // Somebody who took no turn (psql) has moved the version on: what was acknowledged has another one now.
-        foreach (var (write, result) in writes.Zip(results))
-        {
-            if (result.Outcome is WriteOutcome.Persisted && result.Version != write.Version)
-            {
-                await VoidAsync(write, result.Version, cancel);
-            }
-        }
-
+        // The cache shows something else where its writer did not come to tell it, or where somebody who took no turn (psql) has
+        // moved the version on.
+        await Task.WhenAll(writes.Zip(results)
+            .Where(done => done.Second.Outcome is WriteOutcome.Persisted)
+            .Where(done => !writeBehind.WasTold(done.First.Id, done.First.Version) || done.Second.Version != done.First.Version)
+            .Select(done => invalidation.InvalidateAsync(cached.ById(Guid.Parse(done.First.Id)), done.Second.Version, cancel)));
         return results;
     }
 

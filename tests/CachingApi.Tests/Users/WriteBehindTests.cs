@@ -116,6 +116,29 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
+    public async Task Whoever_persists_a_write_tells_the_cache_where_its_writer_did_not_come_to_that()
+    {
+        await using var first = await ApiNode.StartAsync(servers);
+        await using var second = await ApiNode.StartAsync(servers, nodeOf: first);
+        var user = await first.CreateUserAsync();
+        HttpClient[] clients = [await first.AdminAsync(), await second.AdminAsync()];
+        foreach (var client in clients)
+        {
+            await client.GetAsync($"/users/{user.Id}");
+        }
+
+        var change = JsonSerializer.SerializeToUtf8Bytes(
+            new UserChange(user.Email, user.Email, "Unheard of", user.UpdatedAt), UserJson.Default.UserChange);
+        await first.Services.GetRequiredService<WriteBehind>().AcceptAsync($"{user.Id}", 1, null, change, CancellationToken.None);
+
+        await PersistedAsync(first, user, "Unheard of", 2);
+        foreach (var client in clients)
+        {
+            await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).ETag().Tag == "\"v2\"", "the write to be shown");
+        }
+    }
+
+    [Fact]
     public async Task Lists_follow_the_row()
     {
         await using var node = await ApiNode.StartAsync(servers);
