@@ -112,11 +112,11 @@ internal sealed class WriteBehind(WriteBehindQueue queue, DiskBarrier disk, Redi
     public void Told(string id, long version) => _told.AddOrUpdate((id, version), true);
 
     /// <summary>
-    /// Whether the cache has surely been told. If not, whoever persists the write has to:
+    /// Whether the cache has surely been told, which is forgotten by asking. If not, whoever persists the write has to tell it:
     /// 1. a write is accepted; 2. its writer dies, or never hears of it because Redis is killed; 3. the row has the write, and the
     /// cache would keep the value before it.
     /// </summary>
-    public bool WasTold(string id, long version) => _told.TryRemove((id, version));
+    public bool TryTakeTold(string id, long version) => _told.TryRemove((id, version));
 
     /// <summary>Gives a synchronous writer its turn, which it takes before its statement.</summary>
     /// <param name="laterThan">A token that the row has already, which the new one must be later than.</param>

@@ -25,7 +25,7 @@ internal sealed class UserWriteBehind(
         // moved the version on.
         await Task.WhenAll(writes.Zip(results)
             .Where(done => done.Second.Outcome is WriteOutcome.Persisted)
-            .Where(done => !writeBehind.WasTold(done.First.Id, done.First.Version) || done.Second.Version != done.First.Version)
+            .Where(done => !writeBehind.TryTakeTold(done.First.Id, done.First.Version) || done.Second.Version != done.First.Version)
             .Select(done => invalidation.InvalidateAsync(cached.ById(Guid.Parse(done.First.Id)), done.Second.Version, cancel)));
         return results;
     }
