@@ -22,7 +22,11 @@ internal enum BackplaneEvent
 }
 
 /// <param name="Number">The version or the generation.</param>
-internal readonly record struct BackplaneMessage(BackplaneEvent Event, string Cache, string Id, long Number);
+/// <param name="Fence">With a version, the fencing token of its write.</param>
+internal readonly record struct BackplaneMessage(BackplaneEvent Event, string Cache, string Id, long Number, long Fence)
+{
+    public Revision Revision => new(Number, Fence);
+}
 
 /// <summary>
 /// Tells the other processes what has changed, over Redis pub/sub. The scripts publish in the same step as they write, so no
@@ -55,6 +59,9 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
 
     /// <summary>Whether every message has been heard that was sent until a second ago.</summary>
     public bool IsTrusted => _listening && Environment.TickCount64 - Volatile.Read(ref _heardAt) < TrustedFor.TotalMilliseconds;
+
+    /// <summary>A revision as messages hold it.</summary>
+    public static string Number(Revision revision) => string.Create(CultureInfo.InvariantCulture, $"{revision.Version}.{revision.Fence}");
 
     /// <summary>A message as the scripts publish it.</summary>
     public string Message(BackplaneEvent what, string cache, string id, string number) =>
@@ -129,7 +136,9 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
     private void Receive(string text)
     {
         if (text.Split(' ', 5) is not [var sender, var what, var cache, var number, var id]
-            || !long.TryParse(number, CultureInfo.InvariantCulture, out var value)
+            || number.Split('.') is not [var first, .. var rest]
+            || !long.TryParse(first, CultureInfo.InvariantCulture, out var value)
+            || !long.TryParse(rest is [var second] ? second : "0", CultureInfo.InvariantCulture, out var fence)
             || !Enum.TryParse<BackplaneEvent>(what, out var kind))
         {
             Log.Unreadable(log);
@@ -145,7 +154,7 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
         }
         else if (sender != _sender)
         {
-            Received?.Invoke(new(kind, cache, id, value));
+            Received?.Invoke(new(kind, cache, id, value, fence));
         }
     }
 

@@ -2,49 +2,53 @@ using System.Text.Json.Serialization.Metadata;
 
 namespace CachingApi.Caching;
 
-/// <summary>One kind of cached thing: what holds for it whatever its type.</summary>
-internal abstract class Cache(string name, CacheSettings settings, bool isVoided)
+/// <summary>One cache: what holds for it whatever the type of its values.</summary>
+internal abstract class Cache(string name, CacheSettings settings, ulong shape, bool requiresBackplane)
 {
     public string Name => name;
 
     public CacheSettings Settings => settings;
 
-    public bool IsVoided => isVoided;
+    /// <summary>Hash of the shape of the cached type.</summary>
+    public ulong Shape => shape;
 
-    /// <summary>What the memory tier keeps of it.</summary>
+    /// <summary>True if writers can invalidate entries before expiry; memory is then used only while the backplane is healthy.</summary>
+    public bool RequiresBackplane => requiresBackplane;
+
+    /// <summary>The part of the memory tier that holds this cache's entries.</summary>
     internal object? Memory { get; set; }
 }
 
-/// <summary>One kind of cached thing: its name, its lifetimes, its JSON and where its version is.</summary>
+/// <summary>One cache: its name, its lifetimes, its JSON, and how its values are ordered.</summary>
 /// <param name="name">The name in keys, metrics and configuration.</param>
-/// <param name="version">Reads the version by which entries are ordered; things without one give 0.</param>
-/// <param name="isVoided">
-/// Whether entries may be void before their time, as writers say so: memory counts only while it would hear of that.
-/// </param>
-/// <param name="freshUntil">Until when a thing that is loaded now is fresh, where it says so itself; the TTL is the upper bound.</param>
+/// <param name="version">Reads the version by which entries are ordered; 0 for values without a version.</param>
+/// <param name="requiresBackplane">See <see cref="Cache.RequiresBackplane"/>.</param>
+/// <param name="freshUntil">Until when a value that is loaded now is fresh, if the value says so; the TTL is the upper bound.</param>
+/// <param name="fence">Reads the fencing token of the write that made the value, which orders equal versions.</param>
 internal sealed class Cache<T>(
     string name,
     CacheSettings settings,
     JsonTypeInfo<T> json,
     Func<T, long> version,
-    bool isVoided = true,
-    Func<T, DateTimeOffset, DateTimeOffset>? freshUntil = null)
-    : Cache(name, settings, isVoided)
+    bool requiresBackplane = true,
+    Func<T, DateTimeOffset, DateTimeOffset>? freshUntil = null,
+    Func<T, long>? fence = null)
+    : Cache(name, settings, TypeShape.Of(json), requiresBackplane)
     where T : class
 {
     public JsonTypeInfo<T> Json => json;
 
-    /// <summary>What the last load cost: an entry that was written, not loaded, would cost as much.</summary>
+    /// <summary>The duration of the last load: an entry that was written, not loaded, is assumed to cost as much.</summary>
     internal TimeSpan LastLoadTime { get; set; }
 
-    public long VersionOf(T value) => version(value);
+    public Revision RevisionOf(T value) => new(version(value), fence?.Invoke(value) ?? 0);
 
-    /// <summary>The sooner of <paramref name="bound"/> and the time that the value says itself.</summary>
+    /// <summary>The sooner of <paramref name="bound"/> and the time that the value itself gives.</summary>
     public DateTimeOffset FreshUntil(T value, DateTimeOffset now, DateTimeOffset bound) =>
         freshUntil?.Invoke(value, now) is { } sooner && sooner < bound ? sooner : bound;
 
     public CacheKey<T> Key(string id) => new(this, id);
 }
 
-/// <summary>One thing in a cache.</summary>
+/// <summary>One entity in a cache.</summary>
 internal readonly record struct CacheKey<T>(Cache<T> Cache, string Id) where T : class;

@@ -1,12 +1,11 @@
-using System.Threading.RateLimiting;
 using CachingApi.Storage;
 using Microsoft.Extensions.Options;
 
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Cache-aside: read the cache, memory first, then Redis; where neither has a fresh entry, load from the source, once however
-/// many ask in however many processes, and keep that.
+/// Cache-aside: reads the cache, memory first, then Redis; if neither has a fresh entry, loads from the source, once however many
+/// callers ask in however many processes, and keeps the value.
 /// </summary>
 internal sealed partial class CacheAside(
     MemoryTier memory,
@@ -14,21 +13,20 @@ internal sealed partial class CacheAside(
     Namespaces namespaces,
     Leases leases,
     SingleFlight<CacheResult> flights,
+    Bulkheads bulkheads,
     EarlyRefresh earlyRefresh,
-    OwedInvalidations owed,
+    SeenRevisions seen,
+    EntrySizeLimit sizeLimit,
     IOptions<CachingOptions> options,
     CacheMetrics metrics,
     TimeProvider time,
-    ILogger<CacheAside> log) : IDisposable
+    ILogger<CacheAside> log)
 {
     private const int MaxAttempts = 3;
 
-    /// <summary>Without Redis there are no leases and nothing is kept: the source is asked by so many at once, and no more.</summary>
-    private readonly ConcurrencyLimiter _bypass = new(new() { PermitLimit = 32, QueueLimit = 256, QueueProcessingOrder = QueueProcessingOrder.OldestFirst });
-
-    /// <summary>The cached thing, loaded where need be; <c>null</c> from <paramref name="load"/> means that there is no such thing.</summary>
-    /// <exception cref="Exception">What <paramref name="load"/> threw, where not even a stale entry is kept.</exception>
-    /// <exception cref="UnavailableException">Redis is away and too many ask the source already.</exception>
+    /// <summary>The cached value, loaded if need be; <c>null</c> from <paramref name="load"/> means that the source has no such entity.</summary>
+    /// <exception cref="Exception">Thrown by <paramref name="load"/>, if not even a stale entry is cached.</exception>
+    /// <exception cref="UnavailableException">Too many loads of this cache wait already.</exception>
     public ValueTask<CacheResult> GetAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken cancel)
         where T : class
     {
@@ -42,8 +40,6 @@ internal sealed partial class CacheAside(
         RefreshIfDue(key, held, load, now);
         return new(new CacheResult(held, CacheOutcome.MemoryHit));
     }
-
-    public void Dispose() => _bypass.Dispose();
 
     private CacheEntry? Find<T>(CacheKey<T> key, DateTimeOffset now) where T : class
     {
@@ -63,10 +59,9 @@ internal sealed partial class CacheAside(
     {
         var cache = key.Cache;
         using var span = Traces.Start("cache read")?.SetTag("cache", cache.Name);
-        var ticket = memory.Ticket(cache, key.Id);
-        var generation = redis.IsTrustedWith(cache.Name, key.Id) ? await namespaces.CurrentAsync(cache.Name, cancel) : null;
-        var entryKey = namespaces.Key(cache.Name, generation ?? 0, key.Id);
-        var read = generation is null ? default : await redis.GetAsync(entryKey, cancel);
+        var epoch = redis.IsTrustedWith(cache.Name, key.Id) ? await namespaces.CurrentAsync(cache.Name, cancel) : null;
+        var read = new Read<T>(key, namespaces.Key(cache, epoch, key.Id), memory.Begin(cache, key.Id, epoch), load);
+        var look = epoch is null ? default : await redis.GetAsync(read.EntryKey, cancel);
 
         var now = time.GetUtcNow();
         if (cache.Settings.InMemory)
@@ -74,20 +69,21 @@ internal sealed partial class CacheAside(
             metrics.Request(cache.Name, "memory", "miss");
         }
 
-        if (read.Entry is { } held && held.IsFresh(now))
+        var held = look.Entry is { } found && !seen.MayBeNewerThan(cache.Name, key.Id, found) ? found : null;
+        if (held?.IsFresh(now) == true)
         {
-            memory.Keep(cache, key.Id, held, ticket, now);
+            memory.Keep(cache, key.Id, held, read.Epoch, now);
             metrics.Request(cache.Name, "redis", ResultOf(held));
             RefreshIfDue(key, held, load, now);
             return new(held, CacheOutcome.RedisHit);
         }
 
-        var stale = read.Entry?.IsUsable(now) == true ? read.Entry : null;
-        var flight = FlyAsync(key, generation, read.Answered, stale is not null, now, load, cancel);
+        var stale = held?.IsUsable(now) == true ? held : null;
+        var flight = FlyAsync(read with { HadStale = stale is not null, FreshBeyond = now }, look.Answered, cancel);
         try
         {
             var result = await (stale is null ? flight : flight.WaitAsync(options.Value.SoftTimeout, cancel));
-            metrics.Request(cache.Name, "redis", read.Answered ? "miss" : "error");
+            metrics.Request(cache.Name, "redis", look.Answered ? "miss" : "error");
             return result;
         }
         catch (Exception error) when (stale is not null && !cancel.IsCancellationRequested)
@@ -98,142 +94,120 @@ internal sealed partial class CacheAside(
         }
     }
 
-    private async Task<CacheResult> FlyAsync<T>(
-        CacheKey<T> key,
-        long? generation,
-        bool redisAnswers,
-        bool hadStale,
-        DateTimeOffset freshBeyond,
-        Func<CancellationToken, Task<T?>> load,
-        CancellationToken cancel)
-        where T : class
+    private async Task<CacheResult> FlyAsync<T>(Read<T> read, bool redisAnswers, CancellationToken cancel) where T : class
     {
         var (result, joined) = await flights.RunAsync(
-            $"{key.Cache.Name}:{key.Id}",
-            generation ?? 0,
-            stop => redisAnswers
-                ? LoadUnderLeaseAsync(key, namespaces.Key(key.Cache.Name, generation ?? 0, key.Id), hadStale, freshBeyond, load, stop)
-                : LoadWithoutRedisAsync(key, load, stop),
+            $"{read.Cache.Name}:{read.Id}",
+            read.Epoch.Epoch.Generation ?? 0,
+            stop => redisAnswers ? LoadUnderLeaseAsync(read, stop) : LoadWithoutRedisAsync(read, stop),
             cancel);
         if (joined)
         {
-            metrics.Coalesced(key.Cache.Name);
+            metrics.Coalesced(read.Cache.Name);
         }
 
         return result with { Collapsed = joined };
     }
 
-    /// <summary>What the one caller of a flight does.</summary>
-    private async Task<CacheResult> LoadUnderLeaseAsync<T>(
-        CacheKey<T> key,
-        EntryKey entryKey,
-        bool hadStale,
-        DateTimeOffset freshBeyond,
-        Func<CancellationToken, Task<T?>> load,
-        CancellationToken stop)
-        where T : class
+    /// <summary>Loads with Redis, once for all callers of a flight.</summary>
+    private async Task<CacheResult> LoadUnderLeaseAsync<T>(Read<T> read, CancellationToken stop) where T : class
     {
+        var wanted = new Wanted(read.FreshBeyond, entry => !seen.MayBeNewerThan(read.Cache.Name, read.Id, entry));
         for (var attempt = 1; ; attempt++)
         {
-            var ticket = memory.Ticket(key.Cache, key.Id);
-
             // With the lease comes the double check: another flight, here or elsewhere, may have landed since the look-up.
-            await using var lease = await leases.TakeAsync(key.Cache.Name, key.Id, entryKey, freshBeyond, stop);
-            if (lease.Read.State is LeaseState.Unavailable)
+            var began = Moment.Now;
+            await using var lease = await leases.TakeAsync(read.Cache.Name, read.Id, read.EntryKey, wanted, stop);
+            switch (lease.Read.State)
             {
-                return await LoadWithoutRedisAsync(key, load, stop);
+                case LeaseState.Unavailable:
+                    return await LoadWithoutRedisAsync(read, stop);
+                case LeaseState.BackingOff:
+                    throw new UnavailableException("The source, as a load has just found,");
+                case LeaseState.Fresh or LeaseState.Held:
+                    memory.Keep(read.Cache, read.Id, lease.Read.Entry!, read.Epoch, time.GetUtcNow());
+                    return new(lease.Read.Entry!, CacheOutcome.RedisHit);
             }
 
-            if (!lease.Granted && lease.Read.Entry is { } found)
+            if (await LoadAndFillAsync(read, lease, began, lastAttempt: attempt == MaxAttempts, stop) is { } result)
             {
-                memory.Keep(key.Cache, key.Id, found, ticket, time.GetUtcNow());
-                return new(found, CacheOutcome.RedisHit);
-            }
-
-            // A load that began after this version was seen is at least as new: that orders "not found", which has no version of its own.
-            var floor = lease.Read.Entry?.Version ?? 0;
-            var entry = await LoadOnceAsync(key, entryKey, floor, load, stop);
-            lease.Loaded = true;
-
-            var now = time.GetUtcNow();
-            var write = await redis.FillAsync(key.Cache.Name, key.Id, entryKey, lease.Token, entry, entry.UsableUntil - now, stop);
-            if (write.State is WriteState.Stored)
-            {
-                lease.Ended = true;
-                memory.Keep(key.Cache, key.Id, entry, ticket, now);
-                return new(entry, hadStale ? CacheOutcome.Refreshed : CacheOutcome.Miss, Stored: true);
-            }
-
-            if (write.State is WriteState.Unavailable)
-            {
-                return new(Shown(key, entry), CacheOutcome.Miss);
-            }
-
-            metrics.RefusedFill(key.Cache.Name);
-            if (write.Newer is { } newer && newer.IsFresh(now))
-            {
-                return new(Shown(key, newer), CacheOutcome.RedisHit);
-            }
-
-            // What was loaded may be older than a write that has been acknowledged since: load again.
-            if (attempt == MaxAttempts)
-            {
-                return new(Shown(key, entry), CacheOutcome.Miss);
+                return result;
             }
         }
     }
 
-    private async Task<CacheResult> LoadWithoutRedisAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken stop)
+    /// <summary>Loads and fills under a lease that was granted.</summary>
+    /// <returns><c>null</c> if the value may be older than a write that has been acknowledged since: it must be loaded again.</returns>
+    private async Task<CacheResult?> LoadAndFillAsync<T>(Read<T> read, Lease lease, Moment began, bool lastAttempt, CancellationToken stop)
         where T : class
     {
-        using var permit = await _bypass.AcquireAsync(1, stop);
-        if (!permit.IsAcquired)
+        // A load that began after this revision was seen is at least as new: that orders "not found", which has no revision of its own.
+        var entry = await LoadOnceAsync(read, lease.Read.Floor, redisAnswers: true, stop);
+        lease.Loaded = true;
+
+        var now = time.GetUtcNow();
+        var kept = sizeLimit.Apply(read.Cache, read.EntryKey, entry);
+        var timeToLive = ReferenceEquals(kept, entry) ? entry.UsableUntil - now : Invalidation.TombstoneTtl;
+        var write = await redis.FillAsync(read.Cache.Name, read.Id, read.EntryKey, lease.Token, kept, timeToLive, began, stop);
+        switch (write.State)
         {
-            throw new UnavailableException("Redis is away, and the source");
+            case WriteState.Stored when ReferenceEquals(kept, entry):
+                lease.Ended = true;
+                memory.Keep(read.Cache, read.Id, entry, read.Epoch, now);
+                return new(entry, read.HadStale ? CacheOutcome.Refreshed : CacheOutcome.Miss, Stored: true);
+            case WriteState.Stored or WriteState.Unavailable:
+                return new(Served(read, entry), CacheOutcome.Miss);
         }
 
-        // What was read here must not be followed by what Redis held before, once it is back.
-        var ticket = memory.Ticket(key.Cache, key.Id);
-        var entry = await LoadOnceAsync(key, namespaces.Key(key.Cache.Name, 0, key.Id), 0, load, stop);
+        metrics.RefusedFill(read.Cache.Name);
+        return write.Newer is { } newer && newer.IsFresh(now) ? new(Served(read, newer), CacheOutcome.RedisHit)
+            : lastAttempt ? new(Served(read, entry), CacheOutcome.Miss)
+            : null;
+    }
+
+    private async Task<CacheResult> LoadWithoutRedisAsync<T>(Read<T> read, CancellationToken stop) where T : class
+    {
+        var begun = memory.Begin(read.Cache, read.Id, epoch: null);
+        var entry = await LoadOnceAsync(read, floor: default, redisAnswers: false, stop);
         if (entry.Version > 0)
         {
-            owed.Add(key.Cache.Name, key.Id, entry.Version, written: false);
+            seen.Add(read.Cache.Name, read.Id, entry.Revision);
         }
 
-        if (!key.Cache.IsVoided)
+        if (!read.Cache.RequiresBackplane)
         {
-            memory.Keep(key.Cache, key.Id, entry, ticket, time.GetUtcNow());
+            memory.Keep(read.Cache, read.Id, entry, begun, time.GetUtcNow());
             return new(entry, CacheOutcome.Bypass);
         }
 
-        return new(Shown(key, entry), CacheOutcome.Bypass);
+        return new(Served(read, entry), CacheOutcome.Bypass);
     }
 
-    /// <summary>An entry that is shown and not kept: memory must not go on with an older one.</summary>
-    private CacheEntry Shown<T>(CacheKey<T> key, CacheEntry entry) where T : class
+    /// <summary>An entry that is served and not kept: memory must not go on with an older one.</summary>
+    private CacheEntry Served<T>(Read<T> read, CacheEntry entry) where T : class
     {
-        memory.Changed(key.Cache, key.Id, entry.Version);
+        memory.Changed(read.Cache, read.Id, entry.Revision);
         return entry;
     }
 
-    private async Task<CacheEntry> LoadOnceAsync<T>(
-        CacheKey<T> key, EntryKey entryKey, long floor, Func<CancellationToken, Task<T?>> load, CancellationToken stop)
-        where T : class
+    private async Task<CacheEntry> LoadOnceAsync<T>(Read<T> read, Revision floor, bool redisAnswers, CancellationToken stop) where T : class
     {
-        var cache = key.Cache;
+        var cache = read.Cache;
+        using var permit = await bulkheads.EnterAsync(cache.Name, redisAnswers, stop);
         using var span = Traces.Start("cache load")?.SetTag("cache", cache.Name);
         var start = time.GetTimestamp();
         try
         {
-            var value = await load(stop);
+            // A load that ignores its token is abandoned at the time-out: its lease and its waiters must not hang with it.
+            var value = await read.Load(stop).WaitAsync(stop);
             var duration = time.GetElapsedTime(start);
             cache.LastLoadTime = duration;
             metrics.Request(cache.Name, "source", value is null ? "negative" : "hit");
             metrics.Load(cache.Name, value is null ? "not_found" : "loaded", duration);
             var now = time.GetUtcNow();
             return value is null
-                ? CacheEntry.Negative(entryKey, cache.Settings, floor, duration, now)
-                : CacheEntry.Of(entryKey, cache, value, duration, now);
+                ? CacheEntry.Negative(read.EntryKey, cache.Settings, floor, duration, now)
+                : CacheEntry.Of(read.EntryKey, cache, value, duration, now);
         }
         catch (Exception error)
         {
@@ -253,17 +227,18 @@ internal sealed partial class CacheAside(
         }
     }
 
-    /// <summary>Loads in the background what is fresh still, unless another process does so already.</summary>
+    /// <summary>Loads in the background while the entry is still fresh, unless another process does so already.</summary>
     private async Task RefreshAsync<T>(CacheKey<T> key, CacheEntry held, Func<CancellationToken, Task<T?>> load) where T : class
     {
         try
         {
-            if (redis.IsTrustedWith(key.Cache.Name, key.Id) && await namespaces.CurrentAsync(key.Cache.Name, CancellationToken.None) is { } generation)
+            if (redis.IsTrustedWith(key.Cache.Name, key.Id) && await namespaces.CurrentAsync(key.Cache.Name, CancellationToken.None) is { } epoch)
             {
-                await FlyAsync(key, generation, redisAnswers: true, hadStale: true, held.FreshUntil, load, CancellationToken.None);
+                var read = new Read<T>(key, namespaces.Key(key.Cache, epoch, key.Id), memory.Begin(key.Cache, key.Id, epoch), load);
+                await FlyAsync(read with { HadStale = true, FreshBeyond = held.FreshUntil }, redisAnswers: true, CancellationToken.None);
             }
         }
-#pragma warning disable CA1031 // A failing load has been counted; the entry is fresh still, and nobody waits.
+#pragma warning disable CA1031 // A failed load has been counted; the entry is still fresh, and no caller waits.
         catch (Exception error)
 #pragma warning restore CA1031
         {
@@ -272,6 +247,21 @@ internal sealed partial class CacheAside(
     }
 
     private static string ResultOf(CacheEntry entry) => entry.Kind is EntryKind.Negative ? "negative" : "hit";
+
+    /// <summary>One read on its way: all of its steps use the keys, the epoch and the ticket that it began with.</summary>
+    private readonly record struct Read<T>(CacheKey<T> Key, EntryKey EntryKey, ReadEpoch Epoch, Func<CancellationToken, Task<T?>> Load)
+        where T : class
+    {
+        public Cache<T> Cache => Key.Cache;
+
+        public string Id => Key.Id;
+
+        /// <summary>Whether a stale entry is there to serve.</summary>
+        public bool HadStale { get; init; }
+
+        /// <summary>An entry that is fresh beyond this time needs no load.</summary>
+        public DateTimeOffset FreshBeyond { get; init; }
+    }
 
     private static partial class Log
     {

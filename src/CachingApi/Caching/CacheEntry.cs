@@ -6,32 +6,52 @@ using System.Text.Json;
 
 namespace CachingApi.Caching;
 
-/// <summary>What an entry says about its key.</summary>
+/// <summary>The meaning of an entry for its key.</summary>
 internal enum EntryKind : byte
 {
-    /// <summary>It holds the thing.</summary>
+    /// <summary>The entry holds the value.</summary>
     Value = 0,
 
-    /// <summary>It says that there is no such thing.</summary>
+    /// <summary>The source has no such entity.</summary>
     Negative = 1,
 
-    /// <summary>It says nothing but "whatever is older than this version is void".</summary>
+    /// <summary>Older revisions are invalid. A tombstone is never served.</summary>
     Tombstone = 2,
 }
 
 /// <summary>
-/// A cached thing as it is stored: a header of <see cref="HeaderSize"/> bytes, then the UTF-8 JSON of the response body,
-/// so that a hit goes from the cache to the response without deserialisation.
+/// The order of an entity's entries: by version, then by the fencing token of the write. Two writes can receive the same version
+/// if the state server loses data between them; their tokens still differ.
+/// </summary>
+internal readonly record struct Revision(long Version, long Fence = 0) : IComparable<Revision>
+{
+    public int CompareTo(Revision other) => (Version, Fence).CompareTo((other.Version, other.Fence));
+
+    public static bool operator <(Revision left, Revision right) => left.CompareTo(right) < 0;
+
+    public static bool operator >(Revision left, Revision right) => left.CompareTo(right) > 0;
+
+    public static bool operator <=(Revision left, Revision right) => left.CompareTo(right) <= 0;
+
+    public static bool operator >=(Revision left, Revision right) => left.CompareTo(right) >= 0;
+}
+
+/// <summary>
+/// A cache entry as it is stored: a header of <see cref="HeaderSize"/> bytes, then the UTF-8 JSON of the response body, so that a
+/// hit goes from the cache to the response without deserialisation.
 /// </summary>
 /// <remarks>
-/// Header, big-endian: 2 bytes magic and format, 1 kind, 1 zero, 8 hash of the key, 8 version, 8 created, 8 fresh until,
-/// 8 usable until (Unix milliseconds), 4 load time (microseconds). The scripts read the magic and the version.
+/// Header, big-endian: 1 byte magic, 1 format, 1 kind, 1 zero, 8 hash of the key, 8 version, 8 fence; 8 created, 8 fresh until,
+/// 8 usable until (Unix milliseconds), 8 checksum, 4 load time (microseconds). The first 28 bytes keep their place in every
+/// format: so an entry of another format is unreadable, but still ordered. The checksum covers the body and the shape of its
+/// type: a body that was written for another shape of the DTO is unreadable, too.
 /// </remarks>
 internal sealed class CacheEntry
 {
-    public const int HeaderSize = 48;
+    public const int HeaderSize = 64;
 
-    private const ushort Magic = 0xCA01;
+    private const byte Magic = 0xCA;
+    private const byte Format = 2;
 
     private CacheEntry(ReadOnlyMemory<byte> bytes) => Bytes = bytes;
 
@@ -44,14 +64,19 @@ internal sealed class CacheEntry
 
     public long Version => ReadInt64(12);
 
-    public DateTimeOffset Created => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(20));
+    public Revision Revision => RevisionIn(Bytes.Span);
 
-    public DateTimeOffset FreshUntil => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(28));
+    public DateTimeOffset Created => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(28));
 
-    public DateTimeOffset UsableUntil => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(36));
+    public DateTimeOffset FreshUntil => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(36));
 
-    /// <summary>What it cost to load: early refresh weighs it against the time that is left.</summary>
-    public TimeSpan LoadTime => TimeSpan.FromMicroseconds(BinaryPrimitives.ReadUInt32BigEndian(Bytes.Span[44..]));
+    public DateTimeOffset UsableUntil => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(44));
+
+    /// <summary>Hash of the body and of the shape of its type.</summary>
+    public ulong Checksum => BinaryPrimitives.ReadUInt64BigEndian(Bytes.Span[52..]);
+
+    /// <summary>The time that the load took: early refresh weighs it against the time that is left.</summary>
+    public TimeSpan LoadTime => TimeSpan.FromMicroseconds(BinaryPrimitives.ReadUInt32BigEndian(Bytes.Span[60..]));
 
     public bool IsFresh(DateTimeOffset now) => Kind is not EntryKind.Tombstone && now < FreshUntil;
 
@@ -68,40 +93,53 @@ internal sealed class CacheEntry
         }
 
         var freshUntil = cache.FreshUntil(value, now, now + cache.Settings.Ttl * Shortened(cache.Settings.Jitter));
-        return new(Stamped(buffer, key, EntryKind.Value, cache.VersionOf(value), now, freshUntil, freshUntil + cache.Settings.StaleFor, loadTime));
+        return new(Stamped(buffer, key, EntryKind.Value, cache.RevisionOf(value), now, freshUntil, freshUntil + cache.Settings.StaleFor, loadTime));
     }
 
-    /// <summary>The entry that says "there is no such thing" as of <paramref name="version"/>.</summary>
-    public static CacheEntry Negative(EntryKey key, CacheSettings settings, long version, TimeSpan loadTime, DateTimeOffset now)
+    /// <summary>The entry that says "the source has no such entity", as of <paramref name="revision"/>.</summary>
+    public static CacheEntry Negative(EntryKey key, CacheSettings settings, Revision revision, TimeSpan loadTime, DateTimeOffset now)
     {
         var until = now + settings.NegativeTtl * Shortened(settings.Jitter);
-        return new(Stamped(Header(), key, EntryKind.Negative, version, now, until, until, loadTime));
+        return new(Stamped(Header(), key, EntryKind.Negative, revision, now, until, until, loadTime));
     }
 
-    /// <summary>The entry that keeps out whatever is older than <paramref name="version"/>.</summary>
-    public static CacheEntry Tombstone(EntryKey key, long version, DateTimeOffset now) =>
-        new(Stamped(Header(), key, EntryKind.Tombstone, version, now, DateTimeOffset.UnixEpoch, DateTimeOffset.UnixEpoch, TimeSpan.Zero));
+    /// <summary>The entry that refuses every revision older than <paramref name="revision"/>.</summary>
+    public static CacheEntry Tombstone(EntryKey key, Revision revision, DateTimeOffset now) =>
+        new(Stamped(Header(), key, EntryKind.Tombstone, revision, now, DateTimeOffset.UnixEpoch, DateTimeOffset.UnixEpoch, TimeSpan.Zero));
 
-    /// <summary>Reads an entry; <c>null</c> where it is foreign, of another format, cut off, or meant for another key.</summary>
+    /// <summary>Reads an entry; <c>null</c> if it is foreign, of another format or shape, cut off, damaged, or of another key.</summary>
     public static CacheEntry? Parse(EntryKey key, ReadOnlyMemory<byte> bytes)
     {
-        var header = bytes.Span;
-        return header.Length >= HeaderSize
-            && BinaryPrimitives.ReadUInt16BigEndian(header) == Magic
-            && header[2] <= (byte)EntryKind.Tombstone
-            && BinaryPrimitives.ReadUInt64BigEndian(header[4..]) == key.Hash
+        var span = bytes.Span;
+        return span.Length >= HeaderSize
+            && RevisionOf(key, span) is not null
+            && span[1] == Format
+            && span[2] <= (byte)EntryKind.Tombstone
+            && BinaryPrimitives.ReadUInt64BigEndian(span[52..]) == ChecksumOf(key, span[HeaderSize..])
                 ? new(bytes)
                 : null;
     }
 
-    /// <summary>What the header of every entry of this key has: 2 bytes magic and format, 8 hash of the key.</summary>
+    /// <summary>The revision of an entry of any format; <c>null</c> if the bytes are foreign, or an entry of another key.</summary>
+    public static Revision? RevisionOf(EntryKey key, ReadOnlySpan<byte> bytes) =>
+        bytes.Length >= 28 && bytes[0] == Magic && BinaryPrimitives.ReadUInt64BigEndian(bytes[4..]) == key.Hash
+            ? RevisionIn(bytes)
+            : null;
+
+    /// <summary>The beginning of every readable entry of this key: magic, format, and the hash of the key.</summary>
     public static byte[] Mark(EntryKey key)
     {
         var mark = new byte[10];
-        BinaryPrimitives.WriteUInt16BigEndian(mark, Magic);
+        (mark[0], mark[1]) = (Magic, Format);
         BinaryPrimitives.WriteUInt64BigEndian(mark.AsSpan(2), key.Hash);
         return mark;
     }
+
+    private static Revision RevisionIn(ReadOnlySpan<byte> bytes) =>
+        new(BinaryPrimitives.ReadInt64BigEndian(bytes[12..]), BinaryPrimitives.ReadInt64BigEndian(bytes[20..]));
+
+    private static ulong ChecksumOf(EntryKey key, ReadOnlySpan<byte> body) =>
+        body.IsEmpty ? 0 : XxHash3.HashToUInt64(body, unchecked((long)key.Shape));
 
     private static ArrayBufferWriter<byte> Header()
     {
@@ -114,22 +152,22 @@ internal sealed class CacheEntry
         ArrayBufferWriter<byte> buffer,
         EntryKey key,
         EntryKind kind,
-        long version,
+        Revision revision,
         DateTimeOffset created,
         DateTimeOffset freshUntil,
         DateTimeOffset usableUntil,
         TimeSpan loadTime)
     {
         var header = MemoryMarshal.AsMemory(buffer.WrittenMemory).Span;
-        BinaryPrimitives.WriteUInt16BigEndian(header, Magic);
-        header[2] = (byte)kind;
-        header[3] = 0;
+        (header[0], header[1], header[2], header[3]) = (Magic, Format, (byte)kind, 0);
         BinaryPrimitives.WriteUInt64BigEndian(header[4..], key.Hash);
-        BinaryPrimitives.WriteInt64BigEndian(header[12..], version);
-        BinaryPrimitives.WriteInt64BigEndian(header[20..], created.ToUnixTimeMilliseconds());
-        BinaryPrimitives.WriteInt64BigEndian(header[28..], freshUntil.ToUnixTimeMilliseconds());
-        BinaryPrimitives.WriteInt64BigEndian(header[36..], usableUntil.ToUnixTimeMilliseconds());
-        BinaryPrimitives.WriteUInt32BigEndian(header[44..], (uint)Math.Clamp(loadTime.TotalMicroseconds, 0, uint.MaxValue));
+        BinaryPrimitives.WriteInt64BigEndian(header[12..], revision.Version);
+        BinaryPrimitives.WriteInt64BigEndian(header[20..], revision.Fence);
+        BinaryPrimitives.WriteInt64BigEndian(header[28..], created.ToUnixTimeMilliseconds());
+        BinaryPrimitives.WriteInt64BigEndian(header[36..], freshUntil.ToUnixTimeMilliseconds());
+        BinaryPrimitives.WriteInt64BigEndian(header[44..], usableUntil.ToUnixTimeMilliseconds());
+        BinaryPrimitives.WriteUInt64BigEndian(header[52..], ChecksumOf(key, header[HeaderSize..]));
+        BinaryPrimitives.WriteUInt32BigEndian(header[60..], (uint)Math.Clamp(loadTime.TotalMicroseconds, 0, uint.MaxValue));
         return buffer.WrittenMemory;
     }
 
@@ -139,7 +177,8 @@ internal sealed class CacheEntry
 }
 
 /// <summary>An entry's key in Redis, and the hash of it that the entry carries.</summary>
-internal readonly record struct EntryKey(string Text)
+/// <param name="Shape">Hash of the shape of the cached type (see <see cref="TypeShape"/>); 0 for entries without a body.</param>
+internal readonly record struct EntryKey(string Text, ulong Shape = 0)
 {
     public ulong Hash { get; } = XxHash3.HashToUInt64(MemoryMarshal.AsBytes(Text.AsSpan()));
 

@@ -17,6 +17,7 @@ internal sealed class CacheMetrics
     private readonly Counter<long> _loads;
     private readonly Counter<long> _coalesced;
     private readonly Counter<long> _refusedFills;
+    private readonly Counter<long> _oversized;
     private readonly Histogram<double> _loadDuration;
     private readonly Histogram<double> _operationDuration;
 
@@ -27,6 +28,7 @@ internal sealed class CacheMetrics
         _loads = meter.CreateCounter<long>("cache.loads", description: "Loads from the source by cache and outcome.");
         _coalesced = meter.CreateCounter<long>("cache.coalesced", description: "Callers that shared another caller's load.");
         _refusedFills = meter.CreateCounter<long>("cache.refused_fills", description: "Loaded values not kept, as a newer version was known.");
+        _oversized = meter.CreateCounter<long>("cache.oversized", description: "Entries not cached because they are larger than Cache:MaxEntryBytes.");
         _loadDuration = meter.CreateHistogram<double>(
             "cache.load.duration", "s", "Time of a load from the source.", advice: new() { HistogramBucketBoundaries = Buckets });
         _operationDuration = meter.CreateHistogram<double>(
@@ -50,6 +52,8 @@ internal sealed class CacheMetrics
     }
 
     public void Coalesced(string cache) => _coalesced.Add(1, new KeyValuePair<string, object?>("cache", cache));
+
+    public void Oversized(string cache) => _oversized.Add(1, new KeyValuePair<string, object?>("cache", cache));
 
     public void RefusedFill(string cache) => _refusedFills.Add(1, new KeyValuePair<string, object?>("cache", cache));
 

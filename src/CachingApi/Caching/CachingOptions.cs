@@ -16,6 +16,10 @@ internal sealed class CachingOptions
     /// <summary>How long one load from the source may take. A slower one fails, and is never kept.</summary>
     [Range(typeof(TimeSpan), "00:00:00.100", "00:00:20")]
     public TimeSpan LoadTimeout { get; init; } = TimeSpan.FromSeconds(10);
+
+    /// <summary>How large an entry may be, in bytes, header and body. A larger one is served and not cached.</summary>
+    [Range(1024, 64 * 1024 * 1024)]
+    public int MaxEntryBytes { get; init; } = 1024 * 1024;
 }
 
 /// <summary>The lifetimes of one cache: the section <c>Cache:&lt;name&gt;</c>.</summary>

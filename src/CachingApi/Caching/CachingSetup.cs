@@ -12,6 +12,10 @@ internal static class CachingSetup
         return services
             .AddSingleton<CacheMetrics>()
             .AddSingleton<CircuitBreaker>()
+            .AddSingleton<Incarnations>()
+            .AddSingleton<SeenRevisions>()
+            .AddSingleton<EntrySizeLimit>()
+            .AddSingleton<Bulkheads>()
             .AddSingleton<OwedInvalidations>()
             .AddSingleton<Backplane>()
             .AddSingleton<MemoryTier>()

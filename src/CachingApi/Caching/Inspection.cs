@@ -37,11 +37,11 @@ internal sealed class Inspection(MemoryTier memory, RedisTier redis, Namespaces 
 {
     public async Task<InspectedEntry> LookAsync(Cache cache, string id, CancellationToken cancel)
     {
-        var generation = await namespaces.CurrentAsync(cache.Name, cancel);
-        var look = generation is { } current ? await redis.LookAsync(namespaces.Key(cache.Name, current, id), cancel) : default;
+        var epoch = await namespaces.CurrentAsync(cache.Name, cancel);
+        var look = epoch is null ? default : await redis.LookAsync(namespaces.Key(cache, epoch, id), cancel);
         var now = time.GetUtcNow();
         return new(
-            generation is null ? null : namespaces.Key(cache.Name, generation.Value, id).Text,
+            epoch is null ? null : namespaces.Key(cache, epoch, id).Text,
             memory.Peek(cache, id) is var (kept, until) ? Inspect(kept, until, until, kept.Bytes.Length, now) : Nothing(TierState.Absent),
             !look.Answered ? Nothing(TierState.Unavailable)
             : look.Entry is { } held ? Inspect(held, held.FreshUntil, held.UsableUntil, look.Size, now)

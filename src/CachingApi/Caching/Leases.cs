@@ -2,43 +2,63 @@ using CachingApi.Storage;
 
 namespace CachingApi.Caching;
 
+/// <summary>An entry that makes a load unnecessary: fresh beyond a time, and accepted by the reader.</summary>
+/// <param name="FreshBeyond">The reader's time; for an early refresh the expiry of the entry that it refreshes.</param>
+internal readonly record struct Wanted(DateTimeOffset FreshBeyond, Func<CacheEntry, bool> Accepts)
+{
+    public bool Is(CacheEntry? entry) => entry is { Kind: not EntryKind.Tombstone } && entry.FreshUntil > FreshBeyond && Accepts(entry);
+}
+
 /// <summary>
-/// Leases (Nishtala et al., NSDI 2013): across all processes, one at a time has the right to load an entry and to keep what it
-/// loaded. The others are woken when it is done. A lease ends by itself soon after its holder has died, and a write breaks it.
+/// Leases (Nishtala et al., NSDI 2013): across all processes, one at a time has the right to load an entry and to keep the value.
+/// The others are woken when it ends. A lease expires soon after its holder has died, and a write breaks it.
 /// </summary>
-internal sealed class Leases(RedisTier tier, Backplane backplane, TimeProvider time)
+internal sealed class Leases(RedisTier tier, Backplane backplane)
 {
     /// <summary>How long a lease outlives its holder; it is renewed while its holder loads.</summary>
     public static TimeSpan Duration { get; } = TimeSpan.FromSeconds(1);
 
-    /// <summary>How often one that waits looks for itself, in case the message was lost or the holder died.</summary>
-    private static readonly TimeSpan LookEvery = TimeSpan.FromMilliseconds(250);
+    /// <summary>After a load has failed, none is begun for so long while a stale entry can be served.</summary>
+    public static TimeSpan BackOff { get; } = TimeSpan.FromSeconds(1);
 
-    /// <summary>Takes the lease, unless the entry needs no load. While another holds it: waits, or has what is fresh still.</summary>
-    /// <param name="freshBeyond">What is fresh beyond this time needs no load.</param>
-    /// <exception cref="UnavailableException">The load that was waited for has failed: to try again at once would help nobody.</exception>
-    public async Task<Lease> TakeAsync(string cache, string id, EntryKey key, DateTimeOffset freshBeyond, CancellationToken cancel)
+    /// <summary>How often a waiting process asks by itself, because a message may be lost and a holder may die.</summary>
+    private static readonly TimeSpan PollInterval = TimeSpan.FromMilliseconds(250);
+
+    /// <summary>Takes the lease, unless the entry needs no load. While another process has it: waits.</summary>
+    /// <exception cref="UnavailableException">
+    /// Loads of two other processes have failed while this one waited. After the first, it tries itself: the fault may be that
+    /// process's own.
+    /// </exception>
+    public async Task<Lease> TakeAsync(string cache, string id, EntryKey key, Wanted wanted, CancellationToken cancel)
     {
         var token = Guid.NewGuid().ToString("N");
-        while (true)
+        var freshBeyond = wanted.FreshBeyond;
+        for (var failures = 0; ;)
         {
             var over = backplane.Expect(cache, id);
             try
             {
                 var read = await tier.ReadOrLeaseAsync(key, token, Duration, freshBeyond, cancel);
-                if (read.State is not LeaseState.Held || read.Entry?.IsFresh(time.GetUtcNow()) == true)
+                if (read.State is LeaseState.Fresh && !wanted.Is(read.Entry))
+                {
+                    // The script takes it for fresh; but this build cannot read it, or has served a newer one.
+                    freshBeyond = DateTimeOffset.MaxValue;
+                    continue;
+                }
+
+                if (read.State is not LeaseState.Held || wanted.Is(read.Entry))
                 {
                     return new(tier, cache, id, key, token, read);
                 }
 
-                if (!await over.WaitAsync(LookEvery, cancel))
+                if (!await over.WaitAsync(PollInterval, cancel) && ++failures == 2)
                 {
-                    throw new UnavailableException("The source, as another process has just found,");
+                    throw new UnavailableException("The source, as other processes have just found,");
                 }
             }
             catch (TimeoutException)
             {
-                // Nothing was heard: look again.
+                // No message has come: ask again.
             }
             finally
             {
@@ -48,17 +68,17 @@ internal sealed class Leases(RedisTier tier, Backplane backplane, TimeProvider t
     }
 }
 
-/// <summary>What was found in an entry's place, and the right to load it where <see cref="Granted"/>.</summary>
+/// <summary>The entry that is held, and the right to load it if <see cref="Granted"/>.</summary>
 internal sealed class Lease : IAsyncDisposable
 {
     private readonly RedisTier _tier;
-    private readonly (string Cache, string Id) _thing;
+    private readonly (string Cache, string Id) _entity;
     private readonly EntryKey _key;
     private readonly Timer? _renewal;
 
     public Lease(RedisTier tier, string cache, string id, EntryKey key, string token, LeaseRead read)
     {
-        (_tier, _thing, _key, Token, Read) = (tier, (cache, id), key, token, read);
+        (_tier, _entity, _key, Token, Read) = (tier, (cache, id), key, token, read);
         if (Granted)
         {
             var every = Leases.Duration / 3;
@@ -72,7 +92,7 @@ internal sealed class Lease : IAsyncDisposable
 
     public bool Granted => Read.State is LeaseState.Granted;
 
-    /// <summary>Whether the load went well: those that wait go on, else they fail with it.</summary>
+    /// <summary>Whether the load has succeeded: the waiting processes go on then, else they fail with it.</summary>
     public bool Loaded { get; set; }
 
     /// <summary>Whether the fill, which ends the lease, has taken place.</summary>
@@ -88,7 +108,8 @@ internal sealed class Lease : IAsyncDisposable
         await _renewal.DisposeAsync();
         if (!Ended)
         {
-            await _tier.GiveBackAsync(_key, Token, _thing.Cache, _thing.Id, Loaded, CancellationToken.None);
+            var backOff = Loaded ? TimeSpan.Zero : Leases.BackOff;
+            await _tier.GiveBackAsync(_key, Token, _entity.Cache, _entity.Id, Loaded, backOff, CancellationToken.None);
         }
     }
 }

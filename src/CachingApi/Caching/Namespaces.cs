@@ -4,66 +4,185 @@ using CachingApi.Storage;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Versioned keys: <c>service:cache:g&lt;generation&gt;:id</c>, made here and nowhere else. A new generation drops every entry of
-/// a cache at once, and a fill of the old generation that is still under way is never seen.
+/// A period in which nothing was cleared from a cache, as this process sees it. A read takes one before its first look-up and
+/// keeps it to its end; memory serves entries of the current one only. So clearing memory is one assignment.
 /// </summary>
-internal sealed class Namespaces(Redis redis, RedisTier tier, Backplane backplane, TimeProvider time)
+/// <param name="generation">The generation that keys are made of; <c>null</c> if it is not known.</param>
+internal sealed class Epoch(long? generation)
 {
-    /// <summary>How long a generation is believed while the backplane is not.</summary>
+    private long _entries;
+
+    public long? Generation => generation;
+
+    /// <summary>How many entries of this epoch are in memory.</summary>
+    public long Entries => Volatile.Read(ref _entries);
+
+    public void Added() => Interlocked.Increment(ref _entries);
+
+    public void Removed() => Interlocked.Decrement(ref _entries);
+}
+
+/// <summary>
+/// Versioned keys: <c>service:cache:g&lt;generation&gt;:id</c>, made here and nowhere else. A new generation clears a whole cache
+/// at once, and a fill of the old generation that is still under way is never seen.
+/// </summary>
+/// <remarks>
+/// The race that the epoch decides:
+/// 1. a reader takes generation 7 and misses in Redis;
+/// 2. another process fills the entry of generation 7;
+/// 3. a writer clears the cache: this process moves to generation 8;
+/// 4. the reader finds the entry of step 2 under the lease and keeps it in memory. It would be served until its TTL ends.
+/// The reader's epoch was taken at step 1: memory does not serve what was kept under it.
+/// </remarks>
+internal sealed class Namespaces
+{
+    /// <summary>For how long a generation is used without asking Redis while the backplane is not trusted.</summary>
     private static readonly TimeSpan TrustedFor = TimeSpan.FromSeconds(1);
 
-    private readonly ConcurrentDictionary<string, Known> _known = new();
-    private readonly ConcurrentDictionary<string, bool> _caches = new();
+    private readonly string _prefix;
+    private readonly RedisTier _tier;
+    private readonly Backplane _backplane;
+    private readonly TimeProvider _time;
+    private readonly ConcurrentDictionary<string, Namespace> _namespaces = new();
 
-    /// <summary>The caches that this process has had to do with.</summary>
-    public ICollection<string> Caches => _caches.Keys;
-
-    /// <summary>The generation of a cache, <c>null</c> where Redis is away.</summary>
-    public async ValueTask<long?> CurrentAsync(string cache, CancellationToken cancel)
+    public Namespaces(Redis redis, RedisTier tier, Backplane backplane, TimeProvider time)
     {
-        if (_known.TryGetValue(cache, out var known) && (backplane.IsTrusted || time.GetElapsedTime(known.ReadAt) < TrustedFor))
+        (_prefix, _tier, _backplane, _time) = (redis.KeyPrefix, tier, backplane, time);
+        backplane.Interrupted += Forget;
+        backplane.Received += message =>
         {
-            return known.Generation;
-        }
-
-        return await AskAsync(cache, next: false, cancel);
+            if (message.Event is BackplaneEvent.Dropped)
+            {
+                var moved = Of(message.Cache);
+                moved.Learn(message.Number, moved.Interruptions, time.GetTimestamp());
+            }
+        };
     }
 
-    /// <summary>Moves a cache to a new generation. Returns <c>false</c> where Redis is away.</summary>
-    public async Task<bool> BumpAsync(string cache, CancellationToken cancel) => await AskAsync(cache, next: true, cancel) is not null;
-
-    /// <summary>Another process has moved a cache to this generation.</summary>
-    public void Learn(string cache, long generation) => Remember(cache, new(generation, time.GetTimestamp()));
-
-    /// <summary>Messages may have been lost.</summary>
-    public void Forget() => _known.Clear();
-
-    public EntryKey Key(string cache, long generation, string id) => new($"{redis.KeyPrefix}:{cache}:g{generation}:{id}");
-
-    private async Task<long?> AskAsync(string cache, bool next, CancellationToken cancel)
+    /// <summary>The epoch of a cache with its generation; <c>null</c> if Redis is away.</summary>
+    public async ValueTask<Epoch?> CurrentAsync(string cache, CancellationToken cancel)
     {
-        _caches[cache] = true;
-        var asked = time.GetTimestamp();
-        if (await tier.GenerationAsync(cache, next, cancel) is not { } generation)
-        {
-            _known.TryRemove(cache, out _);
-            return null;
-        }
-
-        return Remember(cache, new(generation, asked));
+        var space = Of(cache);
+        return space.Current is { Generation: not null } epoch
+            && (_backplane.IsTrusted || _time.GetElapsedTime(space.VerifiedAt) < TrustedFor)
+                ? epoch
+                : await AskAsync(space, GenerationChange.None, [], cancel);
     }
 
+    public Namespace Of(string cache) => _namespaces.GetOrAdd(cache, static name => new(name));
+
+    /// <summary>Moves a cache to a new generation: every entry of it is invalid. Returns <c>false</c> if Redis is away.</summary>
+    /// <param name="cause">The write that makes it necessary, if it is one: see <see cref="BumpUnlessCausedAsync"/>.</param>
+    /// <remarks>Calls that come while another is under way share the next one.</remarks>
+    public Task<bool> BumpAsync(string cache, Cause? cause)
+    {
+        var space = Of(cache);
+        return space.Bumps.RunAsync(cause, async causes =>
+        {
+            var moved = await AskAsync(space, GenerationChange.Next, [.. causes.OfType<Cause>()], CancellationToken.None) is not null;
+            if (!moved)
+            {
+                space.Renew();
+            }
+
+            return moved;
+        });
+    }
+
+    /// <summary>As <see cref="BumpAsync"/>, unless the writers themselves have done so for each of these causes.</summary>
+    public async Task<bool> BumpUnlessCausedAsync(string cache, IReadOnlyCollection<Cause> causes, CancellationToken cancel) =>
+        await AskAsync(Of(cache), GenerationChange.NextUnlessCaused, causes, cancel) is not null;
+
+    /// <summary>Forgets the generations: messages may have been lost, or the server is another one. Memory is cleared with them.</summary>
+    public void Forget()
+    {
+        foreach (var space in _namespaces.Values)
+        {
+            space.Renew();
+        }
+    }
+
+    public EntryKey Key(string cache, long generation, string id, ulong shape = 0) => new($"{_prefix}:{cache}:g{generation}:{id}", shape);
+
+    public EntryKey Key(Cache cache, Epoch? epoch, string id) => Key(cache.Name, epoch?.Generation ?? 0, id, cache.Shape);
+
+    private async Task<Epoch?> AskAsync(Namespace space, GenerationChange change, IReadOnlyCollection<Cause> causes, CancellationToken cancel)
+    {
+        var (interruptions, asked) = (space.Interruptions, _time.GetTimestamp());
+        return await _tier.GenerationAsync(space.Name, change, space.Highest, causes, cancel) is { } generation
+            ? space.Learn(generation, interruptions, asked)
+            : null;
+    }
+}
+
+/// <summary>The write that makes it necessary to clear a dependent cache.</summary>
+/// <param name="Id">The entity that was written.</param>
+internal readonly record struct Cause(string Id, Revision Revision);
+
+/// <summary>A cache's generation as this process sees it.</summary>
+internal sealed class Namespace(string name)
+{
+    private readonly Lock _lock = new();
+    private volatile Epoch _current = new(null);
+    private long _highest;
+    private long _verifiedAt;
+    private int _interruptions;
+
+    public string Name => name;
+
+    public Epoch Current => _current;
+
+    /// <summary>The highest generation that this process has seen: an earlier one is never used again.</summary>
+    public long Highest => Volatile.Read(ref _highest);
+
+    /// <summary>When Redis gave the generation, or a message did.</summary>
+    public long VerifiedAt => Volatile.Read(ref _verifiedAt);
+
+    /// <summary>How often messages may have been lost: an answer that was asked for before that is used by its reader only.</summary>
+    public int Interruptions => Volatile.Read(ref _interruptions);
+
+    /// <summary>Calls for a new generation, of which those of the same moment are one.</summary>
+    public GroupCommit<Cause?, bool> Bumps { get; } = new();
+
+    /// <summary>Takes note of a generation that was answered or announced; returns the epoch to read with.</summary>
     /// <remarks>
-    /// The higher one stays, as answers may arrive out of order:
+    /// The highest one stays, because answers may arrive out of order:
     /// 1. a reader asks for the generation, Redis answers 7;
-    /// 2. a writer bumps it to 8 and remembers 8;
-    /// 3. the reader's 7 arrives: remembering it would show the dropped entries again, after the write was acknowledged.
+    /// 2. a writer moves the cache to 8, and this process takes note of 8;
+    /// 3. the reader's 7 arrives: with it, the cleared entries would be served again after the write was acknowledged.
     /// </remarks>
-    private long Remember(string cache, Known answer) => _known.AddOrUpdate(
-        cache,
-        static (_, answer) => answer,
-        static (_, held, answer) => new(Math.Max(held.Generation, answer.Generation), answer.ReadAt),
-        answer).Generation;
+    public Epoch Learn(long generation, int interruptions, long asked)
+    {
+        lock (_lock)
+        {
+            if (interruptions != _interruptions)
+            {
+                // Between the question and now a message with a later generation may have been lost.
+                _highest = Math.Max(_highest, generation);
+                return new(generation);
+            }
 
-    private readonly record struct Known(long Generation, long ReadAt);
+            if (generation >= _highest)
+            {
+                (_highest, _verifiedAt) = (generation, Math.Max(_verifiedAt, asked));
+            }
+
+            if (_current.Generation != _highest)
+            {
+                _current = new(_highest);
+            }
+
+            return _current;
+        }
+    }
+
+    /// <summary>Begins an epoch of unknown generation.</summary>
+    public void Renew()
+    {
+        lock (_lock)
+        {
+            (_current, _verifiedAt) = (new(null), 0);
+            _interruptions++;
+        }
+    }
 }

@@ -1,8 +1,8 @@
 namespace CachingApi.Caching;
 
 /// <summary>
-/// The versions that this process has written or shown while Redis was away. Until Redis has heard of them, what it holds in
-/// their place may be older, and is not served.
+/// The invalidations that Redis missed while it was away. Until they are replayed, the entries that it holds in their place may be
+/// older than what this process has written, and are not served.
 /// </summary>
 internal sealed class OwedInvalidations
 {
@@ -10,13 +10,13 @@ internal sealed class OwedInvalidations
     private const int MaxEntries = 10_000;
 
     private readonly Lock _lock = new();
-    private readonly Dictionary<(string Cache, string Id), Owed> _entries = [];
+    private readonly Dictionary<(string Cache, string Id), Revision> _entries = [];
     private readonly Dictionary<string, long> _bumps = [];
     private volatile bool _any;
 
     public bool IsEmpty => !_any;
 
-    /// <summary>Whether what Redis holds for this thing must not be served yet.</summary>
+    /// <summary>Whether the entry that Redis holds for this entity must not be served yet.</summary>
     public bool Includes(string cache, string id)
     {
         if (!_any)
@@ -30,9 +30,8 @@ internal sealed class OwedInvalidations
         }
     }
 
-    /// <summary>Whatever Redis holds for this thing and is older than <paramref name="version"/> is void.</summary>
-    /// <param name="written">Whether this process wrote that version, of which the others must hear; or only showed it.</param>
-    public void Add(string cache, string id, long version, bool written)
+    /// <summary>Every revision that Redis holds for this entity and that is older than <paramref name="revision"/> is invalid.</summary>
+    public void Add(string cache, string id, Revision revision)
     {
         lock (_lock)
         {
@@ -42,15 +41,15 @@ internal sealed class OwedInvalidations
             }
             else
             {
-                var owed = _entries.GetValueOrDefault((cache, id));
-                _entries[(cache, id)] = new(Math.Max(owed.Version, version), owed.Written || written);
+                var held = _entries.GetValueOrDefault((cache, id));
+                _entries[(cache, id)] = held > revision ? held : revision;
             }
 
             _any = true;
         }
     }
 
-    /// <summary>Whatever Redis holds in this cache is void.</summary>
+    /// <summary>Every entry that Redis holds in this cache is invalid.</summary>
     public void AddBump(string cache)
     {
         lock (_lock)
@@ -60,7 +59,7 @@ internal sealed class OwedInvalidations
         }
     }
 
-    public KeyValuePair<(string Cache, string Id), Owed>[] Entries()
+    public KeyValuePair<(string Cache, string Id), Revision>[] Entries()
     {
         lock (_lock)
         {
@@ -76,8 +75,8 @@ internal sealed class OwedInvalidations
         }
     }
 
-    /// <summary>Strikes out what was made up for, unless something was added to it meanwhile.</summary>
-    public void Paid(KeyValuePair<(string Cache, string Id), Owed> entry) => StrikeOut(_entries, entry);
+    /// <summary>Removes an invalidation that was replayed, unless a later one has taken its place meanwhile.</summary>
+    public void Paid(KeyValuePair<(string Cache, string Id), Revision> entry) => StrikeOut(_entries, entry);
 
     /// <summary>As for an entry.</summary>
     public void Paid(KeyValuePair<string, long> bump) => StrikeOut(_bumps, bump);
@@ -97,6 +96,3 @@ internal sealed class OwedInvalidations
         }
     }
 }
-
-/// <summary>A version that Redis has not heard of.</summary>
-internal readonly record struct Owed(long Version, bool Written);

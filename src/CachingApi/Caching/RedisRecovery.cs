@@ -1,4 +1,3 @@
-using System.Net;
 using System.Text.RegularExpressions;
 using CachingApi.Storage;
 using StackExchange.Redis;
@@ -6,39 +5,60 @@ using StackExchange.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Brings Redis back into use: probes it while the circuit is open, and makes up for the writes that it has not heard of
-/// before anything it holds is served again.
+/// Brings Redis back into use: probes it while the circuit is open, finds out which incarnation of it answers, and replays the
+/// invalidations that it missed before any entry that it holds is served again.
 /// </summary>
 internal sealed partial class RedisRecovery(
-    Storage.Redis redis, RedisTier tier, CircuitBreaker circuit, OwedInvalidations owed, Namespaces namespaces, TimeProvider time, ILogger<RedisRecovery> log)
+    Storage.Redis redis,
+    RedisTier tier,
+    CircuitBreaker circuit,
+    OwedInvalidations owed,
+    Incarnations incarnations,
+    Namespaces namespaces,
+    TimeProvider time,
+    ILogger<RedisRecovery> log)
     : BackgroundService
 {
     private static readonly TimeSpan Interval = TimeSpan.FromMilliseconds(100);
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan Timeout = TimeSpan.FromSeconds(1);
 
-    private readonly Dictionary<EndPoint, string> _runs = [];
+    private volatile bool _stateKnown;
+    private bool _loggedDenied;
+
+    /// <summary>Nothing is served before it is known whether Redis was restarted from a snapshot while no process ran.</summary>
+    public override async Task StartAsync(CancellationToken cancellationToken)
+    {
+        var (cache, state) = (redis.Cache.Multiplexer, redis.State.Multiplexer);
+        cache.ConnectionFailed += (_, lost) => Distrust(lost.ConnectionType);
+        cache.ConnectionRestored += (_, restored) => Distrust(restored.ConnectionType);
+        state.ConnectionRestored += (_, restored) => _stateKnown &= restored.ConnectionType is not ConnectionType.Interactive;
+        Log.Connected(log, cache.IsConnected);
+        await LearnIncarnationsAsync(cancellationToken);
+        await base.StartAsync(cancellationToken);
+    }
 
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
-        var connection = redis.Cache.Multiplexer;
-        Log.Connected(log, connection.IsConnected);
-        await LookAtRunsAsync(stoppingToken);
-        connection.ConnectionFailed += (_, lost) => Distrust(lost.ConnectionType);
-        connection.ConnectionRestored += (_, restored) => Distrust(restored.ConnectionType);
-
         // Real time, not the injected clock: Redis comes and goes on its own.
         using var timer = new PeriodicTimer(Interval);
         var away = false;
         while (await timer.WaitForNextTickAsync(stoppingToken))
         {
-            if (circuit.IsOpen && await tier.PingAsync(stoppingToken) && await LookAtRunsAsync(stoppingToken))
+            // Before the probe: if the connection is lost during it, the circuit stays open.
+            var openings = circuit.Openings;
+            if (circuit.IsOpen || !incarnations.IsRedisKnown || !_stateKnown)
             {
-                circuit.Close();
+                var alive = await tier.PingAsync(stoppingToken);
+                await LearnIncarnationsAsync(stoppingToken);
+                if (alive && incarnations.IsRedisKnown)
+                {
+                    circuit.Close(openings);
+                }
             }
 
             if (!circuit.IsOpen && !owed.IsEmpty)
             {
-                await PayAsync(stoppingToken);
+                await ReplayAsync(stoppingToken);
             }
 
             if (away == tier.IsTrusted)
@@ -54,52 +74,78 @@ internal sealed partial class RedisRecovery(
         if (connection is ConnectionType.Interactive)
         {
             circuit.Open();
+            incarnations.ForgetRedis();
         }
+    }
+
+    private async Task LearnIncarnationsAsync(CancellationToken cancel)
+    {
+        if (circuit.IsOpen || !incarnations.IsRedisKnown)
+        {
+            var openings = circuit.Openings;
+            if (await MastersAsync("redis", redis.Cache.Multiplexer, cancel) is { } masters && openings == circuit.Openings)
+            {
+                Learned("cache", incarnations.LearnRedis(masters));
+            }
+        }
+
+        if (!_stateKnown && await MastersAsync("state", redis.State.Multiplexer, cancel) is { } state)
+        {
+            _stateKnown = true;
+            Learned("state", incarnations.LearnState(state));
+        }
+    }
+
+    private void Learned(string role, bool changed)
+    {
+        if (changed)
+        {
+            Log.AnotherIncarnation(log, role);
+        }
+
+        // Each cache asks for its generation again, and gives the incarnations along.
+        namespaces.Forget();
     }
 
     /// <summary>
-    /// Drops all caches if Redis is not the run that it was: one that was started again begins with its last snapshot, and a
-    /// replica that took over may lack the last writes. Returns <c>false</c> where Redis is away.
+    /// The masters that this process is connected to, with their run ids, which a restart changes, and their replication ids, which
+    /// a promotion changes. <c>null</c> if one does not answer; empty if <c>INFO</c> is not allowed.
     /// </summary>
-    private async Task<bool> LookAtRunsAsync(CancellationToken cancel)
+    private async Task<IReadOnlyList<Incarnation>?> MastersAsync(string role, IConnectionMultiplexer connection, CancellationToken cancel)
     {
-        var known = _runs.Count > 0;
-        foreach (var server in redis.Cache.Multiplexer.GetServers().Where(server => server.IsConnected && !server.IsReplica))
+        var masters = new List<Incarnation>();
+        foreach (var server in connection.GetServers().Where(server => server.IsConnected && !server.IsReplica))
         {
             try
             {
-                var info = await server.InfoRawAsync("server").WaitAsync(Patience, cancel);
-                var run = RunId().Match(info ?? "").Value;
-                if (known && run != _runs.GetValueOrDefault(server.EndPoint))
-                {
-                    Log.Restarted(log);
-                    foreach (var cache in namespaces.Caches)
-                    {
-                        owed.AddBump(cache);
-                    }
-                }
-
-                _runs[server.EndPoint] = run;
+                var info = await server.InfoRawAsync().WaitAsync(Timeout, cancel) ?? "";
+                var id = string.Join('/', Ids().Matches(info).Select(match => match.Groups["id"].Value));
+                masters.Add(new($"{role} {EndPointCollection.ToString(server.EndPoint)}", id));
             }
             catch (RedisServerException error) when (error.Message.StartsWith("NOPERM", StringComparison.Ordinal))
             {
-                Log.NotToldOfRuns(log);
-                return true;
+                if (!_loggedDenied)
+                {
+                    Log.InfoDenied(log);
+                }
+
+                _loggedDenied = true;
+                return [];
             }
             catch (Exception error) when (Redis.IsOutage(error))
             {
-                return false;
+                return null;
             }
         }
 
-        return true;
+        return masters.Count == 0 ? null : masters;
     }
 
-    private async Task PayAsync(CancellationToken cancel)
+    private async Task ReplayAsync(CancellationToken cancel)
     {
         foreach (var bump in owed.Bumps())
         {
-            if (!await namespaces.BumpAsync(bump.Key, cancel))
+            if (!await namespaces.BumpAsync(bump.Key, cause: null).WaitAsync(cancel))
             {
                 return;
             }
@@ -109,22 +155,15 @@ internal sealed partial class RedisRecovery(
 
         foreach (var entry in owed.Entries())
         {
-            var ((cache, id), (version, written)) = entry;
-
-            // What was only shown goes on being shown until Redis is used again: once is enough, then.
-            if (!written && circuit.IsSettling)
-            {
-                continue;
-            }
-
-            if (await namespaces.CurrentAsync(cache, cancel) is not { } generation)
+            var ((cache, id), revision) = entry;
+            if (await namespaces.CurrentAsync(cache, cancel) is not { Generation: { } generation })
             {
                 return;
             }
 
             var key = namespaces.Key(cache, generation, id);
-            var tombstone = CacheEntry.Tombstone(key, version, time.GetUtcNow());
-            if ((await tier.WriteAsync(cache, id, key, tombstone, Invalidation.TombstoneTtl, cancel)).State is WriteState.Unavailable)
+            var tombstone = CacheEntry.Tombstone(key, revision, time.GetUtcNow());
+            if ((await tier.WriteAsync(cache, id, key, tombstone, Invalidation.TombstoneTtl, Moment.Now, cancel)).State is WriteState.Unavailable)
             {
                 return;
             }
@@ -133,8 +172,8 @@ internal sealed partial class RedisRecovery(
         }
     }
 
-    [GeneratedRegex("^run_id:.*$", RegexOptions.Multiline)]
-    private static partial Regex RunId();
+    [GeneratedRegex("^(run_id|master_replid):(?<id>[^\r\n]*)", RegexOptions.Multiline)]
+    private static partial Regex Ids();
 
     private static partial class Log
     {
@@ -144,10 +183,10 @@ internal sealed partial class RedisRecovery(
         [LoggerMessage(2, LogLevel.Warning, "Redis (cache) is {State}")]
         public static partial void Changed(ILogger log, string state);
 
-        [LoggerMessage(3, LogLevel.Warning, "Redis (cache) was started again, or replaced: what it holds may be old and is dropped")]
-        public static partial void Restarted(ILogger log);
+        [LoggerMessage(3, LogLevel.Warning, "Redis ({Server}) was restarted or replaced: all caches are cleared, once")]
+        public static partial void AnotherIncarnation(ILogger log, string server);
 
-        [LoggerMessage(4, LogLevel.Warning, "Redis (cache) does not allow INFO: whether it was started again from an old snapshot cannot be told")]
-        public static partial void NotToldOfRuns(ILogger log);
+        [LoggerMessage(4, LogLevel.Warning, "Redis does not allow INFO: a restart from an old snapshot is noticed only by change capture")]
+        public static partial void InfoDenied(ILogger log);
     }
 }

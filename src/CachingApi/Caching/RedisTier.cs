@@ -1,12 +1,14 @@
+using System.IO.Hashing;
+using System.Runtime.InteropServices;
 using CachingApi.Storage;
 using Microsoft.Extensions.Options;
 using StackExchange.Redis;
 
 namespace CachingApi.Caching;
 
-/// <summary>Whether Redis answered a read, and what.</summary>
-/// <param name="Answered"><c>false</c> where Redis is away.</param>
-/// <param name="Entry">The entry, where there is a readable one.</param>
+/// <summary>Whether Redis answered a read, and the entry.</summary>
+/// <param name="Answered"><c>false</c> if Redis is away.</param>
+/// <param name="Entry">The entry, if there is a readable one.</param>
 internal readonly record struct TierRead(bool Answered, CacheEntry? Entry);
 
 internal enum LeaseState
@@ -14,17 +16,21 @@ internal enum LeaseState
     /// <summary>None is needed: the entry is fresh.</summary>
     Fresh = 0,
 
-    /// <summary>The lease is the asker's.</summary>
+    /// <summary>The caller has the lease.</summary>
     Granted = 1,
 
-    /// <summary>Another process holds it.</summary>
+    /// <summary>Another process has it.</summary>
     Held = 2,
 
+    /// <summary>A load has just failed, and a stale entry can be served until the next try.</summary>
+    BackingOff = 3,
+
     /// <summary>Redis is away: there are no leases.</summary>
-    Unavailable = 3,
+    Unavailable = 4,
 }
 
-internal readonly record struct LeaseRead(LeaseState State, CacheEntry? Entry);
+/// <param name="Floor">The revision that is held, readable or not.</param>
+internal readonly record struct LeaseRead(LeaseState State, CacheEntry? Entry, Revision Floor);
 
 internal enum WriteState
 {
@@ -33,34 +39,50 @@ internal enum WriteState
     /// <summary>A newer entry is held and was left in place.</summary>
     Refused = 1,
 
-    /// <summary>The lease was broken by a write, or has ended: what was loaded under it may be old.</summary>
+    /// <summary>A write broke the lease, or it expired: the value that was loaded under it may be old.</summary>
     LeaseLost = 2,
 
-    /// <summary>Redis is away: nobody knows what it holds.</summary>
+    /// <summary>Redis is away: it is not known what it holds.</summary>
     Unavailable = 3,
 }
 
-/// <param name="Answered"><c>false</c> where Redis is away.</param>
-/// <param name="Size">What is stored, in bytes, readable or not.</param>
-/// <param name="ExpiresIn">In what time Redis drops it.</param>
-/// <param name="LeaseHeld">Whether somebody is loading it.</param>
+/// <summary>What a cache's generation is asked for.</summary>
+internal enum GenerationChange
+{
+    None,
+    Next,
+
+    /// <summary>The next one, unless each of the causes has already led to one.</summary>
+    NextUnlessCaused,
+}
+
+/// <param name="Answered"><c>false</c> if Redis is away.</param>
+/// <param name="Size">The bytes that are stored, readable or not.</param>
+/// <param name="ExpiresIn">The time until Redis drops it.</param>
+/// <param name="LeaseHeld">Whether a process is loading it.</param>
 internal readonly record struct TierLook(bool Answered, CacheEntry? Entry, long Size, TimeSpan? ExpiresIn, bool LeaseHeld);
 
-/// <param name="Newer">The entry that is held, where it is newer.</param>
+/// <param name="Newer">The entry that is held, if it is newer.</param>
 internal readonly record struct TierWrite(WriteState State, CacheEntry? Newer);
 
-/// <summary>The second tier: entries in Redis. Every operation ends within the deadline, and an outage is an answer, not an exception.</summary>
+/// <summary>The second tier: entries in Redis. Every operation ends within the deadline; an outage is a result, not an exception.</summary>
 internal sealed partial class RedisTier(
     Redis redis,
     Backplane backplane,
     CircuitBreaker circuit,
     OwedInvalidations owed,
+    Incarnations incarnations,
     IOptions<CachingOptions> options,
     CacheMetrics metrics,
     TimeProvider time,
     ILogger<RedisTier> log)
 {
     private const int MaxTogether = 256;
+    private const int MaxBytesTogether = 1 << 20;
+    private const int CauseFields = 1024;
+
+    /// <summary>Longer than change capture may be behind a writer and both still be seen as one.</summary>
+    private static readonly TimeSpan CausesTtl = TimeSpan.FromMinutes(1);
 
     private static readonly string ReadOrLease = Lua.Load("read_or_lease.lua");
     private static readonly string CompareAndSet = Lua.Load("compare_and_set.lua");
@@ -69,65 +91,119 @@ internal sealed partial class RedisTier(
     private static readonly string Generation = Lua.Load("generation.lua");
 
     private readonly TimeSpan _deadline = options.Value.RedisDeadline;
+    private readonly RedisClock _clock = new();
+    private readonly LargeEntries _large = new();
+    private Coalescer<string, RedisValue>? _gets;
 
-    /// <summary>Look-ups of the same time ride as one <c>MGET</c>.</summary>
-    private readonly Coalescer<string, RedisValue> _gets = new(redis.Cache.Multiplexer, MaxTogether, key => key, async keys => keys.Length == 1
-        ? [await redis.Cache.StringGetAsync(keys[0])]
-        : await redis.Cache.StringGetAsync(Array.ConvertAll(keys, key => (RedisKey)key)));
+    /// <summary>Look-ups of the same moment ride as one <c>MGET</c>, fewer of them if entries are large.</summary>
+    private Coalescer<string, RedisValue> Gets => _gets ??= new(
+        redis.Cache.Multiplexer, () => Math.Clamp(MaxBytesTogether / _large.TypicalBytes, 1, MaxTogether), key => key, GetTogetherAsync);
 
-    /// <summary>Whether all that Redis holds may be served.</summary>
-    public bool IsTrusted => !circuit.IsOpen && !circuit.IsSettling && owed.IsEmpty;
+    /// <summary>Whether every entry that Redis holds may be served.</summary>
+    public bool IsTrusted => IsUsable && owed.IsEmpty;
 
     /// <summary>
-    /// Whether what Redis holds for a thing may be served: not while Redis fails to answer, nor before it has heard of what
-    /// happened to the thing meanwhile.
+    /// Whether the entry that Redis holds for an entity may be served: not while Redis fails to answer, nor before it has the
+    /// invalidations of the entity that it missed.
     /// </summary>
-    public bool IsTrustedWith(string cache, string id) => !circuit.IsOpen && !circuit.IsSettling && !owed.Includes(cache, id);
+    public bool IsTrustedWith(string cache, string id) => IsUsable && !owed.Includes(cache, id);
+
+    /// <summary>Whether Redis answers, as far as is known.</summary>
+    public bool IsReachable => !circuit.IsOpen;
+
+    private bool IsUsable => !circuit.IsOpen && !circuit.IsSettling && incarnations.IsRedisKnown;
 
     public async Task<TierRead> GetAsync(EntryKey key, CancellationToken cancel)
     {
-        var (answered, bytes) = await TryAsync("get", _ => _gets.SendAsync(key.Text), cancel);
+        var (answered, bytes) = await TryAsync("get", _ => Gets.SendAsync(key.Text), cancel);
         return new(answered, bytes.HasValue ? CacheEntry.Parse(key, bytes) : null);
     }
 
-    /// <summary>Reads an entry and, where it is not fresh beyond <paramref name="freshBeyond"/>, asks for its lease.</summary>
+    /// <summary>Reads an entry and, if it is not fresh beyond <paramref name="freshBeyond"/>, asks for its lease.</summary>
     public async Task<LeaseRead> ReadOrLeaseAsync(EntryKey key, string token, TimeSpan duration, DateTimeOffset freshBeyond, CancellationToken cancel)
     {
-        RedisValue[] arguments = [token, (long)duration.TotalMilliseconds, freshBeyond.ToUnixTimeMilliseconds(), CacheEntry.Mark(key)];
+        RedisValue[] arguments =
+        [
+            token,
+            (long)duration.TotalMilliseconds,
+            freshBeyond.ToUnixTimeMilliseconds(),
+            CacheEntry.Mark(key),
+            time.GetUtcNow().ToUnixTimeMilliseconds(),
+        ];
         var (answered, result) = await TryAsync(
             "lease", cache => cache.ScriptEvaluateAsync(ReadOrLease, [key.Text, key.Lease], arguments), cancel);
-        return answered
-            ? new((LeaseState)(int)result![1], CacheEntry.Parse(key, (byte[])result[0]!))
-            : new(LeaseState.Unavailable, null);
+        if (!answered)
+        {
+            return new(LeaseState.Unavailable, null, default);
+        }
+
+        var bytes = (byte[])result![0]!;
+        return new((LeaseState)(int)result[1], CacheEntry.Parse(key, bytes), CacheEntry.RevisionOf(key, bytes) ?? default);
     }
 
-    /// <summary>Keeps what was loaded under a lease.</summary>
-    public Task<TierWrite> FillAsync(string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, CancellationToken cancel) =>
-        CompareAndSetAsync(cache, id, key, token, entry, timeToLive, cancel);
+    /// <summary>Keeps an entry that was loaded under a lease.</summary>
+    /// <param name="began">When the load began.</param>
+    public Task<TierWrite> FillAsync(
+        string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, Moment began, CancellationToken cancel) =>
+        CompareAndSetAsync(cache, id, key, token, entry, timeToLive, began, cancel);
 
-    /// <summary>Sets what was written, breaks the lease and tells the other processes.</summary>
-    public Task<TierWrite> WriteAsync(string cache, string id, EntryKey key, CacheEntry entry, TimeSpan timeToLive, CancellationToken cancel) =>
-        CompareAndSetAsync(cache, id, key, "", entry, timeToLive, cancel);
+    /// <summary>Sets an entry that was written, breaks the lease and publishes the change.</summary>
+    /// <param name="began">When the write began, before its commit.</param>
+    public Task<TierWrite> WriteAsync(
+        string cache, string id, EntryKey key, CacheEntry entry, TimeSpan timeToLive, Moment began, CancellationToken cancel) =>
+        CompareAndSetAsync(cache, id, key, "", entry, timeToLive, began, cancel);
 
     public Task RenewAsync(EntryKey key, string token, TimeSpan duration, CancellationToken cancel) =>
-        TryAsync("lease", cache => cache.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, (long)duration.TotalMilliseconds, "", ""]), cancel);
+        TryAsync("lease", cache => cache.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, (long)duration.TotalMilliseconds, "", "", 0]), cancel);
 
-    public Task GiveBackAsync(EntryKey key, string token, string cache, string id, bool filled, CancellationToken cancel)
+    /// <param name="backOff">For how long no load is begun while a stale entry can be served.</param>
+    public Task GiveBackAsync(EntryKey key, string token, string cache, string id, bool filled, TimeSpan backOff, CancellationToken cancel)
     {
         var message = backplane.Message(filled ? BackplaneEvent.Filled : BackplaneEvent.Failed, cache, id, "0");
-        return TryAsync("lease", db => db.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, 0, backplane.Channel, message]), cancel);
+        return TryAsync(
+            "lease",
+            db => db.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, 0, backplane.Channel, message, (long)backOff.TotalMilliseconds]),
+            cancel);
     }
 
-    /// <summary>The generation of a cache, or its next one, of which the other processes are told; <c>null</c> where Redis is away.</summary>
-    public async Task<long?> GenerationAsync(string cache, bool next, CancellationToken cancel)
+    /// <summary>The generation of a cache, or its next one, which the script publishes; <c>null</c> if Redis is away.</summary>
+    /// <param name="seen">The highest generation that this process has seen.</param>
+    public async Task<long?> GenerationAsync(
+        string cache, GenerationChange change, long seen, IReadOnlyCollection<Cause> causes, CancellationToken cancel)
     {
-        RedisValue[] arguments = [next ? "next" : "current", backplane.Channel, backplane.Message(BackplaneEvent.Dropped, cache, "", "%s")];
-        var (answered, generation) = await TryAsync(
-            "generation", db => db.ScriptEvaluateAsync(Generation, [$"{redis.KeyPrefix}:{cache}:generation"], arguments), cancel);
-        return answered ? (long)generation! : null;
+        if (!incarnations.IsRedisKnown)
+        {
+            return null;
+        }
+
+        var known = incarnations.Known;
+        RedisValue[] arguments =
+        [
+            change switch { GenerationChange.Next => "next", GenerationChange.NextUnlessCaused => "unless", _ => "current" },
+            backplane.Channel,
+            backplane.Message(BackplaneEvent.Dropped, cache, "", "%s"),
+            seen,
+            (long)CausesTtl.TotalMilliseconds,
+            known.Count,
+            .. known.SelectMany(incarnation => new RedisValue[] { incarnation.Server, incarnation.Id }),
+            .. causes.SelectMany(cause => new RedisValue[]
+            {
+                (long)(XxHash3.HashToUInt64(MemoryMarshal.AsBytes(cause.Id.AsSpan())) % CauseFields), cause.Id, cause.Revision.Version, cause.Revision.Fence,
+            }),
+        ];
+        var key = $"{redis.KeyPrefix}:{cache}:generation";
+        var (answered, result) = await TryAsync(
+            "generation", db => db.ScriptEvaluateAsync(Generation, [key, $"{{{key}}}:incarnations", $"{{{key}}}:causes"], arguments), cancel);
+        if (!answered)
+        {
+            return null;
+        }
+
+        _clock.Observe((long)result![1]);
+        return (long)result[0];
     }
 
-    /// <summary>All that Redis knows of an entry.</summary>
+    /// <summary>Everything that Redis holds of an entry.</summary>
     public async Task<TierLook> LookAsync(EntryKey key, CancellationToken cancel)
     {
         var (answered, found) = await TryAsync(
@@ -142,17 +218,17 @@ internal sealed partial class RedisTier(
     }
 
     /// <summary>
-    /// Takes an entry out, keeps what it keeps out for <paramref name="timeToLive"/>, breaks the lease and tells the other processes.
-    /// Returns <c>false</c> where Redis is away.
+    /// Takes an entry out, leaves a tombstone for <paramref name="timeToLive"/>, breaks the lease and publishes the change.
+    /// Returns <c>false</c> if Redis is away.
     /// </summary>
     public async Task<bool> EvictAsync(string cache, string id, EntryKey key, TimeSpan timeToLive, CancellationToken cancel)
     {
         RedisValue[] arguments =
         [
-            CacheEntry.Tombstone(key, 0, time.GetUtcNow()).Bytes,
+            CacheEntry.Tombstone(key, default, time.GetUtcNow()).Bytes,
             (long)timeToLive.TotalMilliseconds,
             backplane.Channel,
-            backplane.Message(BackplaneEvent.Changed, cache, id, $"{long.MaxValue}"),
+            backplane.Message(BackplaneEvent.Changed, cache, id, Backplane.Number(new(long.MaxValue))),
             backplane.Message(BackplaneEvent.Filled, cache, id, "0"),
         ];
         return (await TryAsync("evict", db => db.ScriptEvaluateAsync(Evict, [key.Text, key.Lease], arguments), cancel)).Answered;
@@ -172,7 +248,7 @@ internal sealed partial class RedisTier(
     }
 
     private async Task<TierWrite> CompareAndSetAsync(
-        string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, CancellationToken cancel)
+        string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, Moment began, CancellationToken cancel)
     {
         RedisValue[] arguments =
         [
@@ -180,13 +256,32 @@ internal sealed partial class RedisTier(
             Math.Max(1, (long)timeToLive.TotalMilliseconds),
             token,
             backplane.Channel,
-            backplane.Message(BackplaneEvent.Changed, cache, id, $"{entry.Version}"),
+            backplane.Message(BackplaneEvent.Changed, cache, id, Backplane.Number(entry.Revision)),
             backplane.Message(BackplaneEvent.Filled, cache, id, "0"),
+            _clock.TimeOf(began) is { } known ? known : "",
+            (long)Invalidation.TombstoneTtl.TotalMilliseconds,
         ];
         var (answered, result) = await TryAsync("set", db => db.ScriptEvaluateAsync(CompareAndSet, [key.Text, key.Lease], arguments), cancel);
-        return answered
-            ? new((WriteState)(int)result![0], CacheEntry.Parse(key, (byte[])result[1]!))
-            : new(WriteState.Unavailable, null);
+        if (!answered)
+        {
+            return new(WriteState.Unavailable, null);
+        }
+
+        _clock.Observe((long)result![0]);
+        return new((WriteState)(int)result[1], CacheEntry.Parse(key, (byte[])result[2]!));
+    }
+
+    private async Task<RedisValue[]> GetTogetherAsync(string[] keys)
+    {
+        var values = keys.Length == 1
+            ? [await redis.Cache.StringGetAsync(keys[0])]
+            : await redis.Cache.StringGetAsync(Array.ConvertAll(keys, key => (RedisKey)key));
+        foreach (var value in values)
+        {
+            _large.Seen(value.Length());
+        }
+
+        return values;
     }
 
     private async Task<(bool Answered, T? Value)> TryAsync<T>(string operation, Func<IDatabase, Task<T>> command, CancellationToken cancel)
@@ -215,6 +310,16 @@ internal sealed partial class RedisTier(
         {
             metrics.Operation("redis", operation, time.GetElapsedTime(start));
         }
+    }
+
+    /// <summary>The size that entries have at present: the largest of the last some hundred.</summary>
+    private sealed class LargeEntries
+    {
+        private double _bytes = 1;
+
+        public int TypicalBytes => (int)Math.Max(1, Volatile.Read(ref _bytes));
+
+        public void Seen(long bytes) => Volatile.Write(ref _bytes, Math.Max(bytes, Volatile.Read(ref _bytes) * 0.99));
     }
 
     private static partial class Log

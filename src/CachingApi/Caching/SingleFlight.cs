@@ -3,14 +3,15 @@ using System.Collections.Concurrent;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// One load at a time for each key of this process: who asks for a key that is being loaded waits for that load
-/// (after golang/groupcache's singleflight).
+/// One load at a time for each key of this process: callers that ask for a key that is being loaded wait for that load
+/// (after golang/groupcache's singleflight). At the time-out the waiters fail and the flight is removed, even if the load ignores
+/// its cancellation token.
 /// </summary>
 internal sealed class SingleFlight<T>(TimeSpan timeout)
 {
     private readonly ConcurrentDictionary<string, Flight> _flights = new();
 
-    /// <summary>How many runs are under way.</summary>
+    /// <summary>How many loads are under way.</summary>
     public int Count => _flights.Count;
 
     /// <summary>Runs <paramref name="load"/>, or joins the run that is under way. A failure is every waiter's, once.</summary>
@@ -63,8 +64,8 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
         using var deadline = new CancellationTokenSource(timeout);
         try
         {
-            // The load belongs to all who wait: it must not run inside, or end with, the request that began it.
-            flight.Landed.SetResult(await Task.Run(() => load(deadline.Token), CancellationToken.None));
+            // The load belongs to all waiters: it must not run inside, or end with, the request that began it.
+            flight.Landed.SetResult(await Task.Run(() => load(deadline.Token), CancellationToken.None).WaitAsync(deadline.Token));
         }
         catch (OperationCanceledException error) when (deadline.IsCancellationRequested)
         {

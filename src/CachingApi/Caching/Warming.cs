@@ -129,7 +129,7 @@ internal sealed partial class Warming(IEnumerable<ManagedCache> caches, Redis re
         {
             await ReportAsync(job, CancellationToken.None);
             await redis.OnStateAsync(
-                state => state.ScriptEvaluateAsync(Lease, [LeaseKey(job.Cache)], [job.Id, (long)lease.TotalMilliseconds, "", ""]), CancellationToken.None);
+                state => state.ScriptEvaluateAsync(Lease, [LeaseKey(job.Cache)], [job.Id, (long)lease.TotalMilliseconds, "", "", 0]), CancellationToken.None);
         }
         catch (UnavailableException outage)
         {

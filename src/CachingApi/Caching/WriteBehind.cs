@@ -43,7 +43,8 @@ internal enum AcceptState
 }
 
 /// <param name="Version">The version that the write gives the thing.</param>
-internal readonly record struct AcceptedWrite(AcceptState State, long Version);
+/// <param name="Token">Its fencing token.</param>
+internal readonly record struct AcceptedWrite(AcceptState State, long Version, long Token = 0);
 
 /// <summary>A synchronous writer's place among the writes of a thing.</summary>
 /// <param name="Token">A fencing token: the row keeps that of its last write, and nothing with an earlier one changes it.</param>
@@ -105,7 +106,7 @@ internal sealed class WriteBehind(WriteBehindQueue queue, DiskBarrier disk, Redi
                 break;
         }
 
-        return new((AcceptState)result[0], result[1]);
+        return new((AcceptState)result[0], result[1], result[2]);
     }
 
     /// <summary>The cache has been told of a write that was accepted.</summary>

@@ -1,23 +1,23 @@
--- Takes an entry out, and keeps what it kept out: a tombstone of its version stays, so that a late writer of an older one is
--- refused. The lease is broken: what is being loaded is not kept.
+-- Takes an entry out, and keeps refusing what it refused: a tombstone of its revision stays, so that a late writer of an older
+-- one is refused. The lease is broken: a load without a version that is under way is not kept.
 -- KEYS[1]  the entry         KEYS[2]  its lease
 -- ARGV[1]  a tombstone of this key, of version 0
 -- ARGV[2]  its time to live in milliseconds
 -- ARGV[3]  the backplane's channel
--- ARGV[4]  what the other processes are told of it
--- ARGV[5]  what those are told that wait for the lease
-local KIND, VERSION, CREATED, HEADER = 3, 13, 21, 48
+-- ARGV[4]  the message to the other processes
+-- ARGV[5]  the message to those that wait for the lease
+local KIND, VERSION, CREATED = 3, 13, 29
 local TOMBSTONE = 2
 
 local held = redis.pcall('GET', KEYS[1])
-local readable = type(held) == 'string' and #held >= HEADER
-  and string.sub(held, 1, 2) == string.sub(ARGV[1], 1, 2) and string.sub(held, 5, 12) == string.sub(ARGV[1], 5, 12)
+local ordered = type(held) == 'string' and #held >= CREATED - 1
+  and string.byte(held) == string.byte(ARGV[1]) and string.sub(held, 5, 12) == string.sub(ARGV[1], 5, 12)
 
-if not readable or struct.unpack('>i8', held, VERSION) == 0 then
+if not ordered or struct.unpack('>i8', held, VERSION) == 0 then
   redis.call('DEL', KEYS[1])
 elseif string.byte(held, KIND) ~= TOMBSTONE then
-  local version = string.sub(held, VERSION, CREATED - 1)
-  redis.call('SET', KEYS[1], string.sub(ARGV[1], 1, VERSION - 1) .. version .. string.sub(ARGV[1], CREATED), 'PX', ARGV[2])
+  local revision = string.sub(held, VERSION, CREATED - 1)
+  redis.call('SET', KEYS[1], string.sub(ARGV[1], 1, VERSION - 1) .. revision .. string.sub(ARGV[1], CREATED), 'PX', ARGV[2])
 end
 
 local lease = redis.call('GET', KEYS[2])

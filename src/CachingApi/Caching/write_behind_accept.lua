@@ -6,10 +6,10 @@
 -- ARGV[3]  its version as the caller read it
 -- ARGV[4]  the versions that may be changed, as ',1,2,'; '' for any
 -- ARGV[5]  the new value
--- Returns 0 and the new version: taken; 1 and 0: the queue is full; 2 and 0: the version is another; 3 and 0: a synchronous
+-- Returns 0, the new version and the token: taken; 1 and 0: the queue is full; 2 and 0: the version is another; 3 and 0: a synchronous
 -- writer is about, so that only the database can tell the version.
 if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then
-  return { 1, 0 }
+  return { 1, 0, 0 }
 end
 
 -- The floor is the highest version that was given out. Of a turn taken while none was known, the writer adds 1 to the row's.
@@ -18,10 +18,10 @@ local current = math.max(tonumber(ARGV[3]), tonumber(held[1] or 0))
 local floor, turns = math.max(current, tonumber(held[2] or 0)), tonumber(held[3] or 0)
 if ARGV[4] ~= '' then
   if floor > current or turns > 0 then
-    return { 3, 0 }
+    return { 3, 0, 0 }
   end
   if not string.find(ARGV[4], string.format(',%.0f,', current), 1, true) then
-    return { 2, 0 }
+    return { 2, 0, 0 }
   end
 end
 
@@ -37,4 +37,4 @@ end
 if not held[1] then
   redis.call('PERSIST', KEYS[3]) -- until the write is done with
 end
-return { 0, tonumber(version) }
+return { 0, tonumber(version), tonumber(token) }

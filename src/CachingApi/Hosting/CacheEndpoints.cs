@@ -237,7 +237,7 @@ internal static class CacheEndpoints
             return NoSuchCache();
         }
 
-        await invalidation.DropAllAsync(cache.Cache, CancellationToken.None);
+        await invalidation.DropAllAsync(cache.Cache, cause: null, CancellationToken.None);
         return TypedResults.NoContent();
     }
 

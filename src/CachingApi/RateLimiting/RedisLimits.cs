@@ -19,7 +19,7 @@ internal sealed partial class RedisLimits(Redis redis, TimeProvider time, ILogge
 
     /// <summary>Requests of the same time are decided by one call of the script, one after the other.</summary>
     private readonly Coalescer<Demand[], Permits[]> _requests =
-        new(redis.State.Multiplexer, MaxTogether, request => request[0].Key, requests => DecideAsync(redis.State, requests));
+        new(redis.State.Multiplexer, () => MaxTogether, request => request[0].Key, requests => DecideAsync(redis.State, requests));
 
     /// <summary>The timestamp of the last failure or trial; 0 while Redis answers.</summary>
     private long _failed;

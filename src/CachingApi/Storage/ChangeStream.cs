@@ -13,7 +13,8 @@ namespace CachingApi.Storage;
 /// <summary>A committed change of one row.</summary>
 /// <param name="Id">The row's <c>id</c>; <c>null</c> where it may be any row (<c>TRUNCATE</c>, or no <c>REPLICA IDENTITY FULL</c>).</param>
 /// <param name="Version">The row's <c>version</c>; of a deleted one, the last.</param>
-internal readonly record struct RowChange(string Table, string? Id, long Version, bool Deleted);
+/// <param name="Fence">The row's <c>fence</c>; 0 if it has none.</param>
+internal readonly record struct RowChange(string Table, string? Id, long Version, long Fence, bool Deleted);
 
 /// <summary>Where the changes of this database can be had from: the state of its replication slot.</summary>
 /// <param name="Possible">Whether PostgreSQL runs with <c>wal_level=logical</c>.</param>
@@ -24,6 +25,24 @@ internal sealed record ChangeSlot(string Name, bool Possible, bool Bounded, bool
 {
     /// <summary>Whether a new one is to be made, in which the changes until now are not.</summary>
     public bool IsMissing => Active is null || Lost == true;
+}
+
+/// <summary>A position in the changes of a database: how far a cache has them.</summary>
+/// <param name="System">The database cluster's own id.</param>
+/// <param name="Timeline">It grows with each promotion of a standby; positions of two timelines cannot be compared.</param>
+internal readonly record struct ChangePosition(string System, uint Timeline, ulong Lsn)
+{
+    /// <summary>Whether a cache that has the changes up to here has all that a reader at <paramref name="other"/> will not see again.</summary>
+    public bool Covers(ChangePosition other) => System == other.System && Timeline == other.Timeline && Lsn >= other.Lsn;
+
+    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"{System}/{Timeline:x8}/{Lsn:x16}");
+
+    public static ChangePosition? Parse(string? text) =>
+        text?.Split('/') is [var system, var timeline, var lsn]
+        && uint.TryParse(timeline, NumberStyles.HexNumber, CultureInfo.InvariantCulture, out var line)
+        && ulong.TryParse(lsn, NumberStyles.HexNumber, CultureInfo.InvariantCulture, out var position)
+            ? new(system, line, position)
+            : null;
 }
 
 /// <summary>Opens the stream of changes for one process at a time.</summary>
@@ -46,6 +65,25 @@ internal sealed class ChangeSource(NpgsqlDataSource postgres, IOptions<Connectio
             """,
             new { prefix = redis.Value.KeyPrefix.Replace('-', '_') },
             cancellationToken: cancel));
+    }
+
+    /// <summary>The database cluster that answers: its own id, and its timeline.</summary>
+    public async Task<(string System, uint Timeline)> IdentifyAsync(CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        var (system, timeline) = await connection.QuerySingleAsync<(string, string)>(new CommandDefinition(
+            "SELECT system_identifier::text, left(pg_walfile_name(pg_current_wal_lsn()), 8) FROM pg_control_system()", cancellationToken: cancel));
+        return (system, uint.Parse(timeline, NumberStyles.HexNumber, CultureInfo.InvariantCulture));
+    }
+
+    /// <summary>The position that was confirmed last: the stream begins there.</summary>
+    public async Task<ChangePosition> ConfirmedAsync(ChangeSlot slot, CancellationToken cancel)
+    {
+        var (system, timeline) = await IdentifyAsync(cancel);
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        var confirmed = await connection.QuerySingleAsync<string>(new CommandDefinition(
+            "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = @Name", slot, cancellationToken: cancel));
+        return new(system, timeline, (ulong)NpgsqlLogSequenceNumber.Parse(confirmed));
     }
 
     /// <summary>Opens the stream; <c>null</c> while another process follows.</summary>
@@ -154,12 +192,12 @@ internal sealed class ChangeStream : IAsyncDisposable
                     yield return await ReadAsync(delete.Relation, delete.OldRow, deleted: true);
                     break;
                 case DeleteMessage unknown:
-                    yield return new(unknown.Relation.RelationName, null, 0, Deleted: true);
+                    yield return new(unknown.Relation.RelationName, null, 0, 0, Deleted: true);
                     break;
                 case TruncateMessage truncate:
                     foreach (var table in truncate.Relations)
                     {
-                        yield return new(table.RelationName, null, 0, Deleted: true);
+                        yield return new(table.RelationName, null, 0, 0, Deleted: true);
                     }
 
                     break;
@@ -174,7 +212,7 @@ internal sealed class ChangeStream : IAsyncDisposable
 
     private static async Task<RowChange> ReadAsync(RelationMessage table, ReplicationTuple row, bool deleted)
     {
-        var (id, version) = ("", 0L);
+        var (id, version, fence) = ("", 0L, 0L);
         await foreach (var column in row)
         {
             switch (column.GetFieldName())
@@ -185,9 +223,12 @@ internal sealed class ChangeStream : IAsyncDisposable
                 case "version":
                     version = long.Parse(await column.Get<string>(), CultureInfo.InvariantCulture);
                     break;
+                case "fence":
+                    fence = long.Parse(await column.Get<string>(), CultureInfo.InvariantCulture);
+                    break;
             }
         }
 
-        return new(table.RelationName, id, version, deleted);
+        return new(table.RelationName, id, version, fence, deleted);
     }
 }

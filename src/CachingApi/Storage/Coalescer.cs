@@ -7,11 +7,11 @@ namespace CachingApi.Storage;
 /// Lets requests to Redis that come at the same time ride together, as one command (one for each slot on a Redis Cluster). One
 /// that comes alone goes alone, at once.
 /// </summary>
-/// <param name="most">How many ride together at most, so that they don't hold up others for long.</param>
+/// <param name="most">How many ride together at most, at present, so that they don't hold up others for long.</param>
 /// <param name="key">A key of the request, which says its slot.</param>
 /// <param name="send">Sends requests of one slot; the replies are in the same order. If it fails, it fails for all of them.</param>
 internal sealed class Coalescer<TRequest, TReply>(
-    IConnectionMultiplexer multiplexer, int most, Func<TRequest, RedisKey> key, Func<TRequest[], Task<TReply[]>> send) : IThreadPoolWorkItem
+    IConnectionMultiplexer multiplexer, Func<int> most, Func<TRequest, RedisKey> key, Func<TRequest[], Task<TReply[]>> send) : IThreadPoolWorkItem
 {
     private readonly ConcurrentQueue<Waiting> _waiting = new();
     private int _underWay;
@@ -47,7 +47,7 @@ internal sealed class Coalescer<TRequest, TReply>(
 
         foreach (var slot in gathered.GroupBy(waiting => multiplexer.GetHashSlot(key(waiting.Request))))
         {
-            foreach (var together in slot.Chunk(most))
+            foreach (var together in slot.Chunk(most()))
             {
                 _ = TogetherAsync(together);
             }

@@ -59,6 +59,18 @@ internal sealed class Redis : IAsyncDisposable
         }
     }
 
+    /// <summary>A key on every shard of the cache's Redis; one key if it is no cluster.</summary>
+    public IReadOnlyList<RedisKey> KeysOnShards(string name)
+    {
+        var key = $"{KeyPrefix}:{name}";
+        var configuration = _cache.GetServers().FirstOrDefault(server => server.ServerType is ServerType.Cluster && server.IsConnected)?.ClusterConfiguration;
+        return configuration is null
+            ? [key]
+            : [.. configuration.Nodes.Where(node => !node.IsReplica && node.Slots.Count > 0).Select(node => Enumerable.Range(0, int.MaxValue)
+                .Select(number => (RedisKey)$"{key}:{{{number}}}")
+                .First(candidate => configuration.GetBySlot(candidate)?.NodeId == node.NodeId))];
+    }
+
     /// <summary>A further connection to the state server, for commands that hold up all that follow them.</summary>
     public Task<ConnectionMultiplexer> ConnectToStateAsync(string role, TimeSpan patience)
     {

@@ -63,8 +63,8 @@ internal sealed partial class AdminAccount(
         await users.CreateAsync(
             Guid.CreateVersion7(now), email.Trim(), Email.Key(email), "Administrator", hash, now.UtcDateTime, cancellationToken);
         var admin = await users.PromoteAsync(Email.Key(email), hash, now.UtcDateTime, cancellationToken);
-        await invalidation.InvalidateAsync(cached.ById(admin.Id), admin.Version, cancellationToken);
-        await invalidation.DropAllAsync(cached.Lists, cancellationToken);
+        await invalidation.InvalidateAsync(cached.ById(admin.Id), cached.Users.RevisionOf(admin), cancellationToken);
+        await invalidation.DropAllAsync(cached.Lists, cause: null, cancellationToken);
         Log.Ready(log, admin.Id);
     }
 

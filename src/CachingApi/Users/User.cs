@@ -33,6 +33,9 @@ public sealed record User
 
     /// <summary>When the user was last changed.</summary>
     public required DateTime UpdatedAt { get; init; }
+
+    /// <summary>The fencing token of the last write, which orders equal versions; it is not shown.</summary>
+    internal long Fence { get; init; }
 }
 
 /// <summary>Some users, newest first.</summary>

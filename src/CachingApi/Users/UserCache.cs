@@ -26,7 +26,7 @@ internal sealed class UserListCacheSettings : CacheSettings;
 /// <summary>The keys and lifetimes of what is cached of users.</summary>
 internal sealed class UserCache(IOptions<UserCacheSettings> users, IOptions<UserListCacheSettings> lists, IOptions<JsonOptions> json)
 {
-    public Cache<User> Users { get; } = new("users", users.Value, Json<User>(json), user => user.Version);
+    public Cache<User> Users { get; } = new("users", users.Value, Json<User>(json), user => user.Version, fence: user => user.Fence);
 
     /// <summary>Pages: <c>user-lists:…:&lt;limit&gt;:&lt;after&gt;</c>. They have no version, as any user may be on them.</summary>
     public Cache<UserPage> Lists { get; } = new("user-lists", lists.Value, Json<UserPage>(json), _ => 0);

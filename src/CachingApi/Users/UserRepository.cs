@@ -23,24 +23,19 @@ internal enum UserWrite
 internal sealed class UserRepository(NpgsqlDataSource postgres)
 {
     private const string Columns =
-        "id, email, display_name AS DisplayName, role, version, created_at AS CreatedAt, updated_at AS UpdatedAt";
+        "id, email, display_name AS DisplayName, role, version, created_at AS CreatedAt, updated_at AS UpdatedAt, fence";
 
-    /// <summary>A user, and the token of the last write that is in the row.</summary>
-    public async Task<(User? User, long Fence)> FindAsync(Guid id, CancellationToken cancel)
+    public async Task<User?> FindAsync(Guid id, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
-        var rows = await connection.QueryAsync<User, long, (User?, long)>(
-            new CommandDefinition(
-                $"""
-                SELECT {Columns}, fence
-                FROM users
-                WHERE id = @id
-                """,
-                new { id },
-                cancellationToken: cancel),
-            (user, fence) => (user, fence),
-            splitOn: "fence");
-        return rows.SingleOrDefault();
+        return await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
+            $"""
+            SELECT {Columns}
+            FROM users
+            WHERE id = @id
+            """,
+            new { id },
+            cancellationToken: cancel));
     }
 
     /// <summary>Up to <paramref name="limit"/> users, newest first, from the one after <paramref name="after"/> on (keyset paging).</summary>

@@ -44,8 +44,8 @@ internal sealed class UserService(
         if (created is not null)
         {
             await Task.WhenAll(
-                invalidation.InvalidateAsync(cached.ById(id), created.Version, CancellationToken.None),
-                invalidation.DropAllAsync(cached.Lists, CancellationToken.None));
+                invalidation.InvalidateAsync(cached.ById(id), cached.Users.RevisionOf(created), CancellationToken.None),
+                ClearListsAsync(created));
         }
 
         return created;
@@ -58,8 +58,8 @@ internal sealed class UserService(
         return (strategy ?? _strategy) switch
         {
             WriteStrategy.WriteBehind => WriteBehindAsync(id, change, versions),
-            WriteStrategy.Invalidate => WriteAsync(id, change, versions, updated => invalidation.InvalidateAsync(cached.ById(id), updated.Version, CancellationToken.None)),
-            _ => WriteAsync(id, change, versions, updated => writeThrough.PutAsync(cached.ById(id), updated, CancellationToken.None)),
+            WriteStrategy.Invalidate => WriteAsync(id, change, versions, (updated, _) => InvalidateAsync(updated)),
+            _ => WriteAsync(id, change, versions, PutAsync),
         };
     }
 
@@ -70,6 +70,7 @@ internal sealed class UserService(
     /// </remarks>
     public async Task<bool> DeleteAsync(Guid id)
     {
+        var began = Moment.Now;
         await sessions.EndAllAsync(id, CancellationToken.None);
         var (_, deleted, turn) = await InTurnAsync(id, turn => users.DeleteAsync(id, turn, CancellationToken.None));
         if (deleted is null)
@@ -77,22 +78,24 @@ internal sealed class UserService(
             return false;
         }
 
+        var revision = new Revision(Math.Max(deleted.Version + 1, turn.Version), turn.Token);
         await Task.WhenAll(
-            invalidation.DeletedAsync(cached.ById(id), Math.Max(deleted.Version + 1, turn.Version), CancellationToken.None),
-            invalidation.DropAllAsync(cached.Lists, CancellationToken.None),
+            invalidation.DeletedAsync(cached.ById(id), revision, began, CancellationToken.None),
+            invalidation.DropAllAsync(cached.Lists, new Cause($"{id}", revision), CancellationToken.None),
             sessions.EndAllAsync(id, CancellationToken.None));
         return true;
     }
 
-    /// <summary>Commits, then tells the cache.</summary>
-    private async Task<(UserWrite Outcome, User? User)> WriteAsync(Guid id, UserChange change, long[]? versions, Func<User, Task> tellCache)
+    /// <summary>Commits, then updates the cache.</summary>
+    private async Task<(UserWrite Outcome, User? User)> WriteAsync(Guid id, UserChange change, long[]? versions, Func<User, Moment, Task> updateCache)
     {
+        var began = Moment.Now;
         var (outcome, updated, _) = await InTurnAsync(id, turn => users.UpdateAsync(id, change, versions, turn, CancellationToken.None));
         if (updated is not null)
         {
             await Task.WhenAll(
-                tellCache(updated),
-                invalidation.DropAllAsync(cached.Lists, CancellationToken.None),
+                updateCache(updated, began),
+                ClearListsAsync(updated),
                 writeBehind.SettleAsync($"{id}", updated.Version, CancellationToken.None));
         }
 
@@ -118,6 +121,7 @@ internal sealed class UserService(
     /// <summary>Queues the change and shows it; where the queue does not take it, writes it through.</summary>
     private async Task<(UserWrite Outcome, User? User)> WriteBehindAsync(Guid id, UserChange change, long[]? versions)
     {
+        var began = Moment.Now;
         var found = await FindAsync(id, CancellationToken.None);
         if (!found.Found)
         {
@@ -129,15 +133,14 @@ internal sealed class UserService(
         switch (accepted.State)
         {
             case AcceptState.Accepted:
-                var user = Changed(JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)!, change, accepted.Version);
-                await writeThrough.PutAsync(cached.ById(id), user, CancellationToken.None);
+                var user = Changed(JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)!, change, accepted.Version, accepted.Token);
+                await PutAsync(user, began);
                 writeBehind.Told($"{id}", user.Version);
                 return (UserWrite.Accepted, user);
             case AcceptState.VersionMismatch:
                 return (UserWrite.VersionMismatch, null);
             default:
-                return await WriteAsync(
-                    id, change, versions, updated => writeThrough.PutAsync(cached.ById(id), updated, CancellationToken.None));
+                return await WriteAsync(id, change, versions, PutAsync);
         }
     }
 
@@ -145,14 +148,22 @@ internal sealed class UserService(
     private async Task<User?> LoadAsync(Guid id, CancellationToken cancel)
     {
         var pending = await writeBehind.PendingAsync($"{id}", cancel);
-        var (user, fence) = await users.FindAsync(id, cancel);
-        return user is null || pending is null || pending.Token <= fence
+        var user = await users.FindAsync(id, cancel);
+        return user is null || pending is null || pending.Token <= user.Fence
             ? user
-            : Changed(user, JsonSerializer.Deserialize(pending.Value.Span, UserJson.Default.UserChange)!, pending.Version);
+            : Changed(user, JsonSerializer.Deserialize(pending.Value.Span, UserJson.Default.UserChange)!, pending.Version, pending.Token);
     }
 
-    private static User Changed(User user, UserChange change, long version) =>
-        user with { Email = change.Email, DisplayName = change.DisplayName, UpdatedAt = change.UpdatedAt, Version = version };
+    private static User Changed(User user, UserChange change, long version, long token) =>
+        user with { Email = change.Email, DisplayName = change.DisplayName, UpdatedAt = change.UpdatedAt, Version = version, Fence = token };
+
+    private Task PutAsync(User user, Moment began) => writeThrough.PutAsync(cached.ById(user.Id), user, began, CancellationToken.None);
+
+    private Task InvalidateAsync(User user) =>
+        invalidation.InvalidateAsync(cached.ById(user.Id), cached.Users.RevisionOf(user), CancellationToken.None);
+
+    private Task ClearListsAsync(User user) =>
+        invalidation.DropAllAsync(cached.Lists, new Cause($"{user.Id}", cached.Users.RevisionOf(user)), CancellationToken.None);
 
     private async Task<UserPage?> LoadPageAsync(Guid? after, int limit, CancellationToken cancel)
     {

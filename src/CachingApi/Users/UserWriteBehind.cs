@@ -18,7 +18,9 @@ internal sealed class UserWriteBehind(
         var results = await PersistOrSplitAsync([.. writes.Select(write => (write, Read(write)))], cancel);
         if (results.Any(result => result.Outcome is WriteOutcome.Persisted))
         {
-            await invalidation.DropAllAsync(cached.Lists, cancel);
+            var causes = writes.Zip(results).Where(done => done.Second.Outcome is WriteOutcome.Persisted)
+                .Select(done => new Cause(done.First.Id, new(done.Second.Version, done.First.Token)));
+            await Task.WhenAll(causes.Select(cause => invalidation.DropAllAsync(cached.Lists, cause, cancel)));
         }
 
         // The cache shows something else where its writer did not come to tell it, or where somebody who took no turn (psql) has
@@ -26,7 +28,7 @@ internal sealed class UserWriteBehind(
         await Task.WhenAll(writes.Zip(results)
             .Where(done => done.Second.Outcome is WriteOutcome.Persisted)
             .Where(done => !writeBehind.TryTakeTold(done.First.Id, done.First.Version) || done.Second.Version != done.First.Version)
-            .Select(done => invalidation.InvalidateAsync(cached.ById(Guid.Parse(done.First.Id)), done.Second.Version, cancel)));
+            .Select(done => invalidation.InvalidateAsync(cached.ById(Guid.Parse(done.First.Id)), new(done.Second.Version, done.First.Token), cancel)));
         return results;
     }
 
@@ -69,10 +71,10 @@ internal sealed class UserWriteBehind(
     private async Task VoidAsync(QueuedWrite write, long version, CancellationToken cancel)
     {
         var id = Guid.Parse(write.Id);
-        var (user, _) = await users.FindAsync(id, cancel);
+        var user = await users.FindAsync(id, cancel);
         await (user is null
-            ? invalidation.DeletedAsync(cached.ById(id), version, cancel)
-            : invalidation.InvalidateAsync(cached.ById(id), version, cancel));
+            ? invalidation.DeletedAsync(cached.ById(id), new(version, write.Token), Moment.Now, cancel)
+            : invalidation.InvalidateAsync(cached.ById(id), new(version, user.Fence), cancel));
     }
 
     private async Task<bool> RetryAsync(QueuedWrite write, CancellationToken cancel)

@@ -16,10 +16,10 @@ internal sealed class WeatherCache(IOptions<GeocodingCacheSettings> geocoding, I
     /// <summary>Where the upstream is late with an observation, it is asked again after this long.</summary>
     private static readonly TimeSpan AskAgainAfter = TimeSpan.FromMinutes(1);
 
-    public Cache<Place> Places { get; } = new("geocoding", geocoding.Value, WeatherJson.Default.Place, _ => 0, isVoided: false);
+    public Cache<Place> Places { get; } = new("geocoding", geocoding.Value, WeatherJson.Default.Place, _ => 0, requiresBackplane: false);
 
     public Cache<Observation> Observations { get; } = new(
-        "weather", weather.Value, WeatherJson.Default.Observation, _ => 0, isVoided: false, (observed, now) => FreshUntil(observed, now, weather.Value.Jitter));
+        "weather", weather.Value, WeatherJson.Default.Observation, _ => 0, requiresBackplane: false, (observed, now) => FreshUntil(observed, now, weather.Value.Jitter));
 
     public CacheSettings PlaceSettings => geocoding.Value;
 

@@ -26,7 +26,7 @@ public sealed class CacheEntryTests
     [Theory]
     [InlineData(0)]
     [InlineData(1)]
-    [InlineData(47)]
+    [InlineData(63)]
     public void A_cut_off_entry_is_a_miss(int length) =>
         Assert.Null(CacheEntry.Parse(Key, Entry().Bytes[..length]));
 
@@ -35,12 +35,46 @@ public sealed class CacheEntryTests
     [InlineData(1)] // format
     [InlineData(2)] // kind
     [InlineData(4)] // hash of the key
+    [InlineData(52)] // checksum
+    [InlineData(64)] // body
     public void An_entry_with_a_foreign_header_is_a_miss(int offset)
     {
         var bytes = Entry().Bytes.ToArray();
         bytes[offset] ^= 0xFF;
         Assert.Null(CacheEntry.Parse(Key, bytes));
     }
+
+    [Fact]
+    public void An_entry_of_another_format_is_a_miss_and_still_ordered()
+    {
+        var bytes = Entry().Bytes.ToArray();
+        bytes[1] = 1;
+        Assert.Null(CacheEntry.Parse(Key, bytes));
+        Assert.Equal(new(7, 0), CacheEntry.RevisionOf(Key, bytes));
+        Assert.Null(CacheEntry.RevisionOf(new("service:things:g1:2"), bytes));
+    }
+
+    [Fact]
+    public void A_body_of_another_shape_is_a_miss_and_still_ordered()
+    {
+        var renamed = new Cache<RenamedThing>("things", new(), ThingJson.Default.RenamedThing, thing => thing.Version);
+        Assert.NotEqual(renamed.Shape, Cache(new()).Shape);
+        var key = Key with { Shape = renamed.Shape };
+
+        var bytes = CacheEntry.Of(key, renamed, new("it", 7), TimeSpan.Zero, Now).Bytes;
+
+        Assert.NotNull(CacheEntry.Parse(key, bytes));
+        Assert.Null(CacheEntry.Parse(Key with { Shape = Cache(new()).Shape }, bytes));
+        Assert.Equal(new(7, 0), CacheEntry.RevisionOf(Key, bytes.Span));
+    }
+
+    [Theory]
+    [InlineData(1, 5, 2, 0, true)]
+    [InlineData(2, 1, 2, 2, true)]
+    [InlineData(2, 2, 2, 2, false)]
+    [InlineData(3, 0, 2, 9, false)]
+    public void Revisions_are_ordered_by_version_then_by_fence(long version, long fence, long otherVersion, long otherFence, bool older) =>
+        Assert.Equal(older, new Revision(version, fence) < new Revision(otherVersion, otherFence));
 
     [Fact]
     public void A_reply_that_was_meant_for_another_key_is_a_miss() =>
@@ -63,7 +97,7 @@ public sealed class CacheEntryTests
     [Fact]
     public void A_tombstone_is_never_an_answer()
     {
-        var tombstone = CacheEntry.Tombstone(Key, 5, Now);
+        var tombstone = CacheEntry.Tombstone(Key, new(5), Now);
         Assert.False(tombstone.IsFresh(Now.AddDays(-1)));
         Assert.False(tombstone.IsUsable(Now.AddDays(-1)));
     }

@@ -287,7 +287,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
 
         await Eventually.TrueAsync(async () => await NameAsync(client, user) == "After");
         await FollowedAsync(follower);
-        Assert.Single(follower.Log, line => line.Contains("all that is cached is dropped", StringComparison.Ordinal));
+        Assert.Single(follower.Log, line => line.Contains("the caches of its tables are cleared", StringComparison.Ordinal));
         Assert.Equal(why == "the slot was lost", follower.Log.Any(line => line.Contains("max_slot_wal_keep_size", StringComparison.Ordinal)));
         NpgsqlConnection.ClearAllPools();
     }

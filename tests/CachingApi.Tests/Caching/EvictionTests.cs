@@ -37,9 +37,9 @@ public sealed class EvictionTests(TestServers servers)
         var engine = new Engine(node);
 
         // 1. A commits version 2, B commits version 3 and tells the cache; 2. an administrator evicts; 3. A tells the cache.
-        await engine.WriteThrough.PutAsync(engine.Key(), new("third", 3), CancellationToken.None);
+        await engine.PutAsync(engine.Key(), new("third", 3), CancellationToken.None);
         await engine.Invalidation.EvictAsync(engine.Cache, "1", CancellationToken.None);
-        await engine.WriteThrough.PutAsync(engine.Key(), new("second", 2), CancellationToken.None);
+        await engine.PutAsync(engine.Key(), new("second", 2), CancellationToken.None);
 
         Assert.Equal(3, Engine.Read(await engine.GetAsync(new Thing("third", 3)))!.Version);
     }
@@ -50,9 +50,9 @@ public sealed class EvictionTests(TestServers servers)
         await using var node = await ApiNode.StartAsync(servers);
         var engine = new Engine(node);
 
-        await engine.Invalidation.InvalidateAsync(engine.Key(), 3, CancellationToken.None);
+        await engine.Invalidation.InvalidateAsync(engine.Key(), new(3), CancellationToken.None);
         await engine.Invalidation.EvictAsync(engine.Cache, "1", CancellationToken.None);
-        await engine.WriteThrough.PutAsync(engine.Key(), new("second", 2), CancellationToken.None);
+        await engine.PutAsync(engine.Key(), new("second", 2), CancellationToken.None);
 
         Assert.Equal(3, Engine.Read(await engine.GetAsync(new Thing("third", 3)))!.Version);
     }

@@ -90,7 +90,7 @@ public sealed class LeaseTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_failing_load_fails_those_that_wait_on_other_nodes_once_and_they_do_not_retry_in_turn()
+    public async Task A_failed_load_of_another_node_is_tried_once_here_for_all_that_wait()
     {
         await using var node = await ApiNode.StartAsync(servers);
         await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
@@ -116,10 +116,65 @@ public sealed class LeaseTests(TestServers servers)
         await Assert.ThrowsAsync<InvalidDataException>(() => reader);
         foreach (var waiter in waiters)
         {
-            await Assert.ThrowsAsync<UnavailableException>(() => waiter);
+            await Assert.ThrowsAsync<InvalidDataException>(() => waiter);
         }
 
-        Assert.Equal(1, loads);
+        Assert.Equal(2, loads);
+    }
+
+    [Fact]
+    public async Task A_failed_load_of_a_sick_node_does_not_fail_the_readers_of_a_healthy_one()
+    {
+        await using var sick = await ApiNode.StartAsync(servers);
+        await using var healthy = await ApiNode.StartAsync(servers, nodeOf: sick);
+        await MemoryTierTests.TrustedAsync(sick, healthy);
+        var (there, here) = (new Engine(sick), new Engine(healthy));
+        var (gate, loading) = (new TaskCompletionSource(), new TaskCompletionSource());
+
+        var failed = there.GetAsync(async stop =>
+        {
+            loading.SetResult();
+            await gate.Task.WaitAsync(stop);
+            throw new InvalidDataException("This node cannot reach the source.");
+        });
+        await loading.Task;
+        var waiting = here.GetAsync(new Thing("it", 1));
+        await Eventually.TrueAsync(async () => await healthy.MetricAsync("cache_operation_duration_seconds_count", ("operation", "lease")) >= 1);
+        gate.SetResult();
+
+        await Assert.ThrowsAsync<InvalidDataException>(() => failed);
+        Assert.Equal("it", Engine.Read(await waiting)!.Name);
+    }
+
+    [Fact]
+    public async Task A_value_with_a_version_is_kept_also_when_its_lease_has_expired_but_not_when_it_is_late()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node);
+        var namespaces = node.Services.GetRequiredService<Namespaces>();
+        var redis = node.Services.GetRequiredService<RedisTier>();
+        var key = namespaces.Key(engine.Cache, await namespaces.CurrentAsync("things", CancellationToken.None), "1");
+        Task<TierWrite> FillAsync(long version, Moment began) => redis.FillAsync(
+            "things",
+            "1",
+            key,
+            "expired",
+            CacheEntry.Of(key, engine.Cache, new("it", version), TimeSpan.Zero, TimeProvider.System.GetUtcNow()),
+            TimeSpan.FromMinutes(1),
+            began,
+            CancellationToken.None);
+
+        // Later than the tombstone of a newer version would have lived.
+        var longAgo = new Moment(Moment.Now.Milliseconds - (long)Invalidation.TombstoneTtl.TotalMilliseconds - 1);
+        Assert.Equal(WriteState.LeaseLost, (await FillAsync(2, longAgo)).State);
+
+        Assert.Equal(WriteState.Stored, (await FillAsync(2, Moment.Now)).State);
+        Assert.Equal(WriteState.Refused, (await FillAsync(1, Moment.Now)).State);
+
+        // A tombstone of the same version may be an eviction, which a load from before it must not undo.
+        await engine.Invalidation.InvalidateAsync(engine.Key(), new(3), CancellationToken.None);
+        Assert.Equal(WriteState.LeaseLost, (await FillAsync(3, Moment.Now)).State);
+        Assert.Equal(WriteState.Stored, (await FillAsync(4, Moment.Now)).State);
     }
 
     [Fact]
@@ -129,11 +184,11 @@ public sealed class LeaseTests(TestServers servers)
         var engine = new Engine(node);
         var namespaces = node.Services.GetRequiredService<Namespaces>();
         var redis = node.Services.GetRequiredService<RedisTier>();
-        var generation = (await namespaces.CurrentAsync("things", CancellationToken.None))!.Value;
+        var epoch = await namespaces.CurrentAsync("things", CancellationToken.None);
 
         // A holder that never renews, nor gives back: it is dead.
         var read = await redis.ReadOrLeaseAsync(
-            namespaces.Key("things", generation, "1"), "dead", Leases.Duration, TimeProvider.System.GetUtcNow(), CancellationToken.None);
+            namespaces.Key(engine.Cache, epoch, "1"), "dead", Leases.Duration, TimeProvider.System.GetUtcNow(), CancellationToken.None);
         Assert.Equal(LeaseState.Granted, read.State);
 
         Assert.Equal("it", Engine.Read(await engine.GetAsync(new Thing("it", 1)))!.Name);
@@ -193,9 +248,10 @@ public sealed class LeaseTests(TestServers servers)
         var engine = new Engine(node, versioned: false);
         var namespaces = node.Services.GetRequiredService<Namespaces>();
         var redis = node.Services.GetRequiredService<RedisTier>();
-        var key = namespaces.Key("things", (await namespaces.CurrentAsync("things", CancellationToken.None))!.Value, "1");
+        var key = namespaces.Key(engine.Cache, await namespaces.CurrentAsync("things", CancellationToken.None), "1");
         var entry = CacheEntry.Of(key, engine.Cache, new("old", 0), TimeSpan.Zero, TimeProvider.System.GetUtcNow());
-        Task<TierWrite> FillAsync(string token) => redis.FillAsync("things", "1", key, token, entry, TimeSpan.FromMinutes(1), CancellationToken.None);
+        Task<TierWrite> FillAsync(string token) => redis.FillAsync(
+            "things", "1", key, token, entry, TimeSpan.FromMinutes(1), Moment.Now, CancellationToken.None);
         Task<LeaseRead> LeaseAsync(string token) =>
             redis.ReadOrLeaseAsync(key, token, Leases.Duration, TimeProvider.System.GetUtcNow(), CancellationToken.None);
 
@@ -203,7 +259,7 @@ public sealed class LeaseTests(TestServers servers)
 
         // An invalidation breaks it, also of things that have no version.
         Assert.Equal(LeaseState.Granted, (await LeaseAsync("broken")).State);
-        await engine.Invalidation.InvalidateAsync(engine.Key(), 0, CancellationToken.None);
+        await engine.Invalidation.InvalidateAsync(engine.Key(), new(0), CancellationToken.None);
         Assert.Equal(WriteState.LeaseLost, (await FillAsync("broken")).State);
 
         Assert.Equal(LeaseState.Granted, (await LeaseAsync("good")).State);

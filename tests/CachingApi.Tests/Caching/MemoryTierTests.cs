@@ -72,10 +72,10 @@ public sealed class MemoryTierTests(TestServers servers)
         source = change == "delete" ? null : new("new", 2);
         await (change switch
         {
-            "write-through" => here.WriteThrough.PutAsync(here.Key(), source!, CancellationToken.None),
-            "invalidate" => here.Invalidation.InvalidateAsync(here.Key(), 2, CancellationToken.None),
-            "delete" => here.Invalidation.DeletedAsync(here.Key(), 2, CancellationToken.None),
-            _ => here.Invalidation.DropAllAsync(here.Cache, CancellationToken.None),
+            "write-through" => here.PutAsync(here.Key(), source!, CancellationToken.None),
+            "invalidate" => here.Invalidation.InvalidateAsync(here.Key(), new(2), CancellationToken.None),
+            "delete" => here.Invalidation.DeletedAsync(here.Key(), new(2), Moment.Now, CancellationToken.None),
+            _ => here.Invalidation.DropAllAsync(here.Cache, cause: null, CancellationToken.None),
         });
 
         // At once here; there as soon as the message is.
@@ -92,12 +92,12 @@ public sealed class MemoryTierTests(TestServers servers)
         await TrustedAsync(node, other);
         var (here, there) = (new Engine(node, InMemory), new Engine(other, InMemory));
 
-        await here.WriteThrough.PutAsync(here.Key(), new("third", 3), CancellationToken.None);
+        await here.PutAsync(here.Key(), new("third", 3), CancellationToken.None);
         Assert.Equal(CacheOutcome.MemoryHit, (await here.GetAsync((Thing?)null)).Outcome);
 
         // Late, and refused by Redis; the message is of an older version.
-        await there.Invalidation.InvalidateAsync(there.Key(), 2, CancellationToken.None);
-        await there.WriteThrough.PutAsync(there.Key("2"), new("a message after it", 1), CancellationToken.None);
+        await there.Invalidation.InvalidateAsync(there.Key(), new(2), CancellationToken.None);
+        await there.PutAsync(there.Key("2"), new("a message after it", 1), CancellationToken.None);
         Assert.Equal(CacheOutcome.MemoryHit, (await here.GetAsync((Thing?)null)).Outcome);
         Assert.Equal("third", Engine.Read(await here.GetAsync((Thing?)null))!.Name);
     }
@@ -112,12 +112,12 @@ public sealed class MemoryTierTests(TestServers servers)
         var now = TimeProvider.System.GetUtcNow();
         var old = CacheEntry.Of(new EntryKey("k"), engine.Cache, new("old", 1), TimeSpan.Zero, now);
 
-        var ticket = memory.Ticket(engine.Cache, "1");
-        memory.Changed(engine.Cache, "1", 2);
-        memory.Keep(engine.Cache, "1", old, ticket, now);
+        var read = memory.Begin(engine.Cache, "1", epoch: null);
+        memory.Changed(engine.Cache, "1", new(2));
+        memory.Keep(engine.Cache, "1", old, read, now);
 
         Assert.Null(memory.Find(engine.Cache, "1", now));
-        memory.Keep(engine.Cache, "1", old, memory.Ticket(engine.Cache, "1"), now);
+        memory.Keep(engine.Cache, "1", old, memory.Begin(engine.Cache, "1", epoch: null), now);
         Assert.NotNull(memory.Find(engine.Cache, "1", now));
     }
 
@@ -165,8 +165,8 @@ public sealed class MemoryTierTests(TestServers servers)
         }
 
         source = new("new", 2);
-        await here.WriteThrough.PutAsync(here.Key("1"), source, CancellationToken.None);
-        await here.WriteThrough.PutAsync(here.Key("2"), source, CancellationToken.None);
+        await here.PutAsync(here.Key("1"), source, CancellationToken.None);
+        await here.PutAsync(here.Key("2"), source, CancellationToken.None);
         var backplane = other.Services.GetRequiredService<Backplane>();
         await Eventually.TrueAsync(() => !backplane.IsTrusted);
         Assert.Equal("new", Engine.Read(await there.GetAsync(source, "2"))!.Name);

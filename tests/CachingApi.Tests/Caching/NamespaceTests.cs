@@ -17,7 +17,7 @@ public sealed class NamespaceTests(TestServers servers)
         await engine.GetAsync(new Thing("old", 1), "1");
         await engine.GetAsync(new Thing("old", 1), "2");
 
-        await engine.Invalidation.DropAllAsync(engine.Cache, CancellationToken.None);
+        await engine.Invalidation.DropAllAsync(engine.Cache, cause: null, CancellationToken.None);
 
         Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 1), "1"))!.Name);
         Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 1), "2"))!.Name);
@@ -33,7 +33,7 @@ public sealed class NamespaceTests(TestServers servers)
 
         var reader = engine.GetAsync(slow.RunAsync);
         await slow.HasRead;
-        await engine.Invalidation.DropAllAsync(engine.Cache, CancellationToken.None);
+        await engine.Invalidation.DropAllAsync(engine.Cache, cause: null, CancellationToken.None);
         slow.GoOn();
         await reader;
 
@@ -48,7 +48,7 @@ public sealed class NamespaceTests(TestServers servers)
         var (here, there) = (new Engine(node), new Engine(other));
         await there.GetAsync(new Thing("old", 0));
 
-        await here.Invalidation.DropAllAsync(here.Cache, CancellationToken.None);
+        await here.Invalidation.DropAllAsync(here.Cache, cause: null, CancellationToken.None);
 
         await Eventually.TrueAsync(async () => Engine.Read(await there.GetAsync(new Thing("new", 0)))!.Name == "new");
     }

@@ -29,7 +29,7 @@ public sealed class NegativeTests(TestServers servers)
         var engine = new Engine(node);
         await engine.GetAsync((Thing?)null);
 
-        await engine.Invalidation.InvalidateAsync(engine.Key(), 1, CancellationToken.None);
+        await engine.Invalidation.InvalidateAsync(engine.Key(), new(1), CancellationToken.None);
 
         Assert.Equal((true, CacheOutcome.Miss), Of(await engine.GetAsync(new Thing("it", 1))));
     }

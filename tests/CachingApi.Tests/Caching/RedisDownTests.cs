@@ -227,7 +227,7 @@ public sealed class RedisDownTests(TestServers servers)
             await admin.GetServers()[0].ExecuteAsync("SAVE");
         }
 
-        await engine.WriteThrough.PutAsync(engine.Key(), new("new", 2), CancellationToken.None);
+        await engine.PutAsync(engine.Key(), new("new", 2), CancellationToken.None);
         Assert.Equal(2, Engine.Read(await engine.GetAsync(new Thing("new", 2)))!.Version);
 
         // Nothing is read meanwhile, by which it would be noticed.
@@ -248,7 +248,7 @@ public sealed class RedisDownTests(TestServers servers)
         await using var redis = await RedisServer.StartAsync();
         await using var api = await StartAsync(redis);
         var (engine, tier, backplane) = (new Engine(api), api.Services.GetRequiredService<RedisTier>(), api.Services.GetRequiredService<Backplane>());
-        var cache = new Cache<Thing>("weather", new CacheSettings(), ThingJson.Default.Thing, _ => 0, isVoided: false);
+        var cache = new Cache<Thing>("weather", new CacheSettings(), ThingJson.Default.Thing, _ => 0, requiresBackplane: false);
         var loads = 0;
         async Task<CacheOutcome> ReadAsync() => (await engine.CacheAside.GetAsync(
             cache.Key("1"), _ => Task.FromResult<Thing?>(new("it", ++loads)), CancellationToken.None)).Outcome;
@@ -277,7 +277,7 @@ public sealed class RedisDownTests(TestServers servers)
         var before = engine.GetAsync(slow.RunAsync);
         await slow.HasRead;
         source = new("new", 0);
-        await engine.Invalidation.DropAllAsync(engine.Cache, CancellationToken.None);
+        await engine.Invalidation.DropAllAsync(engine.Cache, cause: null, CancellationToken.None);
         var after = await engine.GetAsync(source);
 
         Assert.Equal("new", Engine.Read(after)!.Name);

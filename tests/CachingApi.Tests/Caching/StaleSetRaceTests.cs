@@ -1,3 +1,4 @@
+using CachingApi.Caching;
 using System.Text.Json;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
@@ -25,8 +26,8 @@ public sealed class StaleSetRaceTests(TestServers servers)
         var next = await RaceAsync(
             async load => Engine.Read(await reader.GetAsync(load)),
             thing => strategy == "invalidate"
-                ? writer.Invalidation.InvalidateAsync(writer.Key(), thing.Version, CancellationToken.None)
-                : writer.WriteThrough.PutAsync(writer.Key(), thing, CancellationToken.None));
+                ? writer.Invalidation.InvalidateAsync(writer.Key(), new(thing.Version), CancellationToken.None)
+                : writer.PutAsync(writer.Key(), thing, CancellationToken.None));
 
         Assert.Equal(2, next!.Version);
         Assert.Equal(1, await node.MetricAsync("cache_refused_fills_total", ("cache", "things")));
@@ -66,7 +67,7 @@ public sealed class StaleSetRaceTests(TestServers servers)
         var reader = engine.GetAsync(slow.RunAsync);
         await slow.HasRead;
         source = new("new", 2);
-        await engine.Invalidation.InvalidateAsync(engine.Key(), 2, CancellationToken.None);
+        await engine.Invalidation.InvalidateAsync(engine.Key(), new(2), CancellationToken.None);
         slow.GoOn();
 
         Assert.Equal(2, Engine.Read(await reader)!.Version);
@@ -84,7 +85,7 @@ public sealed class StaleSetRaceTests(TestServers servers)
         var before = engine.GetAsync(slow.RunAsync);
         await slow.HasRead;
         source = new("new", 2);
-        await engine.Invalidation.InvalidateAsync(engine.Key(), 2, CancellationToken.None);
+        await engine.Invalidation.InvalidateAsync(engine.Key(), new(2), CancellationToken.None);
         var after = await engine.GetAsync(source);
 
         Assert.Equal(2, Engine.Read(after)!.Version);
@@ -103,7 +104,7 @@ public sealed class StaleSetRaceTests(TestServers servers)
         var reader = engine.GetAsync(slow.RunAsync);
         await slow.HasRead;
         source = new("new", 1);
-        await engine.Invalidation.InvalidateAsync(engine.Key(), 1, CancellationToken.None);
+        await engine.Invalidation.InvalidateAsync(engine.Key(), new(1), CancellationToken.None);
         slow.GoOn();
         await reader;
 
@@ -121,7 +122,7 @@ public sealed class StaleSetRaceTests(TestServers servers)
         var reader = engine.GetAsync(slow.RunAsync);
         await slow.HasRead;
         source = null;
-        await engine.Invalidation.DeletedAsync(engine.Key(), 2, CancellationToken.None);
+        await engine.Invalidation.DeletedAsync(engine.Key(), new(2), Moment.Now, CancellationToken.None);
         slow.GoOn();
 
         Assert.False((await reader).Found);
@@ -134,9 +135,9 @@ public sealed class StaleSetRaceTests(TestServers servers)
         await using var node = await ApiNode.StartAsync(servers);
         var engine = new Engine(node);
 
-        await engine.WriteThrough.PutAsync(engine.Key(), new("third", 3), CancellationToken.None);
-        await engine.WriteThrough.PutAsync(engine.Key(), new("second", 2), CancellationToken.None);
-        await engine.Invalidation.InvalidateAsync(engine.Key(), 2, CancellationToken.None);
+        await engine.PutAsync(engine.Key(), new("third", 3), CancellationToken.None);
+        await engine.PutAsync(engine.Key(), new("second", 2), CancellationToken.None);
+        await engine.Invalidation.InvalidateAsync(engine.Key(), new(2), CancellationToken.None);
 
         var read = await engine.GetAsync(_ => throw new InvalidOperationException("It is cached."));
         Assert.Equal(new("third", 3), Engine.Read(read));

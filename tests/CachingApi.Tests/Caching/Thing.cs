@@ -9,7 +9,11 @@ namespace CachingApi.Tests.Caching;
 /// <summary>Something to cache, from a source that a test plays.</summary>
 internal sealed record Thing(string Name, long Version);
 
+/// <summary>What an earlier build cached of it.</summary>
+internal sealed record RenamedThing(string Title, long Version);
+
 [JsonSerializable(typeof(Thing))]
+[JsonSerializable(typeof(RenamedThing))]
 internal sealed partial class ThingJson : JsonSerializerContext;
 
 /// <summary>The engine of a node, with a cache of things in it.</summary>
@@ -32,6 +36,9 @@ internal sealed class Engine(ApiNode node, CacheSettings? settings = null, bool 
         CacheAside.GetAsync(Key(id), load, CancellationToken.None).AsTask();
 
     public Task<CacheResult> GetAsync(Thing? thing, string id = "1") => GetAsync(_ => Task.FromResult(thing), id);
+
+    /// <summary>Write-through of a write that has just been committed.</summary>
+    public Task PutAsync(CacheKey<Thing> key, Thing thing, CancellationToken cancel) => WriteThrough.PutAsync(key, thing, Moment.Now, cancel);
 
     public static Thing? Read(CacheResult result) =>
         result.Found ? JsonSerializer.Deserialize(result.Entry.Body.Span, ThingJson.Default.Thing) : null;

@@ -122,7 +122,7 @@ internal sealed class BusyService : IAsyncDisposable
             await memory.GetAsync(new Thing("it", 1), Id($"{other}"));
         }
 
-        await redis.Invalidation.DropAllAsync(redis.Cache, CancellationToken.None);
+        await redis.Invalidation.DropAllAsync(redis.Cache, cause: null, CancellationToken.None);
 
         static Task<Thing?> Fail(CancellationToken stop) => throw new InvalidOperationException("The source fails.");
         await Assert.ThrowsAsync<InvalidOperationException>(() => redis.GetAsync(Fail, Id("failing")));
@@ -155,7 +155,7 @@ internal sealed class BusyService : IAsyncDisposable
         var slow = new SlowLoad(() => new("it", 2));
         var reader = engine.GetAsync(slow.RunAsync, Id("raced"));
         await slow.HasRead;
-        await engine.Invalidation.InvalidateAsync(engine.Key(Id("raced")), 2, CancellationToken.None);
+        await engine.Invalidation.InvalidateAsync(engine.Key(Id("raced")), new(2), CancellationToken.None);
         slow.GoOn();
         await reader;
     }

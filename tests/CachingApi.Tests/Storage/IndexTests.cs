@@ -31,7 +31,7 @@ public sealed class IndexTests(TestServers servers)
             var (scansBefore, indexScansBefore) = await ScansAsync(postgres);
 
             var account = (await accounts.FindAsync("777@EXAMPLE.org", CancellationToken.None))!;
-            Assert.NotNull((await users.FindAsync(account.Id, CancellationToken.None)).User);
+            Assert.NotNull(await users.FindAsync(account.Id, CancellationToken.None));
             Assert.Equal(101, (await users.ListAsync(null, 101, CancellationToken.None)).Count);
             Assert.NotEmpty(await users.ListAsync(Guid.AllBitsSet, 101, CancellationToken.None));
             Assert.NotNull(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));

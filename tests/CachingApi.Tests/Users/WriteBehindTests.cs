@@ -659,7 +659,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     private static Task EmptyCacheAsync(ApiNode node) =>
-        node.Services.GetRequiredService<Invalidation>().DropAllAsync(node.Services.GetRequiredService<UserCache>().Users, CancellationToken.None);
+        node.Services.GetRequiredService<Invalidation>().DropAllAsync(node.Services.GetRequiredService<UserCache>().Users, cause: null, CancellationToken.None);
 
     /// <summary>Writes one user's name as a number that grows.</summary>
     private sealed class Writer(User user, AuthenticationHeaderValue authorization)
