@@ -156,6 +156,7 @@ internal sealed partial class CacheAside(
                 memory.Keep(read.Cache, read.Id, entry, read.Epoch, now);
                 return new(entry, read.HadStale ? CacheOutcome.Refreshed : CacheOutcome.Miss, Stored: true);
             case WriteState.Stored or WriteState.Unavailable:
+            case WriteState.Refused when write.Newer?.Revision == kept.Revision:
                 return new(Served(read, entry), CacheOutcome.Miss);
         }
 

@@ -65,6 +65,9 @@ internal sealed class MemoryTier
     /// <summary>Some of the entities that are kept of a cache, in no order.</summary>
     public IReadOnlyList<string> Sample(Cache cache, int count) => cache.Settings.InMemory ? StoreOf(cache).Sample(count) : [];
 
+    /// <summary>How many entries of a cache take room, those of earlier epochs included.</summary>
+    public int Count(Cache cache) => cache.Settings.InMemory ? StoreOf(cache).Held : 0;
+
     /// <summary>Begins a read: to be called before Redis or the source is asked.</summary>
     /// <param name="epoch">The epoch that the read's keys are made of; <c>null</c> if Redis is away.</param>
     public ReadEpoch Begin(Cache cache, string id, Epoch? epoch) => new(
@@ -138,6 +141,8 @@ internal sealed class MemoryTier
 
         /// <summary>How many entries of the current epoch there are.</summary>
         public long Count => _namespace.Current.Entries;
+
+        public int Held => _entries.Count;
 
         /// <summary>Not <c>Metrics.Evicted</c> of the library, which counts removed entries, too.</summary>
         public long Evicted => Volatile.Read(ref _evicted);

@@ -12,8 +12,9 @@ namespace CachingApi.Hosting;
 /// Cache-Status (RFC 9211).
 /// </summary>
 /// <param name="cacheControl">What the caller, and caches between, may do with it.</param>
-/// <param name="derived">The body, where it is made of what is stored.</param>
-internal sealed class CachedJson(CacheResult result, string cacheControl, byte[]? derived = null) : IResult
+/// <param name="derived">The body, if it is made of the stored one.</param>
+/// <param name="shape">The part of a version's ETag that depends on the shape of the type: see <see cref="ETags"/>.</param>
+internal sealed class CachedJson(CacheResult result, string cacheControl, byte[]? derived = null, string shape = "") : IResult
 {
     /// <summary>
     /// The Cache-Control of what anybody may keep (RFC 9111, 5861). Its times are counted from when the entry was made, as
@@ -43,7 +44,7 @@ internal sealed class CachedJson(CacheResult result, string cacheControl, byte[]
         }
 
         var body = derived ?? result.Entry.Body;
-        var etag = derived is null ? ETags.Of(result.Entry) : ETags.Of(body);
+        var etag = derived is null ? ETags.Of(result.Entry, shape) : ETags.Of(body);
         response.Headers.ETag = etag.ToString();
         if (ETags.Matches(request.Headers.IfNoneMatch, etag))
         {
@@ -93,12 +94,19 @@ internal static class CachedRoutes
     public static TBuilder Cached<TBuilder>(this TBuilder route) where TBuilder : IEndpointConventionBuilder => route.WithMetadata(new CachedRoute());
 }
 
-/// <summary>Entity tags (RFC 9110, section 8.8.3): <c>"v&lt;version&gt;"</c>, or a hash of the body where there is no version.</summary>
+/// <summary>Entity tags (RFC 9110, section 8.8.3): <c>"v&lt;version&gt;"</c>, or a hash of the body if there is no version.</summary>
+/// <remarks>
+/// A strong tag names one sequence of bytes. So if a build changes the shape of the type, its tags differ from those of the builds
+/// before: <c>"v&lt;version&gt;-&lt;shape&gt;"</c>. Otherwise a client that has the old bytes would be answered 304.
+/// </remarks>
 internal static class ETags
 {
-    public static EntityTagHeaderValue Of(long version) => new(string.Create(CultureInfo.InvariantCulture, $"\"v{version}\""));
+    /// <summary>The part of a tag that depends on the shape of the type; empty for the shape that the HTTP contract describes.</summary>
+    public static string Shape(ulong shape, ulong contract) => shape == contract ? "" : $"-{shape:x16}";
 
-    public static EntityTagHeaderValue Of(CacheEntry entry) => entry.Version > 0 ? Of(entry.Version) : Of(entry.Body);
+    public static EntityTagHeaderValue Of(long version, string shape) => new(string.Create(CultureInfo.InvariantCulture, $"\"v{version}{shape}\""));
+
+    public static EntityTagHeaderValue Of(CacheEntry entry, string shape) => entry.Version > 0 ? Of(entry.Version, shape) : Of(entry.Body);
 
     public static EntityTagHeaderValue Of(ReadOnlyMemory<byte> body) => new($"\"{XxHash128.HashToUInt128(body.Span):x32}\"");
 
@@ -109,10 +117,10 @@ internal static class ETags
         && tags.Any(tag => tag.Equals(EntityTagHeaderValue.Any) || tag.Compare(etag, useStrongComparison: false));
 
     /// <summary>
-    /// The versions that <c>If-Match</c> allows; <c>null</c> where any is allowed. Tags that are weak, malformed or not ours
-    /// allow nothing, so a precondition that cannot be read never counts as met.
+    /// The versions that <c>If-Match</c> allows; <c>null</c> if any is allowed. Tags that are weak, malformed, of another shape or not
+    /// ours allow nothing, so a precondition that cannot be read never counts as met.
     /// </summary>
-    public static long[]? Versions(string? ifMatch)
+    public static long[]? Versions(string? ifMatch, string shape)
     {
         if (ifMatch is null)
         {
@@ -126,11 +134,12 @@ internal static class ETags
 
         return tags.Any(tag => tag.Equals(EntityTagHeaderValue.Any))
             ? null
-            : [.. tags.Where(tag => !tag.IsWeak).Select(tag => Version(tag.Tag.Value)).OfType<long>()];
+            : [.. tags.Where(tag => !tag.IsWeak).Select(tag => Version(tag.Tag.Value, shape)).OfType<long>()];
     }
 
-    private static long? Version(string? tag) =>
-        tag is ['"', 'v', .. var digits, '"'] && long.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out var version)
+    private static long? Version(string? tag, string shape) =>
+        tag is ['"', 'v', .. var rest, '"'] && rest.EndsWith(shape, StringComparison.Ordinal)
+        && long.TryParse(rest[..^shape.Length], NumberStyles.None, CultureInfo.InvariantCulture, out var version)
             ? version
             : null;
 }

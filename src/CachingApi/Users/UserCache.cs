@@ -2,6 +2,7 @@ using System.ComponentModel.DataAnnotations;
 using System.Globalization;
 using System.Text.Json.Serialization.Metadata;
 using CachingApi.Caching;
+using CachingApi.Hosting;
 using Microsoft.AspNetCore.Http.Json;
 using Microsoft.Extensions.Options;
 
@@ -26,7 +27,13 @@ internal sealed class UserListCacheSettings : CacheSettings;
 /// <summary>The keys and lifetimes of what is cached of users.</summary>
 internal sealed class UserCache(IOptions<UserCacheSettings> users, IOptions<UserListCacheSettings> lists, IOptions<JsonOptions> json)
 {
+    /// <summary>The shape of <see cref="User"/> that the HTTP contract describes: its ETags are <c>"v&lt;version&gt;"</c>.</summary>
+    private const ulong ContractShape = 0;
+
     public Cache<User> Users { get; } = new("users", users.Value, Json<User>(json), user => user.Version, fence: user => user.Fence);
+
+    /// <summary>The part of a user's ETag that depends on the shape of <see cref="User"/>.</summary>
+    public string ETagShape => ETags.Shape(Users.Shape, ContractShape);
 
     /// <summary>Pages: <c>user-lists:…:&lt;limit&gt;:&lt;after&gt;</c>. They have no version, as any user may be on them.</summary>
     public Cache<UserPage> Lists { get; } = new("user-lists", lists.Value, Json<UserPage>(json), _ => 0);

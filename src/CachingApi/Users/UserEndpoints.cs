@@ -55,9 +55,9 @@ internal static class UserEndpoints
 
     /// <summary>Creates a user.</summary>
     internal static async Task<Results<Created<User>, ProblemHttpResult>> Create(
-        CreateUser user, HttpResponse response, UserService users, CancellationToken cancel) =>
+        CreateUser user, HttpResponse response, UserService users, UserCache cached, CancellationToken cancel) =>
         await users.CreateAsync(user, cancel) is { } created
-            ? TypedResults.Created($"/users/{created.Id}", Shown(created, response))
+            ? TypedResults.Created($"/users/{created.Id}", WithETag(created, cached, response))
             : Refused(UserWrite.EmailInUse);
 
     /// <summary>Lists users, newest first.</summary>
@@ -69,8 +69,8 @@ internal static class UserEndpoints
 
     /// <summary>Finds a user.</summary>
     /// <remarks>An ETag given as <c>If-None-Match</c> is answered by 304 while it still holds. <c>Cache-Status</c> tells hit from miss.</remarks>
-    internal static async Task<IResult> Find(Guid id, UserService users, CancellationToken cancel) =>
-        new CachedJson(await users.FindAsync(id, cancel), CacheControl);
+    internal static async Task<IResult> Find(Guid id, UserService users, UserCache cached, CancellationToken cancel) =>
+        new CachedJson(await users.FindAsync(id, cancel), CacheControl, shape: cached.ETagShape);
 
     /// <summary>Changes a user.</summary>
     /// <param name="ifMatch">The ETag that must still hold, or the answer is 412: so nobody's change is overwritten unseen.</param>
@@ -84,23 +84,24 @@ internal static class UserEndpoints
         Guid id,
         UpdateUser user,
         UserService users,
+        UserCache cached,
         HttpResponse response,
         [FromHeader(Name = "If-Match")] string? ifMatch = null,
         [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind, null)] string? strategy = null)
     {
-        var (outcome, updated) = await users.UpdateAsync(id, user, ETags.Versions(ifMatch), WriteStrategies.Parse(strategy));
+        var (outcome, updated) = await users.UpdateAsync(id, user, ETags.Versions(ifMatch, cached.ETagShape), WriteStrategies.Parse(strategy));
         return updated is null ? Refused(outcome)
-            : outcome is UserWrite.Accepted ? TypedResults.Accepted($"/users/{id}", Shown(updated, response))
-            : TypedResults.Ok(Shown(updated, response));
+            : outcome is UserWrite.Accepted ? TypedResults.Accepted($"/users/{id}", WithETag(updated, cached, response))
+            : TypedResults.Ok(WithETag(updated, cached, response));
     }
 
     /// <summary>Deletes a user and ends that user's sessions.</summary>
     internal static async Task<Results<NoContent, ProblemHttpResult>> Delete(Guid id, UserService users) =>
         await users.DeleteAsync(id) ? TypedResults.NoContent() : Refused(UserWrite.NotFound);
 
-    private static User Shown(User user, HttpResponse response)
+    private static User WithETag(User user, UserCache cached, HttpResponse response)
     {
-        response.Headers.ETag = ETags.Of(user.Version).ToString();
+        response.Headers.ETag = ETags.Of(user.Version, cached.ETagShape).ToString();
         response.Headers.CacheControl = CacheControl;
         return user;
     }

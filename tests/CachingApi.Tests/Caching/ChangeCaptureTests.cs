@@ -245,6 +245,8 @@ public sealed class ChangeCaptureTests(TestServers servers)
     [InlineData("there is no slot")]
     [InlineData("who made the slot died before it dropped anything")]
     [InlineData("the slot was lost")]
+    [InlineData("Redis is behind the slot")]
+    [InlineData("a standby was promoted")]
     public async Task What_may_have_been_missed_drops_everything(string why)
     {
         await using var postgres = await PostgresServer.StartAsync("max_slot_wal_keep_size=1MB");
@@ -253,7 +255,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
         var user = await reader.CreateUserAsync("Before");
         using var client = await reader.AdminAsync();
         Dictionary<string, string> follows = new() { ["Database:ChangeCapture"] = "true", ["Serilog:MinimumLevel:Default"] = "Information" };
-        if (why == "the slot was lost")
+        if (why is "the slot was lost" or "Redis is behind the slot" or "a standby was promoted")
         {
             await using (var earlier = await ApiNode.StartAsync(servers, follows, nodeOf: reader))
             {
@@ -261,6 +263,12 @@ public sealed class ChangeCaptureTests(TestServers servers)
             }
 
             await RenameAsync(reader, user, "Before");
+        }
+
+        if (why is "Redis is behind the slot" or "a standby was promoted")
+        {
+            // As if another process had read this change from the slot, and Redis had lost it: the slot will not bring it again.
+            await Eventually.TrueAsync(async () => !await reader.SqlAsync<bool>("SELECT active FROM pg_replication_slots"));
         }
 
         Assert.Equal("Before", await NameAsync(client, user));
@@ -271,6 +279,13 @@ public sealed class ChangeCaptureTests(TestServers servers)
             case "who made the slot died before it dropped anything":
                 await reader.SqlAsync(
                     $"SELECT pg_create_logical_replication_slot('{reader.KeyPrefix.Replace('-', '_')}_' || oid, 'pgoutput') FROM pg_database WHERE datname = current_database()");
+                break;
+            case "Redis is behind the slot":
+                await reader.SqlAsync("SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots");
+                break;
+            case "a standby was promoted":
+                await reader.SqlAsync("SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots");
+                await MovePositionsAsync(reader, position => $"{position.Split('/')[0]}/{uint.MaxValue:x8}/{ulong.MaxValue:x16}");
                 break;
             case "the slot was lost":
                 for (var segment = 0; segment < 4; segment++)
@@ -383,5 +398,19 @@ public sealed class ChangeCaptureTests(TestServers servers)
         await writer.KillAsync();
         await Assert.ThrowsAsync<HttpRequestException>(() => answer);
         proxy.Swallows = false;
+    }
+
+    /// <summary>Changes the position that Redis keeps, on every shard.</summary>
+    private async Task MovePositionsAsync(ApiNode node, Func<string, string> moved)
+    {
+        await using var connection = await StackExchange.Redis.ConnectionMultiplexer.ConnectAsync(servers.Redis);
+        var keys = (await node.KeysAsync()).Where(key => key.StartsWith("change-position", StringComparison.Ordinal)).ToArray();
+        Assert.NotEmpty(keys);
+        foreach (var key in keys)
+        {
+            var database = connection.GetDatabase();
+            var position = (string?)await database.StringGetAsync($"{node.KeyPrefix}:{key}");
+            await database.StringSetAsync($"{node.KeyPrefix}:{key}", moved(position!));
+        }
     }
 }

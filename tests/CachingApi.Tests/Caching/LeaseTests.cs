@@ -1,7 +1,6 @@
 using System.Net;
 using System.Net.Http.Json;
 using CachingApi.Caching;
-using CachingApi.Storage;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Users;

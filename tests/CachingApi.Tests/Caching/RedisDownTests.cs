@@ -6,6 +6,7 @@ using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Users;
 using Microsoft.Extensions.DependencyInjection;
+using StackExchange.Redis;
 
 namespace CachingApi.Tests.Caching;
 
@@ -70,7 +71,7 @@ public sealed class RedisDownTests(TestServers servers)
         var engine = new Engine(api);
         Task<double> WaitsAsync() => api.MetricAsync("cache_operation_duration_seconds_count");
         await Eventually.TrueAsync(async () => (await engine.GetAsync(new Thing("it", 1))).Outcome is CacheOutcome.RedisHit);
-        await using var admin = await StackExchange.Redis.ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        await using var admin = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
 
         var before = await WaitsAsync();
         switch (fault)
@@ -222,7 +223,7 @@ public sealed class RedisDownTests(TestServers servers)
         await using var api = await StartAsync(redis);
         var engine = new Engine(api);
         await engine.GetAsync(new Thing("old", 1));
-        await using (var admin = await StackExchange.Redis.ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true"))
+        await using (var admin = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true"))
         {
             await admin.GetServers()[0].ExecuteAsync("SAVE");
         }
@@ -286,24 +287,28 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task It_comes_back_into_use_while_readers_go_on_asking_for_many_things()
+    public async Task It_comes_back_into_use_while_readers_go_on_asking_for_more_entities_than_can_be_remembered()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var api = await StartAsync(redis);
         var (engine, tier) = (new Engine(api), api.Services.GetRequiredService<RedisTier>());
         using var stop = new CancellationTokenSource();
+        var reads = 0;
 
         async Task ReadAsync(Random random)
         {
             while (!stop.IsCancellationRequested)
             {
-                await engine.GetAsync(new Thing("it", 1), $"{random.Next(3000)}");
+                await engine.GetAsync(new Thing("it", 1), $"{random.Next(1_000_000)}");
+                Interlocked.Increment(ref reads);
             }
         }
 
         var readers = Enumerable.Range(0, 8).Select(seed => Task.Run(() => ReadAsync(new Random(seed)))).ToArray();
         await redis.KillAsync();
         await Eventually.TrueAsync(() => !tier.IsTrusted);
+        var away = reads;
+        await Eventually.TrueAsync(() => reads > away + 12_000, "more reads than can be remembered");
         await redis.StartAgainAsync();
         await Eventually.TrueAsync(() => tier.IsTrusted, "Redis to be trusted again");
 
@@ -321,7 +326,7 @@ public sealed class RedisDownTests(TestServers servers)
         var user = await api.CreateUserAsync();
         using var client = await api.AdminAsync();
 
-        await using (var connection = await StackExchange.Redis.ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true"))
+        await using (var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true"))
         {
             await connection.GetServers()[0].ScriptFlushAsync();
         }
@@ -339,8 +344,10 @@ public sealed class RedisDownTests(TestServers servers)
         await client.GetAsync($"/users/{user.Id}");
         var key = $"{api.KeyPrefix}:{(await api.KeysAsync()).Single(key => key.EndsWith($"{user.Id}", StringComparison.Ordinal))}";
 
-        await using var connection = await StackExchange.Redis.ConnectionMultiplexer.ConnectAsync(servers.Redis);
-        foreach (var foreign in new[] { "", "{}", new string('x', 100) })
+        await using var connection = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+        var stored = (byte[])(await connection.GetDatabase().StringGetAsync(key))!;
+        byte[] ofAnotherShape = [.. stored[..CacheEntry.HeaderSize], .. "{\"id\":\"x\"}"u8];
+        foreach (var foreign in new RedisValue[] { "", "{}", new string('x', 100), ofAnotherShape })
         {
             await connection.GetDatabase().StringSetAsync(key, foreign);
             Assert.Equal("CachingApi; fwd=uri-miss; stored", (await client.GetAsync($"/users/{user.Id}")).CacheStatus());

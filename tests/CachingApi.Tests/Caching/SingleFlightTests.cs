@@ -125,4 +125,37 @@ public sealed class SingleFlightTests(TestServers servers)
             CancellationToken.None));
         Assert.Equal(1, (await flights.RunAsync("key", 0, _ => Task.FromResult(1), CancellationToken.None)).Value);
     }
+
+    [Fact]
+    public async Task A_load_that_ignores_its_cancellation_token_blocks_nobody_after_the_time_out()
+    {
+        var flights = new SingleFlight<int>(TimeSpan.FromMilliseconds(50));
+        var never = new TaskCompletionSource<int>();
+
+        var first = flights.RunAsync("key", 0, _ => never.Task, CancellationToken.None);
+        await Assert.ThrowsAsync<TimeoutException>(() => first);
+
+        Assert.Equal(1, (await flights.RunAsync("key", 0, _ => Task.FromResult(1), CancellationToken.None)).Value);
+    }
+
+    [Fact]
+    public async Task Its_lease_ends_at_the_time_out_and_another_node_loads()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["Cache:LoadTimeout"] = "00:00:00.200" });
+        await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
+        var (here, there) = (new Engine(node), new Engine(other));
+        var (never, loading) = (new TaskCompletionSource<Thing?>(), new TaskCompletionSource());
+
+        var first = here.GetAsync(_ =>
+        {
+            loading.SetResult();
+            return never.Task;
+        });
+        await loading.Task;
+        var second = there.GetAsync(new Thing("it", 1));
+
+        await Assert.ThrowsAsync<TimeoutException>(() => first);
+        Assert.Equal("it", Engine.Read(await second)!.Name);
+        Assert.Equal("it", Engine.Read(await here.GetAsync(new Thing("never loaded", 1)))!.Name);
+    }
 }
