@@ -5,20 +5,23 @@ using StackExchange.Redis;
 
 namespace CachingApi.Caching;
 
-/// <summary>What processes tell each other about a cache.</summary>
+/// <summary>A message between processes.</summary>
 internal enum BackplaneEvent
 {
-    /// <summary>A thing has a new version: write-through or invalidation.</summary>
+    /// <summary>An entity has a new version: write-through or invalidation.</summary>
     Changed,
 
     /// <summary>A cache has a new generation.</summary>
     Dropped,
 
-    /// <summary>A load that somebody waits for is over, and what it loaded is in Redis.</summary>
+    /// <summary>A load that another process waits for has ended, and the loaded value is in Redis.</summary>
     Filled,
 
-    /// <summary>A load that somebody waits for has failed.</summary>
+    /// <summary>A load that another process waits for has failed.</summary>
     Failed,
+
+    /// <summary>A process tests the channel. Other processes ignore it.</summary>
+    Heartbeat,
 }
 
 /// <param name="Number">The version or the generation.</param>
@@ -29,36 +32,66 @@ internal readonly record struct BackplaneMessage(BackplaneEvent Event, string Ca
 }
 
 /// <summary>
-/// Tells the other processes what has changed, over Redis pub/sub. The scripts publish in the same step as they write, so no
-/// process can die between the two.
+/// Carries messages between processes over Redis pub/sub. The scripts publish in the same step in which they write, so no process can
+/// die between the two.
 /// </summary>
 /// <remarks>
-/// Pub/sub delivers at most once, and a lost connection loses messages without a word. So each process sends itself a beat
-/// over the same subscription. Where none comes back for a second, nothing that rests on messages is trusted; and all of it
-/// is dropped when the beats are back, or the library says that it has connected anew.
+/// Pub/sub delivers at most once, and the client library reports neither a lost message nor a subscription that is in force. So each
+/// process sends itself heartbeats in the channel of the messages, four per second, through every master: on a cluster a message starts
+/// at the master that has the key, and reaches this process by the cluster bus and the node that it is subscribed at. The channel is
+/// trusted while, for every master, a heartbeat that was sent less than a second ago has come back. Messages of one master arrive in
+/// order, so each earlier one has been received then.
+/// <para>A heartbeat carries the epoch in which it was sent. Each failed or restored connection begins a new one, because:</para>
+/// 1. the subscription's connection fails and is restored;
+/// 2. another process writes version 2, and its message is lost because the subscription is not in force yet;
+/// 3. the subscription is in force, and a heartbeat comes back.
+/// Only a heartbeat of the current epoch restores trust, and <see cref="Interrupted"/> is raised before: a reader may have read version
+/// 1 before step 2, and must not keep it after step 3.
+/// <para>The heartbeats through a master are numbered. A missing number is an interruption, too: if a link between two nodes of a cluster
+/// fails, or a master is killed, messages are lost although every connection of this process is in order. Heartbeats that only arrive
+/// late suspend trust and interrupt nothing: the messages before them arrive in order, and memory is still right.</para>
 /// </remarks>
 internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : BackgroundService
 {
-    private static readonly TimeSpan BeatInterval = TimeSpan.FromMilliseconds(250);
-    private static readonly TimeSpan TrustedFor = TimeSpan.FromSeconds(1);
+    /// <summary>For how long a heartbeat proves that the channel works, from the time at which it was sent.</summary>
+    private const long TrustedFor = 1000;
+
+    /// <summary>After how long without a heartbeat, although Redis accepts them, the subscription is replaced.</summary>
+    private const long ResubscribeAfter = 5000;
+
+    private const int ClusterSlots = 16384;
+    private const int TicksPerLookup = 4;
+
+    private static readonly TimeSpan HeartbeatInterval = TimeSpan.FromMilliseconds(250);
 
     private readonly string _sender = Guid.NewGuid().ToString("N");
     private readonly ConcurrentDictionary<(string Cache, string Id), TaskCompletionSource<bool>> _expected = new();
-    // The machine's clock, not the injected one: connections come and go on their own. This one costs a few nanoseconds.
-    private long _heardAt = long.MinValue / 2;
-    private volatile bool _listening;
+
+    // It guards the epoch, the masters and all changes of trust, so that none of them is overwritten by an older one.
+    private readonly Lock _gate = new();
+    private Dictionary<string, Master> _masters = [];
+    private long _epoch;
+    private bool _isInterrupted = true;
+    private volatile ChannelMessageQueue? _subscription;
+
+    // All times are of the machine's clock, not of the injected one: connections come and go in real time. It costs a few nanoseconds.
+    private long _trustedUntil = long.MinValue;
+    private long _unansweredSince;
 
     /// <summary>Another process changed something.</summary>
     public event Action<BackplaneMessage>? Received;
 
-    /// <summary>Messages may have been lost: what was learnt from them does not hold any more.</summary>
+    /// <summary>
+    /// Messages may have been lost: entries that were read before are no longer valid. Raised after trust is withdrawn, and again before it
+    /// is restored. The handlers run inside a lock and must be short.
+    /// </summary>
     public event Action? Interrupted;
 
-    /// <summary>Where the scripts publish.</summary>
+    /// <summary>The channel that the scripts publish in.</summary>
     public string Channel { get; } = $"{redis.KeyPrefix}:backplane";
 
-    /// <summary>Whether every message has been heard that was sent until a second ago.</summary>
-    public bool IsTrusted => _listening && Environment.TickCount64 - Volatile.Read(ref _heardAt) < TrustedFor.TotalMilliseconds;
+    /// <summary>Whether every message that was sent until a second ago has been received.</summary>
+    public bool IsTrusted => Environment.TickCount64 < Volatile.Read(ref _trustedUntil);
 
     /// <summary>A revision as messages hold it.</summary>
     public static string Number(Revision revision) => string.Create(CultureInfo.InvariantCulture, $"{revision.Version}.{revision.Fence}");
@@ -85,52 +118,123 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
         var connection = redis.Cache.Multiplexer;
-        var subscriber = connection.GetSubscriber();
-        var beats = RedisChannel.Literal($"{Channel}:{_sender}");
-        connection.ConnectionRestored += (_, restored) =>
-        {
-            if (restored.ConnectionType is ConnectionType.Subscription)
-            {
-                Interrupt();
-            }
-        };
+        connection.ConnectionFailed += (_, _) => Interrupt("a connection failed");
+        connection.ConnectionRestored += (_, _) => Interrupt("a connection was restored");
+        await await Task.WhenAny(ReceiveAsync(connection.GetSubscriber(), stoppingToken), SendAsync(connection, stoppingToken));
+    }
 
-        using var timer = new PeriodicTimer(BeatInterval);
-        do
+    /// <remarks>
+    /// A subscription that is registered while Redis is away is registered once, without an error, and the library puts it in force with
+    /// each new connection. If it does not, the subscription is replaced; its queue ends then.
+    /// </remarks>
+    private async Task ReceiveAsync(ISubscriber subscriber, CancellationToken cancel)
+    {
+        while (true)
         {
-            try
+            var messages = _subscription = await subscriber.SubscribeAsync(RedisChannel.Literal(Channel), CommandFlags.FireAndForget);
+            await foreach (var message in messages.WithCancellation(cancel))
             {
-                if (!_listening)
+                try
                 {
-                    await subscriber.SubscribeAsync(RedisChannel.Literal(Channel), (_, message) => Receive(message.ToString())).WaitAsync(TrustedFor, stoppingToken);
-                    await subscriber.SubscribeAsync(beats, (_, _) => Beat()).WaitAsync(TrustedFor, stoppingToken);
-                    _listening = true;
+                    Receive(message.Message.ToString());
+                }
+                catch (Exception error)
+                {
+                    Log.HandlerFailed(log, error);
+                    Interrupt("a message was not handled");
+                }
+            }
+        }
+    }
+
+    private async Task SendAsync(IConnectionMultiplexer connection, CancellationToken cancel)
+    {
+        var lookup = Task.CompletedTask;
+        using var timer = new PeriodicTimer(HeartbeatInterval);
+        for (var tick = 0; ; tick++)
+        {
+            if (lookup.IsCompleted && (!IsTrusted || tick % TicksPerLookup == 0))
+            {
+                lookup = FindMastersAsync(connection);
+            }
+
+            // No heartbeat waits for another: a frozen master delays its own only.
+            foreach (var (server, heartbeat) in Heartbeats())
+            {
+                _ = SendAsync(server, heartbeat);
+            }
+
+            if (Volatile.Read(ref _unansweredSince) is var since and > 0
+                && Environment.TickCount64 - since > ResubscribeAfter
+                && _subscription is { } subscription)
+            {
+                Volatile.Write(ref _unansweredSince, 0);
+                Interrupt("no heartbeat came back");
+                await subscription.UnsubscribeAsync(CommandFlags.FireAndForget);
+            }
+
+            await timer.WaitForNextTickAsync(cancel);
+        }
+    }
+
+    private List<(IServer Server, string Text)> Heartbeats()
+    {
+        lock (_gate)
+        {
+            var prefix = string.Create(CultureInfo.InvariantCulture, $"{_epoch}/{Environment.TickCount64}");
+            return [.. _masters.Select(master => (master.Value.Server, Message(BackplaneEvent.Heartbeat, prefix, master.Key, $"{++master.Value.Sent}")))];
+        }
+    }
+
+    private async Task SendAsync(IServer master, string heartbeat)
+    {
+        try
+        {
+            await master.ExecuteAsync("PUBLISH", Channel, heartbeat);
+            Interlocked.CompareExchange(ref _unansweredSince, Environment.TickCount64, 0);
+        }
+        catch (Exception error) when (Redis.IsOutage(error))
+        {
+            Log.NotSent(log, error.GetType().Name);
+        }
+    }
+
+    /// <summary>Finds the masters that scripts run at: on a cluster those that have slots, else the primary.</summary>
+    private async Task FindMastersAsync(IConnectionMultiplexer connection)
+    {
+        try
+        {
+            IServer[] masters;
+            if (connection.GetServers().FirstOrDefault(server => server.IsConnected && server.ServerType is ServerType.Cluster) is { } member)
+            {
+                var nodes = (await member.ClusterNodesAsync())?.Nodes.Where(node => !node.IsReplica && node.Slots.Count > 0).ToList() ?? [];
+                // The library leaves out failed nodes. Until another node has the slots of a failed one, no trust: the known masters stay.
+                if (nodes.Sum(node => node.Slots.Sum(range => range.To - range.From + 1)) < ClusterSlots)
+                {
+                    return;
                 }
 
-                await redis.Cache.PublishAsync(beats, "").WaitAsync(TrustedFor, stoppingToken);
+                masters = [.. nodes.Select(node => connection.GetServer(node.EndPoint!))];
             }
-            catch (Exception error) when (Redis.IsOutage(error))
+            else
             {
-                Log.NotSent(log, error.GetType().Name);
+                masters = [connection.GetServer(new RedisKey(Channel), flags: CommandFlags.DemandMaster)];
+            }
+
+            lock (_gate)
+            {
+                var found = masters.ToDictionary(server => server.EndPoint.ToString()!, server => new Master(server));
+                if (found.Count != _masters.Count || !found.Keys.All(_masters.ContainsKey))
+                {
+                    _masters = found;
+                    Interrupt("the masters are others");
+                }
             }
         }
-        while (await timer.WaitForNextTickAsync(stoppingToken));
-    }
-
-    private void Beat()
-    {
-        if (!IsTrusted)
+        catch (Exception error) when (Redis.IsOutage(error) || error is InvalidOperationException or ArgumentException)
         {
-            Interrupt();
+            Log.NotSent(log, error.GetType().Name);
         }
-
-        Volatile.Write(ref _heardAt, Environment.TickCount64);
-    }
-
-    private void Interrupt()
-    {
-        Log.Interrupted(log);
-        Interrupted?.Invoke();
     }
 
     private void Receive(string text)
@@ -142,14 +246,19 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
             || !Enum.TryParse<BackplaneEvent>(what, out var kind))
         {
             Log.Unreadable(log);
-            return;
         }
-
-        if (kind is BackplaneEvent.Filled or BackplaneEvent.Failed)
+        else if (kind is BackplaneEvent.Filled or BackplaneEvent.Failed)
         {
             if (_expected.TryRemove((cache, id), out var expected))
             {
                 expected.TrySetResult(kind is BackplaneEvent.Filled);
+            }
+        }
+        else if (kind is BackplaneEvent.Heartbeat)
+        {
+            if (sender == _sender && cache.Split('/') is [var epoch, var sentAt])
+            {
+                ReceiveHeartbeat(id, value, long.Parse(epoch, CultureInfo.InvariantCulture), long.Parse(sentAt, CultureInfo.InvariantCulture));
             }
         }
         else if (sender != _sender)
@@ -158,15 +267,94 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
         }
     }
 
+    private void ReceiveHeartbeat(string endpoint, long number, long epoch, long sentAt)
+    {
+        Volatile.Write(ref _unansweredSince, 0);
+        lock (_gate)
+        {
+            if (epoch != _epoch || !_masters.TryGetValue(endpoint, out var master) || number <= master.Received)
+            {
+                return;
+            }
+
+            if (master.Received > 0 && number > master.Received + 1)
+            {
+                Interrupt("a heartbeat is missing");
+                return;
+            }
+
+            (master.Received, master.SentAt) = (number, sentAt);
+            var until = _masters.Values.Min(each => each.SentAt) + TrustedFor;
+            if (until <= Environment.TickCount64)
+            {
+                return;
+            }
+
+            if (_isInterrupted)
+            {
+                Interrupted?.Invoke();
+                _isInterrupted = false;
+                Log.Trusted(log);
+            }
+
+            Volatile.Write(ref _trustedUntil, until);
+        }
+    }
+
+    private void Interrupt(string reason)
+    {
+        lock (_gate)
+        {
+            Volatile.Write(ref _trustedUntil, long.MinValue);
+            _isInterrupted = true;
+            _epoch++;
+            foreach (var master in _masters.Values)
+            {
+                (master.Received, master.SentAt) = (0, long.MinValue / 2);
+            }
+
+            Log.Interrupted(log, reason);
+            try
+            {
+                Interrupted?.Invoke();
+            }
+            catch (Exception error)
+            {
+                // It is raised once more before trust is restored, which fails while a handler does.
+                Log.HandlerFailed(log, error);
+            }
+        }
+    }
+
+    private sealed class Master(IServer server)
+    {
+        public IServer Server => server;
+
+        /// <summary>The number of the last heartbeat that was sent.</summary>
+        public long Sent { get; set; }
+
+        /// <summary>The number of the last heartbeat that was received in this epoch; zero if none was.</summary>
+        public long Received { get; set; }
+
+        /// <summary>When the last heartbeat that was received in this epoch was sent.</summary>
+        public long SentAt { get; set; } = long.MinValue / 2;
+    }
+
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Debug, "The backplane's beat could not be sent: {Reason}")]
+        [LoggerMessage(1, LogLevel.Debug, "The backplane's heartbeat could not be sent: {Reason}")]
         public static partial void NotSent(ILogger log, string reason);
 
-        [LoggerMessage(2, LogLevel.Information, "The backplane listens: what was kept in memory before is dropped")]
-        public static partial void Interrupted(ILogger log);
+        [LoggerMessage(2, LogLevel.Information, "The backplane was interrupted ({Reason}): entries in memory are no longer valid")]
+        public static partial void Interrupted(ILogger log, string reason);
 
         [LoggerMessage(3, LogLevel.Warning, "The backplane received something that is not a message")]
         public static partial void Unreadable(ILogger log);
+
+        [LoggerMessage(4, LogLevel.Error, "The backplane could not handle a message")]
+        public static partial void HandlerFailed(ILogger log, Exception error);
+
+        [LoggerMessage(5, LogLevel.Information, "The backplane is trusted")]
+        public static partial void Trusted(ILogger log);
     }
 }

@@ -16,6 +16,8 @@ internal sealed class RedisCluster : IAsyncDisposable
 
     public string ConnectionString => string.Join(',', _ports.Select(port => $"127.0.0.1:{port}"));
 
+    public IReadOnlyList<int> Ports => _ports;
+
     public static async Task<RedisCluster> StartAsync()
     {
         var cluster = new RedisCluster();
@@ -41,6 +43,11 @@ internal sealed class RedisCluster : IAsyncDisposable
         }
     }
 
+    /// <summary>Freezes a master: connections stay open and nothing is answered.</summary>
+    public Task PauseAsync(int port) => Machine.SignalAsync(ProcessOf(port), "STOP");
+
+    public Task ResumeAsync(int port) => Machine.SignalAsync(ProcessOf(port), "CONT");
+
     public async ValueTask DisposeAsync()
     {
         foreach (var process in _processes)
@@ -52,6 +59,8 @@ internal sealed class RedisCluster : IAsyncDisposable
 
         _folder.Delete(recursive: true);
     }
+
+    private int ProcessOf(int port) => _processes[Array.IndexOf(_ports, port)].Id;
 
     private async Task FormAsync()
     {

@@ -1,0 +1,315 @@
+using System.Collections.Concurrent;
+using System.Globalization;
+using System.Net;
+using CachingApi.Caching;
+using CachingApi.Storage;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using Microsoft.Extensions.DependencyInjection;
+using StackExchange.Redis;
+
+namespace CachingApi.Tests.Caching;
+
+/// <summary>When the backplane is trusted, and that no message is lost unnoticed.</summary>
+public sealed class BackplaneTests(TestServers servers)
+{
+    private static readonly CacheSettings InMemory = new() { MemoryTtl = TimeSpan.FromMinutes(5), EarlyRefresh = false };
+
+    [Fact]
+    public async Task Each_message_is_received_once_if_redis_was_away_at_the_start()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await redis.KillAsync();
+        var settings = Settings(redis.ConnectionString);
+        settings["Serilog:MinimumLevel:Override:CachingApi.Caching.Backplane"] = "Debug";
+        await using var node = await ApiNode.StartAsync(servers, settings);
+        await Eventually.TrueAsync(() => node.Log.Count(line => line.Contains("heartbeat could not be sent", StringComparison.Ordinal)) >= 8);
+
+        await redis.StartAgainAsync();
+
+        await Eventually.TrueAsync(() => Of(node).IsTrusted);
+        Assert.Equal(Enumerable.Range(1, 100).Select(number => (long)number), await ReceivedAsync(node, redis.ConnectionString, 100));
+    }
+
+    [Fact]
+    public async Task Messages_are_received_in_order()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        await Eventually.TrueAsync(() => Of(node).IsTrusted);
+        Of(node).Received += message => Thread.SpinWait(message.Number % 7 == 0 ? 20_000 : 1);
+
+        Assert.Equal(Enumerable.Range(1, 2000).Select(number => (long)number), await ReceivedAsync(node, servers.Redis, 2000));
+    }
+
+    [Fact]
+    public async Task A_message_that_cannot_be_handled_ends_neither_the_messages_nor_trust_for_good()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var backplane = Of(node);
+        await Eventually.TrueAsync(() => backplane.IsTrusted);
+        var interrupted = 0;
+        backplane.Interrupted += () => Interlocked.Increment(ref interrupted);
+        backplane.Received += message =>
+        {
+            if (message.Number == 1)
+            {
+                throw new InvalidDataException("Not this one.");
+            }
+        };
+
+        Assert.Equal(new long[] { 2 }, await ReceivedAsync(node, servers.Redis, 2));
+
+        // What the message said is not applied, so memory may be wrong.
+        Assert.NotEqual(0, interrupted);
+        await Eventually.TrueAsync(() => backplane.IsTrusted);
+    }
+
+    [Fact]
+    public async Task A_message_that_is_lost_between_the_connection_and_its_subscription_leaves_nothing_stale()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var proxy = new FaultProxy(redis.Port);
+        await using var writer = await ApiNode.StartAsync(servers, Settings(redis.ConnectionString));
+        await using var reader = await ApiNode.StartAsync(servers, Settings(proxy.ConnectionString), nodeOf: writer);
+        await MemoryTierTests.TrustedAsync(writer, reader);
+        var (here, there) = (new Engine(writer, InMemory), new Engine(reader, InMemory));
+        await here.WriteThrough.PutAsync(here.Key(), new("old", 1), CancellationToken.None);
+        await there.GetAsync(Never);
+        Assert.Equal(CacheOutcome.MemoryHit, (await there.GetAsync(Never)).Outcome);
+        var (backplane, connection) = (Of(reader), reader.Services.GetRequiredService<Redis>().Cache.Multiplexer);
+        var (isReleased, before, after) = (false, 0, 0);
+        backplane.Interrupted += () =>
+        {
+            Assert.False(backplane.IsTrusted);
+            Interlocked.Increment(ref Volatile.Read(ref isReleased) ? ref after : ref before);
+        };
+        var restored = new TaskCompletionSource();
+        connection.ConnectionRestored += (_, _) => restored.TrySetResult();
+
+        var held = proxy.HoldAsync($"SUBSCRIBE\r\n${backplane.Channel.Length}\r\n{backplane.Channel}\r\n");
+        await ExecuteAsync(redis.ConnectionString, "CLIENT", "KILL", "TYPE", "pubsub");
+        await Task.WhenAll(held, restored.Task);
+        Assert.NotEqual(0, before);
+        Assert.False(backplane.IsTrusted);
+        await there.GetAsync(Never);
+        await there.GetAsync(Never);
+        await here.WriteThrough.PutAsync(here.Key(), new("new", 2), CancellationToken.None);
+        Volatile.Write(ref isReleased, true);
+        proxy.Release();
+
+        await Eventually.TrueAsync(() => backplane.IsTrusted);
+        // A reader that read version 1 meanwhile must not keep it: once more, with the subscription in force.
+        Assert.NotEqual(0, after);
+        Assert.Equal("new", Engine.Read(await there.GetAsync(Never))!.Name);
+        Assert.Equal("new", Engine.Read(await there.GetAsync(Never))!.Name);
+    }
+
+    [Fact]
+    public async Task Late_heartbeats_suspend_trust_and_memory_is_kept()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var node = await ApiNode.StartAsync(servers, Settings(redis.ConnectionString));
+        await MemoryTierTests.TrustedAsync(node);
+        var (engine, backplane) = (new Engine(node, InMemory), Of(node));
+        await engine.GetAsync(new Thing("it", 1));
+        Assert.Equal(CacheOutcome.MemoryHit, (await engine.GetAsync(Never)).Outcome);
+        var interrupted = 0;
+        backplane.Interrupted += () => Interlocked.Increment(ref interrupted);
+
+        await redis.PauseAsync();
+        await Eventually.TrueAsync(() => !backplane.IsTrusted);
+        await redis.ResumeAsync();
+        await Eventually.TrueAsync(() => backplane.IsTrusted);
+
+        Assert.Equal(0, interrupted);
+        Assert.Equal(CacheOutcome.MemoryHit, (await engine.GetAsync(Never)).Outcome);
+    }
+
+    [Fact]
+    public async Task A_channel_that_delivers_everything_late_is_not_trusted()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var proxy = new FaultProxy(redis.Port);
+        await using var node = await ApiNode.StartAsync(servers, Settings(proxy.ConnectionString));
+        var backplane = Of(node);
+        await Eventually.TrueAsync(() => backplane.IsTrusted);
+
+        // Each way, so that a heartbeat takes longer than a second. They go on coming, four per second.
+        proxy.Delay = TimeSpan.FromMilliseconds(600);
+        await Eventually.TrueAsync(() => !backplane.IsTrusted);
+        var trusted = new ConcurrentQueue<bool>();
+        backplane.Received += _ => trusted.Enqueue(backplane.IsTrusted);
+        await using var connection = await ConnectionMultiplexer.ConnectAsync(redis.ConnectionString);
+        for (var number = 1; number <= 20; number++)
+        {
+            await PublishAsync(node, connection, number);
+            await Eventually.TrueAsync(() => trusted.Count == number);
+        }
+
+        Assert.DoesNotContain(true, trusted);
+        proxy.Delay = TimeSpan.Zero;
+        await Eventually.TrueAsync(() => backplane.IsTrusted);
+    }
+
+    [Fact]
+    public async Task A_heartbeat_of_an_earlier_epoch_does_not_restore_trust()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var proxy = new FaultProxy(redis.Port);
+        await using var node = await ApiNode.StartAsync(servers, Settings(proxy.ConnectionString));
+        var backplane = Of(node);
+        await using var connection = await ConnectionMultiplexer.ConnectAsync(redis.ConnectionString);
+        var heartbeats = new ConcurrentQueue<string>();
+        await connection.GetSubscriber().SubscribeAsync(RedisChannel.Literal(backplane.Channel), (_, text) => heartbeats.Enqueue(text.ToString()));
+        await Eventually.TrueAsync(() => backplane.IsTrusted && !heartbeats.IsEmpty);
+
+        // From now on the node's own heartbeats do not reach Redis.
+        await proxy.HoldAsync($"PUBLISH\r\n${backplane.Channel.Length}\r\n{backplane.Channel}\r\n");
+        var interrupted = new TaskCompletionSource();
+        backplane.Interrupted += () => interrupted.TrySetResult();
+        var restored = new TaskCompletionSource();
+        node.Services.GetRequiredService<Redis>().Cache.Multiplexer.ConnectionRestored += (_, _) => restored.TrySetResult();
+        await ExecuteAsync(redis.ConnectionString, "CLIENT", "KILL", "TYPE", "pubsub");
+        await Task.WhenAll(interrupted.Task, restored.Task);
+        Assert.False(backplane.IsTrusted);
+
+        // As the last one that came back, but later: one that was under way meanwhile.
+        var parts = heartbeats.Last().Split(' ');
+        var late = $"{parts[0]} {parts[1]} {parts[2].Split('/')[0]}/{Environment.TickCount64} {long.Parse(parts[3], CultureInfo.InvariantCulture) + 1} {parts[4]}";
+        await Eventually.TrueAsync(async () => await connection.GetSubscriber().PublishAsync(RedisChannel.Literal(backplane.Channel), late) == 2);
+        Assert.Equal(new long[] { 1 }, await ReceivedAsync(node, redis.ConnectionString, 1));
+        Assert.False(backplane.IsTrusted);
+
+        proxy.Release();
+        await Eventually.TrueAsync(() => backplane.IsTrusted);
+    }
+
+    [Fact]
+    public async Task A_subscription_that_redis_refused_is_replaced_by_one_that_receives_each_message_once()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var node = await ApiNode.StartAsync(servers, Settings(redis.ConnectionString));
+        await Eventually.TrueAsync(() => Of(node).IsTrusted);
+
+        await ExecuteAsync(redis.ConnectionString, "ACL", "SETUSER", "default", "resetchannels");
+        await Eventually.TrueAsync(() => !Of(node).IsTrusted);
+        await ExecuteAsync(redis.ConnectionString, "ACL", "SETUSER", "default", "allchannels");
+
+        await Eventually.TrueAsync(() => Of(node).IsTrusted);
+        Assert.Equal(new long[] { 1, 2, 3 }, await ReceivedAsync(node, redis.ConnectionString, 3));
+    }
+
+    [Theory]
+    [InlineData("that it is subscribed at")]
+    [InlineData("other than that it is subscribed at")]
+    public async Task A_frozen_master_ends_trust_and_it_is_back_when_that_runs_again(string master)
+    {
+        await using var cluster = await RedisCluster.StartAsync();
+        await using var node = await ApiNode.StartAsync(servers, Settings(cluster.ConnectionString));
+        await using var writer = await ApiNode.StartAsync(servers, Settings(cluster.ConnectionString), nodeOf: node);
+        await MemoryTierTests.TrustedAsync(node, writer);
+        var backplane = Of(node);
+        var subscribed = SubscribedAt(node);
+        var frozen = master == "that it is subscribed at" ? subscribed : cluster.Ports.First(port => port != subscribed);
+        var (here, there) = (new Engine(writer, InMemory), new Engine(node, InMemory));
+        // The write goes by a master that runs.
+        var id = await IdOnAsync(node, port => port != frozen);
+        await there.GetAsync(new Thing("old", 1), id);
+        Assert.Equal(CacheOutcome.MemoryHit, (await there.GetAsync(Never, id)).Outcome);
+
+        await cluster.PauseAsync(frozen);
+        await here.WriteThrough.PutAsync(here.Key(id), new("new", 2), CancellationToken.None);
+        await Eventually.TrueAsync(() => !backplane.IsTrusted);
+        Assert.Equal("new", Engine.Read(await there.GetAsync(new Thing("new", 2), id))!.Name);
+
+        await cluster.ResumeAsync(frozen);
+        await Eventually.TrueAsync(() => backplane.IsTrusted);
+        Assert.Equal("new", Engine.Read(await there.GetAsync(new Thing("new", 2), id))!.Name);
+    }
+
+    [Fact]
+    public async Task A_message_that_is_lost_between_two_masters_leaves_nothing_stale()
+    {
+        await using var cluster = await RedisCluster.StartAsync();
+        await using var node = await ApiNode.StartAsync(servers, Settings(cluster.ConnectionString));
+        await using var writer = await ApiNode.StartAsync(servers, Settings(cluster.ConnectionString), nodeOf: node);
+        await MemoryTierTests.TrustedAsync(node, writer);
+        var subscribed = SubscribedAt(node);
+        var origin = cluster.Ports.First(port => port != subscribed);
+        var (here, there) = (new Engine(writer, InMemory), new Engine(node, InMemory));
+        var id = await IdOnAsync(node, port => port == origin);
+        await there.GetAsync(new Thing("old", 1), id);
+        Assert.Equal(CacheOutcome.MemoryHit, (await there.GetAsync(Never, id)).Outcome);
+
+        // The messages wait at their origin, which gives up the link with them when they are too many.
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"127.0.0.1:{origin},allowAdmin=true");
+        var server = connection.GetServer($"127.0.0.1:{origin}");
+        await cluster.PauseAsync(subscribed);
+        async Task FillAsync()
+        {
+            for (var message = 0; message < 32; message++)
+            {
+                await server.ExecuteAsync("PUBLISH", "filling", new byte[1024 * 1024]);
+            }
+        }
+
+        async Task<bool> HasGivenUpAsync() =>
+            !((string)(await server.ExecuteAsync("CLUSTER", "INFO"))!).Contains("buffer_limit_exceeded:0", StringComparison.Ordinal);
+
+        await FillAsync();
+        await here.WriteThrough.PutAsync(here.Key(id), new("new", 2), CancellationToken.None);
+        await server.ExecuteAsync("CONFIG", "SET", "cluster-link-sendbuf-limit", 1024 * 1024);
+        await FillAsync();
+        await Eventually.TrueAsync(HasGivenUpAsync);
+        await server.ExecuteAsync("CONFIG", "SET", "cluster-link-sendbuf-limit", 0);
+        await cluster.ResumeAsync(subscribed);
+
+        await MemoryTierTests.TrustedAsync(node);
+        Assert.Equal("new", Engine.Read(await there.GetAsync(new Thing("new", 2), id))!.Name);
+    }
+
+    private static Backplane Of(ApiNode node) => node.Services.GetRequiredService<Backplane>();
+
+    private static Task<Thing?> Never(CancellationToken stop) => throw new InvalidOperationException("It is cached.");
+
+    private static int SubscribedAt(ApiNode node) => ((IPEndPoint)node.Services.GetRequiredService<Redis>().Cache.Multiplexer
+        .GetSubscriber().SubscribedEndpoint(RedisChannel.Literal(Of(node).Channel))!).Port;
+
+    /// <summary>An id whose entry is at one of these masters.</summary>
+    private static async Task<string> IdOnAsync(ApiNode node, Func<int, bool> isMaster)
+    {
+        var (namespaces, connection) = (node.Services.GetRequiredService<Namespaces>(), node.Services.GetRequiredService<Redis>().Cache.Multiplexer);
+        var generation = (await namespaces.CurrentAsync("things", CancellationToken.None))!.Value;
+        return Enumerable.Range(0, int.MaxValue).Select(id => $"{id}").First(id =>
+            isMaster(((IPEndPoint)connection.GetServer(new RedisKey(namespaces.Key("things", generation, id).Text)).EndPoint).Port));
+    }
+
+    /// <summary>What a node has received when so many messages have been published, and the last of them has been received.</summary>
+    private static async Task<long[]> ReceivedAsync(ApiNode node, string redis, int count)
+    {
+        var received = new ConcurrentQueue<long>();
+        void Receive(BackplaneMessage message) => received.Enqueue(message.Number);
+        Of(node).Received += Receive;
+        await using var connection = await ConnectionMultiplexer.ConnectAsync(redis);
+        await Task.WhenAll(Enumerable.Range(1, count).Select(number => PublishAsync(node, connection, number)));
+        await Eventually.TrueAsync(() => received.Contains(count));
+        return [.. received];
+    }
+
+    /// <summary>A message of another process.</summary>
+    private static Task<RedisResult> PublishAsync(ApiNode node, ConnectionMultiplexer connection, int number) =>
+        connection.GetServers()[0].ExecuteAsync("PUBLISH", Of(node).Channel, $"another {(int)BackplaneEvent.Changed} things {number} 1");
+
+    private static async Task ExecuteAsync(string redis, string command, params object[] arguments)
+    {
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis},allowAdmin=true");
+        await connection.GetServers()[0].ExecuteAsync(command, arguments);
+    }
+
+    private Dictionary<string, string> Settings(string redis) => new()
+    {
+        ["ConnectionStrings:Redis"] = redis,
+        ["ConnectionStrings:RedisState"] = servers.Redis,
+        ["Cache:RedisDeadline"] = "00:00:00.200",
+    };
+}
