@@ -82,8 +82,8 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
     public event Action<BackplaneMessage>? Received;
 
     /// <summary>
-    /// Messages may have been lost: entries that were read before are no longer valid. Raised after trust is withdrawn, and again before it
-    /// is restored. The handlers run inside a lock and must be short.
+    /// Messages may have been lost: entries that were read before are no longer valid. Raised before trust is restored; until then memory
+    /// is not used where it depends on messages. The handlers run inside a lock and must be short.
     /// </summary>
     public event Action? Interrupted;
 
@@ -314,15 +314,6 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
             }
 
             Log.Interrupted(log, reason);
-            try
-            {
-                Interrupted?.Invoke();
-            }
-            catch (Exception error)
-            {
-                // It is raised once more before trust is restored, which fails while a handler does.
-                Log.HandlerFailed(log, error);
-            }
         }
     }
 

@@ -298,7 +298,7 @@ internal sealed partial class ChangeCapture : BackgroundService
     {
         for (var looks = 0; !_owed.IsEmpty; looks++)
         {
-            if (looks == 5 && !_tier.IsReachable)
+            if (looks >= 5 && !_tier.IsReachable || looks >= 100)
             {
                 throw new UnavailableException("Redis");
             }

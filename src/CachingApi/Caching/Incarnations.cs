@@ -29,7 +29,7 @@ internal sealed class Incarnations
     /// <summary>The connection to the cache's Redis was lost: the next one may lead to another incarnation.</summary>
     public void ForgetRedis() => _redisKnown = false;
 
-    /// <summary>Takes note of the masters of the cache's Redis. Returns whether one of them was another before.</summary>
+    /// <summary>Takes note of the masters of the cache's Redis. Returns whether they differ from those that were known.</summary>
     public bool LearnRedis(IReadOnlyList<Incarnation> masters)
     {
         var changed = Learn(ref _redis, masters);
@@ -48,7 +48,7 @@ internal sealed class Incarnations
     {
         lock (_lock)
         {
-            var changed = held.Count > 0 && !held.SequenceEqual(now);
+            var changed = !held.SequenceEqual(now);
             held = now;
             _known = [.. _redis, .. _state, .. _postgres];
             return changed;

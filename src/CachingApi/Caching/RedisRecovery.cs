@@ -23,6 +23,8 @@ internal sealed partial class RedisRecovery(
     private static readonly TimeSpan Timeout = TimeSpan.FromSeconds(1);
 
     private volatile bool _stateKnown;
+    private bool _redisLearned;
+    private bool _stateLearned;
     private bool _loggedDenied;
 
     /// <summary>Nothing is served before it is known whether Redis was restarted from a snapshot while no process ran.</summary>
@@ -85,26 +87,31 @@ internal sealed partial class RedisRecovery(
             var openings = circuit.Openings;
             if (await MastersAsync("redis", redis.Cache.Multiplexer, cancel) is { } masters && openings == circuit.Openings)
             {
-                Learned("cache", incarnations.LearnRedis(masters));
+                Learned("redis", incarnations.LearnRedis(masters), ref _redisLearned);
             }
         }
 
         if (!_stateKnown && await MastersAsync("state", redis.State.Multiplexer, cancel) is { } state)
         {
             _stateKnown = true;
-            Learned("state", incarnations.LearnState(state));
+            Learned("state", incarnations.LearnState(state), ref _stateLearned);
         }
     }
 
-    private void Learned(string role, bool changed)
+    private void Learned(string role, bool changed, ref bool learned)
     {
         if (changed)
         {
-            Log.AnotherIncarnation(log, role);
+            if (learned)
+            {
+                Log.AnotherIncarnation(log, role);
+            }
+
+            // Each cache asks for its generation again, and gives the incarnations along.
+            namespaces.Forget();
         }
 
-        // Each cache asks for its generation again, and gives the incarnations along.
-        namespaces.Forget();
+        learned = true;
     }
 
     /// <summary>
