@@ -1,50 +1,43 @@
 namespace CachingApi.Caching;
 
-/// <param name="Server">The server's role and address.</param>
-/// <param name="Id">A value that is another one after a restart or a failover.</param>
-internal readonly record struct Incarnation(string Server, string Id);
-
 /// <summary>
-/// Which incarnations of its servers the cache rests on. A server that was restarted from a snapshot, a replica that was promoted,
-/// or a state server that lost its data is another incarnation: each cache then moves to a new generation, once (see
-/// <c>generation.lua</c>), before an entry of it is served.
+/// The incarnations of the servers that the cache rests on, each by an id that no other has. A server that was restarted from a
+/// snapshot, a replica that was promoted, or a state server that lost its data is a new one: each cache then moves to a new
+/// generation, once (see <c>generation.lua</c>), before an entry of it is served.
 /// </summary>
 internal sealed class Incarnations
 {
-    /// <summary>The name that <c>generation.lua</c> compares by its timeline.</summary>
-    private const string PostgresName = "postgres";
-
     private readonly Lock _lock = new();
-    private volatile IReadOnlyList<Incarnation> _known = [];
+    private volatile IReadOnlyList<string> _known = [];
     private volatile bool _redisKnown;
-    private IReadOnlyList<Incarnation> _redis = [];
-    private IReadOnlyList<Incarnation> _state = [];
-    private IReadOnlyList<Incarnation> _postgres = [];
+    private IReadOnlyList<string> _redis = [];
+    private IReadOnlyList<string> _state = [];
+    private IReadOnlyList<string> _postgres = [];
 
     /// <summary>Whether it has been found out which incarnation of the cache's Redis this process is connected to.</summary>
     public bool IsRedisKnown => _redisKnown;
 
-    public IReadOnlyList<Incarnation> Known => _known;
+    public IReadOnlyList<string> Known => _known;
 
     /// <summary>The connection to the cache's Redis was lost: the next one may lead to another incarnation.</summary>
     public void ForgetRedis() => _redisKnown = false;
 
     /// <summary>Takes note of the masters of the cache's Redis. Returns whether they differ from those that were known.</summary>
-    public bool LearnRedis(IReadOnlyList<Incarnation> masters)
+    public bool LearnRedis(IReadOnlyList<string> masters)
     {
-        var changed = Learn(ref _redis, masters);
+        var changed = Learn(ref _redis, [.. masters.Select(id => $"redis {id}")]);
         _redisKnown = true;
         return changed;
     }
 
     /// <summary>As <see cref="LearnRedis"/>, for the state server.</summary>
-    public bool LearnState(IReadOnlyList<Incarnation> masters) => Learn(ref _state, masters);
+    public bool LearnState(IReadOnlyList<string> masters) => Learn(ref _state, [.. masters.Select(id => $"state {id}")]);
 
-    /// <summary>Takes note of the database.</summary>
+    /// <summary>As <see cref="LearnRedis"/>, for the database.</summary>
     /// <param name="timeline">It grows with each promotion of a standby.</param>
-    public bool LearnPostgres(string system, uint timeline) => Learn(ref _postgres, [new(PostgresName, $"{system}/{timeline:x8}")]);
+    public bool LearnPostgres(string system, uint timeline) => Learn(ref _postgres, [$"postgres {system}/{timeline:x8}"]);
 
-    private bool Learn(ref IReadOnlyList<Incarnation> held, IReadOnlyList<Incarnation> now)
+    private bool Learn(ref IReadOnlyList<string> held, IReadOnlyList<string> now)
     {
         lock (_lock)
         {

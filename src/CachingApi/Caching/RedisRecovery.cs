@@ -85,13 +85,13 @@ internal sealed partial class RedisRecovery(
         if (circuit.IsOpen || !incarnations.IsRedisKnown)
         {
             var openings = circuit.Openings;
-            if (await MastersAsync("redis", redis.Cache.Multiplexer, cancel) is { } masters && openings == circuit.Openings)
+            if (await MastersAsync(redis.Cache.Multiplexer, cancel) is { } masters && openings == circuit.Openings)
             {
                 Learned("redis", incarnations.LearnRedis(masters), ref _redisLearned);
             }
         }
 
-        if (!_stateKnown && await MastersAsync("state", redis.State.Multiplexer, cancel) is { } state)
+        if (!_stateKnown && await MastersAsync(redis.State.Multiplexer, cancel) is { } state)
         {
             _stateKnown = true;
             Learned("state", incarnations.LearnState(state), ref _stateLearned);
@@ -115,19 +115,18 @@ internal sealed partial class RedisRecovery(
     }
 
     /// <summary>
-    /// The masters that this process is connected to, with their run ids, which a restart changes, and their replication ids, which
-    /// a promotion changes. <c>null</c> if one does not answer; empty if <c>INFO</c> is not allowed.
+    /// The run and replication ids of the masters that this process is connected to: a restart changes the one, a promotion the other.
+    /// <c>null</c> if a master does not answer; empty if <c>INFO</c> is not allowed.
     /// </summary>
-    private async Task<IReadOnlyList<Incarnation>?> MastersAsync(string role, IConnectionMultiplexer connection, CancellationToken cancel)
+    private async Task<IReadOnlyList<string>?> MastersAsync(IConnectionMultiplexer connection, CancellationToken cancel)
     {
-        var masters = new List<Incarnation>();
+        var masters = new List<string>();
         foreach (var server in connection.GetServers().Where(server => server.IsConnected && !server.IsReplica))
         {
             try
             {
                 var info = await server.InfoRawAsync().WaitAsync(Timeout, cancel) ?? "";
-                var id = string.Join('/', Ids().Matches(info).Select(match => match.Groups["id"].Value));
-                masters.Add(new($"{role} {EndPointCollection.ToString(server.EndPoint)}", id));
+                masters.Add(string.Join('/', Ids().Matches(info).Select(match => match.Groups["id"].Value)));
             }
             catch (RedisServerException error) when (error.Message.StartsWith("NOPERM", StringComparison.Ordinal))
             {
@@ -145,7 +144,7 @@ internal sealed partial class RedisRecovery(
             }
         }
 
-        return masters.Count == 0 ? null : masters;
+        return masters.Count == 0 ? null : [.. masters.Order(StringComparer.Ordinal)];
     }
 
     private async Task ReplayAsync(CancellationToken cancel)

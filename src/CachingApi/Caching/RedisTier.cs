@@ -185,7 +185,7 @@ internal sealed partial class RedisTier(
             seen,
             (long)CausesTtl.TotalMilliseconds,
             known.Count,
-            .. known.SelectMany(incarnation => new RedisValue[] { incarnation.Server, incarnation.Id }),
+            .. known.Select(id => (RedisValue)id),
             .. causes.SelectMany(cause => new RedisValue[]
             {
                 (long)(XxHash3.HashToUInt64(MemoryMarshal.AsBytes(cause.Id.AsSpan())) % CauseFields), cause.Id, cause.Revision.Version, cause.Revision.Fence,

@@ -1,16 +1,16 @@
 -- The generation of a cache: part of every key in it, so that a new one clears the whole cache at once. It comes from the clock,
 -- so one that was lost (a flush, an eviction) is never given out a second time.
--- A generation belongs to one incarnation of each server that the cache rests on. If one of them is another incarnation (it was
--- restarted from an older snapshot, or a replica with less data was promoted), the cache moves on: once, whichever process asks.
+-- If an incarnation of a server that the cache rests on is new (the server was restarted from an older snapshot, or a replica with
+-- less data was promoted), the cache moves on: once, whichever process asks first.
 -- KEYS[1]  the generation
--- KEYS[2]  the incarnations that it belongs to
+-- KEYS[2]  the incarnations that it has moved on for
 -- KEYS[3]  the causes of its last changes
 -- ARGV[1]  'current'; 'next'; 'unless': the next one, unless every cause below is a cause of an earlier change
 -- ARGV[2]  the backplane's channel
 -- ARGV[3]  the message to the other processes about a new generation, which is put in the place of %s
 -- ARGV[4]  a generation that the asker has seen: an earlier one is not given out any more
 -- ARGV[5]  for how long, in milliseconds, causes are kept
--- ARGV[6]  how many incarnations follow, each as a field and a value
+-- ARGV[6]  how many incarnations follow, each an id
 -- then     the causes, each as a field, the entity's id, its version and its fence
 -- Returns the generation and the time in milliseconds.
 local time = redis.call('TIME')
@@ -18,17 +18,11 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local held, seen = tonumber(redis.call('GET', KEYS[1]) or 0), tonumber(ARGV[4])
 local moves = held == 0 or held < seen or ARGV[1] == 'next'
 
-local at = 7
-for _ = 1, tonumber(ARGV[6]) do
-  local field, given = ARGV[at], ARGV[at + 1]
-  local known = redis.call('HGET', KEYS[2], field)
-  -- A timeline of PostgreSQL (the last 8 digits) has an order: a process that has not seen a failover yet changes nothing.
-  local behind = field == 'postgres' and known and string.sub(known, 1, -9) == string.sub(given, 1, -9) and given < known
-  if known ~= given and not behind then
-    redis.call('HSET', KEYS[2], field, given)
+local at = 7 + tonumber(ARGV[6])
+for i = 7, at - 1 do
+  if redis.call('HSETNX', KEYS[2], ARGV[i], now) == 1 then
     moves = true
   end
-  at = at + 2
 end
 
 for i = at, #ARGV, 4 do
