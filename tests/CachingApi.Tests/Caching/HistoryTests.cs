@@ -1,180 +1,271 @@
-using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
+using System.Text.Json;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
-using CachingApi.Users;
-using Microsoft.Extensions.DependencyInjection;
+using Npgsql;
 
 namespace CachingApi.Tests.Caching;
 
 /// <summary>
-/// A randomised history: writers and readers on two nodes while faults strike, every operation recorded with its start and
-/// end, and the promises checked over the whole afterwards. CACHINGAPI_SEED replays a run's decisions, CACHINGAPI_SOAK_SECONDS
-/// makes it longer (./dev soak).
+/// A randomised history: callers write, list and read users on three nodes, one of them a process of its own, while faults
+/// strike the cache, the state server, PostgreSQL and that process; <see cref="HistoryChecker"/> judges every operation.
+/// CACHINGAPI_SEED replays a run's decisions, CACHINGAPI_SOAK_SECONDS makes it longer (./dev soak).
 /// </summary>
 public sealed class HistoryTests(TestServers servers, ITestOutputHelper output)
 {
-    private const int Nodes = 2;
-    private const int Things = 8;
+    private const int Users = 8;
+    private const int Callers = 12;
 
-    /// <summary>Another process may be that much behind: a second without the backplane, and what a busy machine adds.</summary>
-    private static readonly TimeSpan Lag = TimeSpan.FromSeconds(2);
+    /// <summary>
+    /// Another process may be that much behind: the second that is promised, and a tenth for the two clocks of it, each of which
+    /// a process reads before or after what it measures. Stalls of the machine are not in <see cref="HistoryClock"/>'s time.
+    /// </summary>
+    private static readonly TimeSpan Lag = TimeSpan.FromSeconds(1.1);
+
+    /// <summary>How long the callers go on after the last fault.</summary>
+    private static readonly TimeSpan Rest = TimeSpan.FromSeconds(3);
+
+    /// <summary>So many measurements show the 99th percentile.</summary>
+    private const int EnoughDelays = 200;
 
     [Fact]
     public async Task No_read_is_older_than_what_was_acknowledged_or_shown_before()
     {
         var seed = Setting("CACHINGAPI_SEED") ?? Random.Shared.Next();
-        var duration = TimeSpan.FromSeconds(Setting("CACHINGAPI_SOAK_SECONDS") ?? 12);
+        var soak = Setting("CACHINGAPI_SOAK_SECONDS");
+        var duration = TimeSpan.FromSeconds(soak ?? 15);
         output.WriteLine($"seed {seed}");
 
-        await using var redis = await RedisServer.StartAsync();
-        await using var proxy = new FaultProxy(redis.Port);
-        await using var first = await ApiNode.StartAsync(servers, Settings(redis.ConnectionString));
-        await using var second = await ApiNode.StartAsync(servers, Settings(proxy.ConnectionString), nodeOf: first);
-        var nodes = new[] { first, second };
-        await MemoryTierTests.TrustedAsync(nodes);
-        var users = new List<User>();
-        for (var thing = 0; thing < Things; thing++)
+        await using var cluster = IsCluster ? await RedisCluster.StartAsync() : null;
+        await using var single = IsCluster ? null : await RedisServer.StartAsync();
+        await using var state = await RedisServer.StartAsync();
+        await using var postgres = await PostgresServer.StartDurableAsync();
+        await using var proxy = single is null ? null : new FaultProxy(single.Port);
+        var settings = Settings(cluster?.ConnectionString ?? single!.ConnectionString, state, postgres);
+        await using var first = await ApiNode.StartAsync(servers, settings);
+        await using var second = await ApiNode.StartAsync(
+            servers, new(settings) { ["ConnectionStrings:Redis"] = proxy?.ConnectionString ?? settings["ConnectionStrings:Redis"] }, nodeOf: first);
+
+        var checker = new HistoryChecker(Lag);
+        using var clock = new HistoryClock();
+        using var process = new HistoryNode(checker, first.Anonymous, first.SettingsWith([]));
+        HistoryNode[] nodes = [new(checker, first.Anonymous), new(checker, second.Anonymous), process];
+        await process.StartAsync();
+        await first.SqlAsync(Audit);
+        var workload = new HistoryWorkload(checker, clock, nodes, postgres.ConnectionString);
+        await workload.CreateUsersAsync(Users);
+        var faults = new HistoryFaults(
+            new(seed - 1), checker, clock, cluster?.Nodes ?? [single!], state, postgres, proxy, process, what => output.WriteLine($"{clock.Now():mm\\:ss\\.f} {what}"));
+
+        var (start, delays) = (Stopwatch.GetTimestamp(), new List<TimeSpan>());
+        using var end = new CancellationTokenSource();
+        using var progress = new Timer(
+            _ => output.WriteLine($"{Stopwatch.GetElapsedTime(start).TotalSeconds:0} s: {workload.Reads} reads, {workload.Writes} writes, {faults.Count} faults, {checker.Count} violations"),
+            null, TimeSpan.FromSeconds(10), TimeSpan.FromSeconds(10));
+        Task[] work =
+        [
+            .. Enumerable.Range(0, Callers).Select(caller => workload.WorkAsync(new(seed + caller), nodes[caller % nodes.Length], writes: caller < Callers / 2, end.Token)),
+            workload.PassAsync(new(seed + Callers), end.Token),
+            MeasureAsync(workload, new(seed + Callers + 1), faults, delays, end.Token),
+        ];
+        using (var stop = new CancellationTokenSource(duration))
         {
-            users.Add(await first.CreateUserAsync());
+            await faults.RunAsync(stop.Token);
         }
 
-        var history = new ConcurrentQueue<Operation>();
-        using var stop = new CancellationTokenSource(duration);
-        var work = Enumerable.Range(0, 12).Select(worker => WorkAsync(
-            new Random(seed + worker), nodes[worker % Nodes].Services.GetRequiredService<UserService>(), worker % Nodes, users, writes: worker < 4, history, stop.Token));
-        await Task.WhenAll([.. work, FaultsAsync(new Random(seed - 1), redis, proxy, stop.Token)]);
+        end.CancelAfter(Rest);
+        await Task.WhenAll(work);
 
-        output.WriteLine($"{history.Count(operation => operation.Write)} writes, {history.Count(operation => !operation.Write)} reads");
-        var violations = Violations(history).ToArray();
-        Assert.True(violations.Length == 0, $"seed {seed}, {violations.Length} violations:\n{string.Join('\n', violations.Take(5))}");
-    }
-
-    [Fact]
-    public void The_checker_finds_what_it_is_there_to_find()
-    {
-        static Operation Read(int node, double start, double end, long version) => new(node, 0, false, version, Seconds(start), Seconds(end));
-        static Operation Write(int node, double start, double end, long version) => new(node, 0, true, version, Seconds(start), Seconds(end));
-
-        Assert.Empty(Violations([Write(0, 0, 1, 2), Read(0, 0.5, 1.5, 1), Read(0, 2, 3, 2), Read(1, 2, 2.5, 1), Read(1, 3.5, 4, 2)]));
-        Assert.Single(Violations([Write(0, 0, 1, 2), Read(0, 1.1, 1.2, 1)]));
-        Assert.Single(Violations([Write(0, 0, 1, 2), Read(1, 3.1, 3.2, 1)]));
-        Assert.Single(Violations([Read(0, 0, 1, 2), Read(0, 1.1, 1.2, 1)]));
-    }
-
-    /// <summary>
-    /// Each read against the newest version that it must have seen: of the writes acknowledged on its own node before it began,
-    /// of those on other nodes a lag before that, and of the reads that had ended on its own node.
-    /// </summary>
-    private static IEnumerable<string> Violations(IEnumerable<Operation> history)
-    {
-        foreach (var thing in history.GroupBy(operation => operation.Thing))
+        await VerifyAsync(first, checker);
+        Report(workload, nodes, checker, clock, faults, delays);
+        await AgreeAsync(first, nodes, workload, checker);
+        Assert.True(checker.Count == 0, $"seed {seed}, {checker.Count} violations:\n{string.Join('\n', checker.Violations.Take(5))}");
+        Assert.All(nodes, node => Assert.True(node.Tiers.GetValueOrDefault("memory") > 0, $"node {node.Number} never read from memory"));
+        if (soak is not null && delays.Count >= EnoughDelays)
         {
-            foreach (var reads in thing.Where(operation => !operation.Write).GroupBy(operation => operation.Node))
-            {
-                var known = thing
-                    .Where(operation => operation.Write || operation.Node == reads.Key)
-                    .Select(operation => (Since: operation.End + (operation.Node == reads.Key ? 0 : Ticks(Lag)), Operation: operation))
-                    .OrderBy(entry => entry.Since)
-                    .ToArray();
-                var (next, newest) = (0, (Operation?)null);
-                foreach (var read in reads.OrderBy(read => read.Start))
-                {
-                    for (; next < known.Length && known[next].Since < read.Start; next++)
-                    {
-                        newest = known[next].Operation.Version > (newest?.Version ?? 0) ? known[next].Operation : newest;
-                    }
+            Assert.InRange(Percentile(delays, 0.99), TimeSpan.Zero, TimeSpan.FromMilliseconds(100));
+        }
+    }
 
-                    if (newest?.Version > read.Version)
-                    {
-                        yield return $"{read} began after {newest} had ended";
-                    }
+    private static bool IsCluster => Environment.GetEnvironmentVariable("CACHINGAPI_TEST_REDIS") is "cluster";
+
+    /// <summary>Keeps every version that a row has had.</summary>
+    private const string Audit =
+        """
+        CREATE TABLE audit (place bigserial PRIMARY KEY, id uuid, version bigint, name text);
+        CREATE INDEX ON audit (id, version);
+        CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO audit (id, version, name) VALUES (NEW.id, NEW.version, NEW.display_name);
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER users_audit AFTER INSERT OR UPDATE ON users FOR EACH ROW EXECUTE FUNCTION audit();
+        """;
+
+    private static async Task MeasureAsync(
+        HistoryWorkload workload, Random random, HistoryFaults faults, List<TimeSpan> delays, CancellationToken stop)
+    {
+        while (!stop.IsCancellationRequested)
+        {
+            var calm = faults.CalmNumber;
+            if (calm > 0 && await workload.DelayAsync(random, stop) is { } delay && faults.CalmNumber == calm)
+            {
+                delays.Add(delay);
+            }
+
+            await Task.Delay(random.Next(20), CancellationToken.None);
+        }
+    }
+
+    /// <summary>At rest, every node's memory, Redis and every list agree with the rows, and the rows have what was acknowledged.</summary>
+    private static async Task AgreeAsync(ApiNode api, HistoryNode[] nodes, HistoryWorkload workload, HistoryChecker checker)
+    {
+        await Eventually.TrueAsync(async () => await QueueLengthAsync(nodes[0]) == 0, "the queue to be empty");
+        var rows = await RowsAsync(api);
+        foreach (var (user, last) in checker.Acknowledged())
+        {
+            var row = rows.TryGetValue(user, out var found) ? found : (Version: HistoryChecker.GoneVersion, Content: HistoryChecker.Gone);
+            if (row.Version < last.Version || (row.Version == last.Version && row.Content != last.Content))
+            {
+                checker.Violated($"the row of user {user} has {row}, the last acknowledged write was {last}");
+            }
+        }
+
+        // The process begins anew, so that what it shows first is what Redis has.
+        await nodes[^1].KillAsync();
+        await nodes[^1].StartAsync();
+        foreach (var node in nodes)
+        {
+            for (var time = 0; time < 2; time++)
+            {
+                foreach (var user in workload.Users)
+                {
+                    await Eventually.TrueAsync(async () => await node.FindAsync(user) == rows[user], $"user {user} to be shown as {rows[user]} by node {node.Number}");
+                    await Eventually.TrueAsync(async () => await IsInRedisAsync(node, user, rows[user].Version), $"Redis to have user {user} in version {rows[user].Version}");
+                }
+
+                foreach (var limit in new[] { 100, 5 })
+                {
+                    await Eventually.TrueAsync(async () => await ShowsAsync(node, limit, rows), $"pages of {limit} to show the rows on node {node.Number}");
                 }
             }
         }
     }
 
-    private static async Task WorkAsync(
-        Random random, UserService service, int node, List<User> users, bool writes, ConcurrentQueue<Operation> history, CancellationToken stop)
+    /// <summary>What depends on the versions that the rows have had.</summary>
+    private static async Task VerifyAsync(ApiNode api, HistoryChecker checker)
     {
-        while (!stop.IsCancellationRequested)
+        foreach (var (user, version, content, why) in checker.Suspects)
         {
-            var thing = random.Next(users.Count);
-            var user = users[thing];
-            var write = writes && random.Next(4) == 0;
-            var start = Stopwatch.GetTimestamp();
-            if (write)
+            if (!await api.SqlAsync<bool>($"SELECT EXISTS (SELECT 1 FROM audit WHERE id = '{user}' AND version = {version} AND name = '{content}')"))
             {
-                var strategy = (WriteStrategy)random.Next(3);
-                var updated = await service.UpdateAsync(user.Id, new() { Email = user.Email, DisplayName = $"{start}" }, null, strategy);
-                history.Enqueue(new(node, thing, write, updated.User!.Version, start, Stopwatch.GetTimestamp(), $"{strategy}"));
+                checker.Violated(why);
             }
-            else
-            {
-                var found = await service.FindAsync(user.Id, CancellationToken.None);
-                history.Enqueue(new(node, thing, write, found.Entry.Version, start, Stopwatch.GetTimestamp(), $"{found.Outcome}{(found.Collapsed ? ", collapsed" : "")}"));
-            }
+        }
 
-            await Task.Delay(random.Next(3), CancellationToken.None);
+        var backward = await api.SqlAsync<long>(
+            "SELECT count(*) FROM (SELECT version <= lag(version) OVER (PARTITION BY id ORDER BY place) AS backward FROM audit) versions WHERE backward");
+        if (backward > 0)
+        {
+            checker.Violated($"{backward} times a row's version did not grow");
         }
     }
 
-    private async Task FaultsAsync(Random random, RedisServer redis, FaultProxy proxy, CancellationToken stop)
+    private static async Task<Dictionary<Guid, (long Version, string Content)>> RowsAsync(ApiNode api)
     {
-        while (!stop.IsCancellationRequested)
+        var rows = new Dictionary<Guid, (long, string)>();
+        await using var connection = new NpgsqlConnection($"{api.Database};Pooling=false");
+        await connection.OpenAsync();
+        await using var command = new NpgsqlCommand("SELECT id, version, display_name FROM users", connection);
+        await using var reader = await command.ExecuteReaderAsync();
+        while (await reader.ReadAsync())
         {
-            await Task.Delay(random.Next(200, 1500), CancellationToken.None);
-            var lasting = TimeSpan.FromMilliseconds(random.Next(20, 1500));
-            switch (random.Next(4))
-            {
-                case 0:
-                    output.WriteLine($"frozen for {lasting}");
-                    await redis.PauseAsync();
-                    await Task.Delay(lasting, CancellationToken.None);
-                    await redis.ResumeAsync();
-                    break;
-                case 1:
-                    output.WriteLine($"killed for {lasting}");
-                    await redis.KillAsync();
-                    await Task.Delay(lasting, CancellationToken.None);
-                    await redis.StartAgainAsync();
-                    break;
-                case 2:
-                    output.WriteLine("flushed");
-                    await using (var connection = await StackExchange.Redis.ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true"))
-                    {
-                        await connection.GetServers()[0].FlushAllDatabasesAsync();
-                    }
+            rows[reader.GetGuid(0)] = (reader.GetInt64(1), reader.GetString(2));
+        }
 
-                    break;
-                default:
-                    output.WriteLine($"second node cut off for {lasting}");
-                    proxy.Cut();
-                    await Task.Delay(lasting, CancellationToken.None);
-                    proxy.Mend();
-                    break;
+        return rows;
+    }
+
+    private static async Task<long?> QueueLengthAsync(HistoryNode node)
+    {
+        using var answer = await node.SendAsync(HttpMethod.Get, "/cache/stats");
+        return answer is not null && (await answer.JsonAsync()).GetProperty("writeBehind") is { ValueKind: JsonValueKind.Object } queue
+            ? queue.GetProperty("queueLength").GetInt64()
+            : null;
+    }
+
+    private static async Task<bool> IsInRedisAsync(HistoryNode node, Guid user, long version)
+    {
+        using var answer = await node.SendAsync(HttpMethod.Get, $"/cache/entries?key=users:{user}");
+        return answer is not null && (await answer.JsonAsync()).GetProperty("redis") is var tier
+            && tier.GetProperty("state").GetString() == "fresh" && tier.GetProperty("version").GetInt64() == version;
+    }
+
+    /// <summary>Whether the first two pages show the newest users as they are.</summary>
+    private static async Task<bool> ShowsAsync(HistoryNode node, int limit, Dictionary<Guid, (long Version, string Content)> rows)
+    {
+        var shown = new List<(Guid, (long, string))>();
+        var after = (string?)null;
+        for (var page = 0; page < 2 && (page == 0 || after is not null); page++)
+        {
+            if (await node.ListAsync(limit, after) is not { } seen)
+            {
+                return false;
             }
+
+            shown.AddRange(seen.Users.Select(user => (user.Key, user.Value)));
+            after = seen.Next;
+        }
+
+        var newest = rows.OrderByDescending(row => $"{row.Key}", StringComparer.Ordinal).Take(2 * limit).Select(row => (row.Key, row.Value));
+        return newest.SequenceEqual(shown);
+    }
+
+    private void Report(
+        HistoryWorkload workload, HistoryNode[] nodes, HistoryChecker checker, HistoryClock clock, HistoryFaults faults, List<TimeSpan> delays)
+    {
+        output.WriteLine($"{workload.Reads} reads, {workload.Writes} acknowledged writes, {faults.Count} faults, {checker.Count} violations");
+        foreach (var violation in checker.Violations.Take(5))
+        {
+            output.WriteLine(violation);
+        }
+
+        foreach (var node in nodes)
+        {
+            output.WriteLine($"node {node.Number}: {string.Join(", ", node.Tiers.OrderBy(tier => tier.Key).Select(tier => $"{tier.Key} {tier.Value}"))}");
+        }
+
+        output.WriteLine($"the machine stalled for {clock.LongestStall.TotalMilliseconds:0} ms at worst, {clock.Stalled.TotalSeconds:0.0} s in all are not counted");
+        output.WriteLine($"largest staleness of another node, faults included: {checker.Staleness.TotalMilliseconds:0} ms (promised: 1,000)");
+        if (delays.Count > 0)
+        {
+            output.WriteLine(
+                $"delay of a write to another node without faults, {delays.Count} measured: p50 {Percentile(delays, 0.5).TotalMilliseconds:0.0} ms, " +
+                $"p99 {Percentile(delays, 0.99).TotalMilliseconds:0.0} ms (promised: 100), max {delays.Max().TotalMilliseconds:0.0} ms");
         }
     }
 
-    private Dictionary<string, string> Settings(string redis) => new()
+    private static TimeSpan Percentile(List<TimeSpan> values, double part) => values.Order().ElementAt((int)(part * (values.Count - 1)));
+
+    private static Dictionary<string, string> Settings(string cache, RedisServer state, PostgresServer postgres) => new()
     {
-        ["ConnectionStrings:Redis"] = redis,
-        ["ConnectionStrings:RedisState"] = servers.Redis,
+        ["ConnectionStrings:Redis"] = cache,
+        ["ConnectionStrings:RedisState"] = state.ConnectionString,
+        ["ConnectionStrings:Postgres"] = postgres.ConnectionString,
         ["Database:ChangeCapture"] = "true",
         ["Cache:RedisDeadline"] = "00:00:00.050",
-        ["Cache:Users:MemoryTtl"] = "00:01:00",
-        ["Cache:Users:Ttl"] = "00:00:02",
+        ["Redis:StateDeadline"] = "00:00:00.500",
+        // No entry ends by itself during the history: what is stale stays so.
+        ["Cache:Users:Ttl"] = "01:00:00",
         ["Cache:Users:StaleFor"] = "00:00:00",
+        ["Cache:Users:NegativeTtl"] = "01:00:00",
+        ["Cache:Users:MemoryTtl"] = "01:00:00",
+        ["Cache:UserLists:Ttl"] = "01:00:00",
+        ["Cache:UserLists:StaleFor"] = "00:00:00",
+        ["Cache:UserLists:MemoryTtl"] = "01:00:00",
     };
 
     private static int? Setting(string name) =>
         int.TryParse(Environment.GetEnvironmentVariable(name), CultureInfo.InvariantCulture, out var value) ? value : null;
-
-    private static long Seconds(double seconds) => Ticks(TimeSpan.FromSeconds(seconds));
-
-    private static long Ticks(TimeSpan time) => (long)(time.TotalSeconds * Stopwatch.Frequency);
-
-    private sealed record Operation(int Node, int Thing, bool Write, long Version, long Start, long End, string How = "");
 }

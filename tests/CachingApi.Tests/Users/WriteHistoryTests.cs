@@ -31,8 +31,7 @@ public sealed class WriteHistoryTests(TestServers servers, ITestOutputHelper out
         output.WriteLine($"seed {seed}");
 
         // Every write is on disk before it is answered: what the queue has acknowledged survives a SIGKILL.
-        await using var state = await RedisServer.StartAsync(
-            "--appendonly", "yes", "--appendfsync", "always", "--appenddirname", $"cachingapi-aof-{Guid.NewGuid():N}");
+        await using var state = await RedisServer.StartAsync("--appendonly", "yes", "--appendfsync", "always");
         var settings = new Dictionary<string, string>
         {
             ["ConnectionStrings:RedisState"] = state.ConnectionString,
