@@ -19,6 +19,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
     private long _contents;
     private long _reads;
     private long _writes;
+    private long _queued;
 
     public IReadOnlyList<Guid> Users => _users;
 
@@ -26,6 +27,9 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
 
     /// <summary>How many were acknowledged.</summary>
     public long Writes => Interlocked.Read(ref _writes);
+
+    /// <summary>How many of them were acknowledged before they were committed.</summary>
+    public long Queued => Interlocked.Read(ref _queued);
 
     public async Task<Guid> CreateAsync(HistoryNode node)
     {
@@ -224,6 +228,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
     private void Done(HistoryWrite write, HistoryNode node, int number, long version, bool queued)
     {
         Interlocked.Increment(ref _writes);
+        Interlocked.Add(ref _queued, queued ? 1 : 0);
         checker.Acknowledge(write, node.Number == number ? number : checker.AddNode(), version, queued, clock.Now());
     }
 
