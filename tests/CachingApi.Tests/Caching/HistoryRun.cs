@@ -84,13 +84,16 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
             workload.PassAsync(new(seed + Callers), end.Token),
             MeasureAsync(workload, new(seed + Callers + 1), faults, Delays, end.Token),
         ];
-        using (var stop = new CancellationTokenSource(TimeSpan.FromSeconds(Setting("CACHINGAPI_SOAK_SECONDS") ?? Duration.TotalSeconds)))
+        try
         {
+            using var stop = new CancellationTokenSource(TimeSpan.FromSeconds(Setting("CACHINGAPI_SOAK_SECONDS") ?? Duration.TotalSeconds));
             await faults.RunAsync(stop.Token);
         }
-
-        end.CancelAfter(Rest);
-        await Task.WhenAll(work);
+        finally
+        {
+            end.CancelAfter(Rest);
+            await Task.WhenAll(work);
+        }
 
         NpgsqlConnection.ClearAllPools(); // PostgreSQL was killed
         await VerifyAsync(first, checker);

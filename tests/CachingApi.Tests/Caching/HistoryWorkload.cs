@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Net;
 using CachingApi.Tests.Api;
 using Npgsql;
@@ -14,7 +15,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
 
     private const int MaxPassing = 6;
 
-    private readonly Dictionary<Guid, string> _emails = [];
+    private readonly ConcurrentDictionary<Guid, string> _emails = new();
     private readonly List<Guid> _users = [];
     private long _contents;
     private long _reads;
@@ -35,12 +36,13 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
     {
         var (number, email, content) = (node.Number, $"{Guid.NewGuid():N}@example.org", Content());
         using var answer = await node.SendAsync(HttpMethod.Post, "/users", new { email, displayName = content, password = ApiNode.Password });
-        if (answer is null)
+        if (answer?.IsSuccessStatusCode != true)
         {
             return Guid.Empty;
         }
 
         var (id, seen) = HistoryNode.Shown(await answer.JsonAsync());
+        _emails[id] = email;
         Done(checker.BeginWrite(id, content), node, number, seen.Version, queued: false);
         return id;
     }
@@ -50,13 +52,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
     {
         for (var user = 0; user < count; user++)
         {
-            using var answer = await nodes[0].SendAsync(
-                HttpMethod.Post, "/users", new { email = $"{Guid.NewGuid():N}@example.org", displayName = Content(), password = ApiNode.Password });
-            var created = await answer!.JsonAsync();
-            var (id, seen) = HistoryNode.Shown(created);
-            _users.Add(id);
-            _emails[id] = created.GetProperty("email").GetString()!;
-            Done(checker.BeginWrite(id, seen.Content), nodes[0], nodes[0].Number, seen.Version, queued: false);
+            _users.Add(await CreateAsync(nodes[0]));
         }
     }
 
@@ -78,7 +74,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
         }
     }
 
-    /// <summary>Creates users and deletes them again, so that lists grow and shrink.</summary>
+    /// <summary>Creates users, changes them once and deletes them again, so that lists grow and shrink and deletions meet pending writes.</summary>
     public async Task PassAsync(Random random, CancellationToken stop)
     {
         var passing = new Queue<(Guid User, bool Deleted)>();
@@ -97,9 +93,11 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
                 if (deleted)
                 {
                     checker.Forget(user);
+                    _emails.TryRemove(user, out _);
                 }
                 else
                 {
+                    await UpdateAsync(nodes[random.Next(nodes.Count)], user, Strategies[random.Next(Strategies.Length)]);
                     passing.Enqueue((user, await DeleteAsync(node, user)));
                     await ReadAsync(nodes[random.Next(nodes.Count)], user);
                 }

@@ -94,15 +94,10 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
 
         public override async Task KillAsync()
         {
-            // The parent first: it would start over when it sees a child die.
-            var children = await ChildrenAsync();
-            await Machine.SignalAsync(_process!.Id, "KILL");
-            foreach (var child in children)
-            {
-                await Machine.RunAsync("sh", "-c", $"kill -KILL {child} 2>/dev/null || true"); // a child ends by itself, too, when its parent is gone
-            }
-
-            await _process.WaitForExitAsync();
+            // Frozen first: the parent would start over when it sees a child die.
+            await SignalAllAsync("STOP");
+            var children = await SignalAllAsync("KILL");
+            await _process!.WaitForExitAsync();
             // A server does not start while a process of the one before it is attached to the shared memory.
             await Eventually.TrueAsync(() => children.All(child => !Machine.IsRunning(child)), "PostgreSQL's processes to end");
         }
@@ -111,6 +106,7 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         {
             if (!_process!.HasExited)
             {
+                await ResumeAsync(); // a test that failed may have left it frozen
                 await StopAsync();
             }
 
@@ -153,15 +149,20 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
                 : (tool, arguments);
         }
 
-        /// <summary>The server is a process per connection: all of them.</summary>
-        private async Task SignalAllAsync(string signal)
+        /// <summary>The server is a process per connection: all of them. Returns the children.</summary>
+        private async Task<int[]> SignalAllAsync(string signal)
         {
-            foreach (var child in await ChildrenAsync())
+            // A stopped parent has no new children. One that is killed has none: they are looked up before.
+            var before = await ChildrenAsync();
+            await Machine.SignalAsync(_process!.Id, signal);
+            var children = signal is "KILL" ? before : await ChildrenAsync();
+            if (children.Length > 0)
             {
-                await Machine.SignalAsync(child, signal);
+                // One may have ended meanwhile.
+                await Machine.RunAsync("sh", "-c", $"kill -{signal} {string.Join(' ', children)} 2>/dev/null || true");
             }
 
-            await Machine.SignalAsync(_process!.Id, signal);
+            return children;
         }
 
         private async Task<int[]> ChildrenAsync()
