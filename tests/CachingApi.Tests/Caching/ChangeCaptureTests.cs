@@ -152,7 +152,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
     public async Task No_change_is_skipped_while_the_service_redis_and_postgres_come_and_go()
     {
         await using var redis = await RedisServer.StartAsync();
-        await using var postgres = await PostgresServer.StartAsync();
+        await using var postgres = await PostgresServer.StartDurableAsync();
         var settings = Settings(redis);
         settings["ConnectionStrings:Postgres"] = postgres.ConnectionString;
         await using var reader = await ApiNode.StartAsync(servers, new(settings) { ["Database:ChangeCapture"] = "false" });
@@ -206,6 +206,14 @@ public sealed class ChangeCaptureTests(TestServers servers)
         // PostgreSQL restarts, by which it also shows that it need not wait for who follows.
         await ChangeAsync(10);
         await postgres.StopAsync();
+        await postgres.StartAgainAsync();
+        NpgsqlConnection.ClearAllPools();
+        await ChangeAsync(10);
+        await SeenAsync();
+
+        // PostgreSQL crashes.
+        await ChangeAsync(10);
+        await postgres.KillAsync();
         await postgres.StartAgainAsync();
         NpgsqlConnection.ClearAllPools();
         await ChangeAsync(10);

@@ -11,7 +11,7 @@ public sealed class PostgresDownTests(TestServers servers)
     [Fact]
     public async Task While_it_is_frozen_stale_entries_are_served_and_the_rest_is_503()
     {
-        await using var postgres = await PostgresServer.StartAsync();
+        await using var postgres = await PostgresServer.StartDurableAsync();
         var impatient = new NpgsqlConnectionStringBuilder(postgres.ConnectionString) { Timeout = 1, CommandTimeout = 1, CancellationTimeout = 500 };
         var time = new FakeTimeProvider(DateTimeOffset.FromUnixTimeMilliseconds(TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds()));
         await using var api = await ApiNode.StartAsync(
@@ -38,10 +38,12 @@ public sealed class PostgresDownTests(TestServers servers)
         NpgsqlConnection.ClearAllPools();
     }
 
-    [Fact]
-    public async Task Cached_reads_go_on_stale_ones_are_marked_the_rest_is_503_and_it_recovers()
+    [Theory]
+    [InlineData("stopped")]
+    [InlineData("killed")]
+    public async Task Cached_reads_go_on_stale_ones_are_marked_the_rest_is_503_and_it_recovers(string fault)
     {
-        await using var postgres = await PostgresServer.StartAsync();
+        await using var postgres = await PostgresServer.StartDurableAsync();
         var time = new FakeTimeProvider(DateTimeOffset.FromUnixTimeMilliseconds(TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds()));
         await using var api = await ApiNode.StartAsync(
             servers,
@@ -51,7 +53,7 @@ public sealed class PostgresDownTests(TestServers servers)
         using var client = await api.AdminAsync();
         await client.GetAsync($"/users/{cached.Id}");
 
-        await postgres.StopAsync();
+        await (fault == "stopped" ? postgres.StopAsync() : postgres.KillAsync());
 
         var fresh = await client.GetAsync($"/users/{cached.Id}");
         Assert.Equal(HttpStatusCode.OK, fresh.StatusCode);

@@ -42,6 +42,20 @@ internal static class Machine
     /// <summary>Sends a POSIX signal (STOP, CONT, INT, KILL …) to a process.</summary>
     public static Task SignalAsync(int pid, string signal) => RunAsync("sh", "-c", $"kill -{signal} {pid}");
 
+    /// <summary>Whether a process has not ended; a zombie has.</summary>
+    public static bool IsRunning(int pid)
+    {
+        try
+        {
+            using var process = Process.GetProcessById(pid);
+            return !process.HasExited && !(File.Exists($"/proc/{pid}/stat") && File.ReadAllText($"/proc/{pid}/stat").Contains(") Z ", StringComparison.Ordinal));
+        }
+        catch (Exception error) when (error is ArgumentException or InvalidOperationException or IOException)
+        {
+            return false;
+        }
+    }
+
     /// <summary>Runs a program to its end and returns what it wrote.</summary>
     public static async Task<string> RunAsync(string program, params string[] arguments)
     {

@@ -17,6 +17,9 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         "fsync=off", "synchronous_commit=off", "full_page_writes=off",
     ];
 
+    /// <summary>For a server that a test ends: what a commit has acknowledged is on disk, as in production.</summary>
+    private static readonly string[] Durable = ["fsync=on", "synchronous_commit=on", "full_page_writes=on"];
+
     public int Port => port;
 
     public string ConnectionString =>
@@ -31,6 +34,9 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         await server.StartAgainAsync();
         return server;
     }
+
+    /// <summary>One that a test kills or stops: it keeps every commit that it has acknowledged.</summary>
+    public static Task<PostgresServer> StartDurableAsync(params string[] settings) => StartAsync([.. Durable, .. settings]);
 
     public async Task StartAgainAsync()
     {
@@ -58,6 +64,9 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
     /// <summary>Ends it, connections and all; its data stay.</summary>
     public abstract Task StopAsync();
 
+    /// <summary>SIGKILL to all its processes; the next start recovers from its log.</summary>
+    public abstract Task KillAsync();
+
     public abstract ValueTask DisposeAsync();
 
     protected abstract Task LaunchAsync();
@@ -83,10 +92,21 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
             await _process.WaitForExitAsync();
         }
 
+        public override async Task KillAsync()
+        {
+            // Frozen first: the parent would start over when it sees a child die.
+            await SignalAllAsync("STOP");
+            var children = await SignalAllAsync("KILL");
+            await _process!.WaitForExitAsync();
+            // A server does not start while a process of the one before it is attached to the shared memory.
+            await Eventually.TrueAsync(() => children.All(child => !Machine.IsRunning(child)), "PostgreSQL's processes to end");
+        }
+
         public override async ValueTask DisposeAsync()
         {
             if (!_process!.HasExited)
             {
+                await ResumeAsync(); // a test that failed may have left it frozen
                 await StopAsync();
             }
 
@@ -129,17 +149,27 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
                 : (tool, arguments);
         }
 
-        /// <summary>The server is a process per connection: all of them.</summary>
-        private async Task SignalAllAsync(string signal)
+        /// <summary>The server is a process per connection: all of them. Returns the children.</summary>
+        private async Task<int[]> SignalAllAsync(string signal)
         {
-            var (parent, children) = (_process!.Id, $"/proc/{_process.Id}/task/{_process.Id}/children");
-            var list = File.Exists(children) ? await File.ReadAllTextAsync(children) : await Machine.RunAsync("pgrep", "-P", $"{parent}");
-            foreach (var pid in list.Split([' ', '\n'], StringSplitOptions.RemoveEmptyEntries))
+            // A stopped parent has no new children. One that is killed has none: they are looked up before.
+            var before = await ChildrenAsync();
+            await Machine.SignalAsync(_process!.Id, signal);
+            var children = signal is "KILL" ? before : await ChildrenAsync();
+            if (children.Length > 0)
             {
-                await Machine.SignalAsync(int.Parse(pid, CultureInfo.InvariantCulture), signal);
+                // One may have ended meanwhile.
+                await Machine.RunAsync("sh", "-c", $"kill -{signal} {string.Join(' ', children)} 2>/dev/null || true");
             }
 
-            await Machine.SignalAsync(parent, signal);
+            return children;
+        }
+
+        private async Task<int[]> ChildrenAsync()
+        {
+            var children = $"/proc/{_process!.Id}/task/{_process.Id}/children";
+            var list = File.Exists(children) ? await File.ReadAllTextAsync(children) : await Machine.RunAsync("pgrep", "-P", $"{_process.Id}");
+            return [.. list.Split([' ', '\n'], StringSplitOptions.RemoveEmptyEntries).Select(pid => int.Parse(pid, CultureInfo.InvariantCulture))];
         }
     }
 
@@ -153,6 +183,8 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         public override Task ResumeAsync() => _container.UnpauseAsync();
 
         public override async Task StopAsync() => await Machine.RunAsync("docker", "stop", _container.Id);
+
+        public override async Task KillAsync() => await Machine.RunAsync("docker", "kill", _container.Id);
 
         public override ValueTask DisposeAsync() => _container.DisposeAsync();
 

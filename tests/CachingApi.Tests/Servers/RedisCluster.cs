@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Globalization;
 using StackExchange.Redis;
 
@@ -10,29 +9,25 @@ internal sealed class RedisCluster : IAsyncDisposable
     private const int Masters = 3;
     private const int Slots = 16384;
 
-    private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("cachingapi-cluster-");
-    private readonly int[] _ports = [.. Enumerable.Range(0, Masters).Select(_ => Port())];
-    private Process[] _processes = [];
+    private readonly List<RedisServer> _nodes = [];
 
-    public string ConnectionString => string.Join(',', _ports.Select(port => $"127.0.0.1:{port}"));
+    /// <summary>The masters, each of which can be frozen, killed and started again by itself.</summary>
+    public IReadOnlyList<RedisServer> Nodes => _nodes;
+
+    public string ConnectionString => string.Join(',', _nodes.Select(node => node.ConnectionString));
 
     public IReadOnlyList<int> Ports => _ports;
 
     public static async Task<RedisCluster> StartAsync()
     {
         var cluster = new RedisCluster();
-        var redis = Machine.FindRedis() ?? throw new InvalidOperationException("redis-server is missing: ./dev test brings it.");
-        cluster._processes = [.. cluster._ports.Select(port => Machine.Start(
-            redis, "--port", $"{port}", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", cluster._folder.FullName,
-            "--cluster-enabled", "yes", "--cluster-config-file", $"{port}.conf"))];
-        foreach (var process in cluster._processes)
-        {
-            process.BeginOutputReadLine();
-            process.BeginErrorReadLine();
-        }
-
         try
         {
+            for (var master = 0; master < Masters; master++)
+            {
+                cluster._nodes.Add(await RedisServer.StartProcessAsync(Port(), "--cluster-enabled", "yes"));
+            }
+
             await cluster.FormAsync();
             return cluster;
         }
@@ -50,14 +45,10 @@ internal sealed class RedisCluster : IAsyncDisposable
 
     public async ValueTask DisposeAsync()
     {
-        foreach (var process in _processes)
+        foreach (var node in _nodes)
         {
-            process.Kill();
-            await process.WaitForExitAsync();
-            process.Dispose();
+            await node.DisposeAsync();
         }
-
-        _folder.Delete(recursive: true);
     }
 
     private int ProcessOf(int port) => _processes[Array.IndexOf(_ports, port)].Id;
@@ -66,17 +57,17 @@ internal sealed class RedisCluster : IAsyncDisposable
     {
         for (var master = 0; master < Masters; master++)
         {
-            await using var connection = await ConnectionMultiplexer.ConnectAsync($"127.0.0.1:{_ports[master]},connectRetry=20,allowAdmin=true");
+            await using var connection = await ConnectionMultiplexer.ConnectAsync($"{_nodes[master].ConnectionString},connectRetry=20,allowAdmin=true");
             var server = connection.GetServers()[0];
             await server.ExecuteAsync("CLUSTER", "ADDSLOTSRANGE", Slots * master / Masters, Slots * (master + 1) / Masters - 1);
-            await server.ExecuteAsync("CLUSTER", "MEET", "127.0.0.1", _ports[0].ToString(CultureInfo.InvariantCulture));
+            await server.ExecuteAsync("CLUSTER", "MEET", "127.0.0.1", _nodes[0].Port.ToString(CultureInfo.InvariantCulture));
         }
 
-        foreach (var port in _ports)
+        foreach (var node in _nodes)
         {
             await Eventually.TrueAsync(async () =>
             {
-                await using var connection = await ConnectionMultiplexer.ConnectAsync($"127.0.0.1:{port},allowAdmin=true");
+                await using var connection = await ConnectionMultiplexer.ConnectAsync($"{node.ConnectionString},allowAdmin=true");
                 var state = (string)(await connection.GetServers()[0].ExecuteAsync("CLUSTER", "INFO"))!;
                 return state.Contains("cluster_state:ok", StringComparison.Ordinal) && state.Contains($"cluster_known_nodes:{Masters}", StringComparison.Ordinal);
             }, "the cluster to form");

@@ -23,9 +23,23 @@ internal abstract class RedisServer : IAsyncDisposable
         return server;
     }
 
-    /// <summary>Starts it again after <see cref="KillAsync"/>: empty, unless it was told to <c>SAVE</c>.</summary>
-    public async Task StartAgainAsync()
+    /// <summary>A process on a given port.</summary>
+    public static async Task<RedisServer> StartProcessAsync(int port, params string[] options)
     {
+        var server = new ProcessRedis(port, options);
+        await server.StartAgainAsync();
+        return server;
+    }
+
+    /// <summary>Starts it again after <see cref="KillAsync"/>, with the data of its last <see cref="SaveAsync"/> or its append-only file.</summary>
+    /// <param name="empty">Removes those data first.</param>
+    public async Task StartAgainAsync(bool empty = false)
+    {
+        if (empty)
+        {
+            await RemoveDataAsync();
+        }
+
         await LaunchAsync();
         await Eventually.TrueAsync(async () =>
         {
@@ -33,6 +47,12 @@ internal abstract class RedisServer : IAsyncDisposable
             return connection.IsConnected;
         });
     }
+
+    /// <summary>Writes a snapshot, which the next start loads.</summary>
+    public Task SaveAsync() => ExecuteAsync("SAVE");
+
+    /// <summary>Removes all data.</summary>
+    public Task FlushAsync() => ExecuteAsync("FLUSHALL");
 
     /// <summary>Freezes it: connections stay open and nothing is answered.</summary>
     public abstract Task PauseAsync();
@@ -46,11 +66,18 @@ internal abstract class RedisServer : IAsyncDisposable
 
     protected abstract Task LaunchAsync();
 
+    protected abstract Task RemoveDataAsync();
+
+    private async Task ExecuteAsync(string command)
+    {
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"{ConnectionString},allowAdmin=true");
+        await connection.GetServer("127.0.0.1", Port).ExecuteAsync(command);
+    }
+
     private sealed class ProcessRedis(int port, string[] options) : RedisServer(port)
     {
+        private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("cachingapi-redis-");
         private Process? _process;
-
-        private string Snapshot => $"cachingapi-{Port}.rdb";
 
         public override Task PauseAsync() => Machine.SignalAsync(_process!.Id, "STOP");
 
@@ -70,11 +97,18 @@ internal abstract class RedisServer : IAsyncDisposable
             }
 
             _process.Dispose();
-            File.Delete(Path.Combine(Path.GetTempPath(), Snapshot));
-            if (Array.IndexOf(options, "--appenddirname") is >= 0 and var at)
+            _folder.Delete(recursive: true);
+        }
+
+        protected override Task RemoveDataAsync()
+        {
+            File.Delete(Path.Combine(_folder.FullName, "dump.rdb"));
+            foreach (var appendOnly in _folder.EnumerateDirectories())
             {
-                Directory.Delete(Path.Combine(Path.GetTempPath(), options[at + 1]), recursive: true);
+                appendOnly.Delete(recursive: true);
             }
+
+            return Task.CompletedTask;
         }
 
         protected override Task LaunchAsync()
@@ -82,7 +116,7 @@ internal abstract class RedisServer : IAsyncDisposable
             var redis = Machine.FindRedis() ?? throw new InvalidOperationException("redis-server is missing: ./dev test brings it.");
             _process = Machine.Start(
                 redis,
-                ["--port", $"{Port}", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", Path.GetTempPath(), "--dbfilename", Snapshot, "--loglevel", "warning", .. options]);
+                ["--port", $"{Port}", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", _folder.FullName, "--loglevel", "warning", .. options]);
             _process.BeginOutputReadLine();
             _process.BeginErrorReadLine();
             return Task.CompletedTask;
@@ -91,7 +125,7 @@ internal abstract class RedisServer : IAsyncDisposable
 
     private sealed class ContainerRedis(int port, string[] options) : RedisServer(port)
     {
-        private readonly RedisContainer _container = new RedisBuilder("redis:8").WithPortBinding(port, 6379).WithCommand(options).Build();
+        private RedisContainer _container = new RedisBuilder("redis:8").WithPortBinding(port, 6379).WithCommand(options).Build();
 
         public override Task PauseAsync() => _container.PauseAsync();
 
@@ -100,6 +134,12 @@ internal abstract class RedisServer : IAsyncDisposable
         public override async Task KillAsync() => await Machine.RunAsync("docker", "kill", _container.Id);
 
         public override ValueTask DisposeAsync() => _container.DisposeAsync();
+
+        protected override async Task RemoveDataAsync()
+        {
+            await _container.DisposeAsync();
+            _container = new RedisBuilder("redis:8").WithPortBinding(Port, 6379).WithCommand(options).Build();
+        }
 
         protected override Task LaunchAsync() => _container.State is TestcontainersStates.Undefined
             ? _container.StartAsync()

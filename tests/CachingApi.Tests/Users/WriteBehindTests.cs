@@ -404,7 +404,7 @@ public sealed class WriteBehindTests(TestServers servers)
     [Fact]
     public async Task Without_postgres_writes_are_taken_until_the_queue_is_full_and_drain_when_it_is_back()
     {
-        await using var postgres = await PostgresServer.StartAsync();
+        await using var postgres = await PostgresServer.StartDurableAsync();
         await using var node = await ApiNode.StartAsync(
             servers, new() { ["ConnectionStrings:Postgres"] = postgres.ConnectionString, ["WriteBehind:Capacity"] = "3" });
         var user = await node.CreateUserAsync();

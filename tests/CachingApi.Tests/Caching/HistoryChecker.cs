@@ -1,0 +1,388 @@
+namespace CachingApi.Tests.Caching;
+
+/// <summary>Checks the promises of the cache against each operation of a history when it ends; its memory does not grow with the history.</summary>
+/// <remarks>
+/// A read must show, of each user, at least the newest version of: the writes acknowledged on its own node before it began; the
+/// reads that had ended on its own node; the writes acknowledged on any node a lag before it began. A version must have one
+/// content, and that content must be a writer's of this user.
+/// A write-behind that the state server lost before it was persisted binds nobody from the loss on, and no other write is exempt.
+/// Times are those of a <see cref="HistoryClock"/>.
+/// </remarks>
+internal sealed class HistoryChecker(TimeSpan lag)
+{
+    /// <summary>What a user that is not found is said to contain.</summary>
+    public const string Gone = "(gone)";
+
+    /// <summary>The version of <see cref="Gone"/>: a deleted user does not come back.</summary>
+    public const long GoneVersion = long.MaxValue;
+
+    private const int KeptWrites = 2_000;
+    private const int KeptViolations = 100;
+
+    private readonly Lock _lock = new();
+    private readonly Dictionary<Guid, History> _users = [];
+    private readonly List<string> _violations = [];
+    private readonly List<(Guid User, long Version, string Content, string Why)> _suspects = [];
+    private int _losses;
+    private int _nodes;
+    private TimeSpan? _lossOver;
+
+    /// <summary>How many violations there were; <see cref="Violations"/> has the first ones.</summary>
+    public int Count { get; private set; }
+
+    public IReadOnlyList<string> Violations => _violations;
+
+    /// <summary>Reads that are right only if the row has had this version with this content.</summary>
+    public IReadOnlyList<(Guid User, long Version, string Content, string Why)> Suspects => _suspects;
+
+    /// <summary>How long, at most, a node went on with a version after another node had acknowledged a later one.</summary>
+    public TimeSpan Staleness { get; private set; }
+
+    /// <summary>A node, or a node's next process: it has shown nothing yet.</summary>
+    public int AddNode() => Interlocked.Increment(ref _nodes);
+
+    public void Violated(string what)
+    {
+        lock (_lock)
+        {
+            Count++;
+            if (_violations.Count < KeptViolations)
+            {
+                _violations.Add(what);
+            }
+        }
+    }
+
+    /// <summary>A write begins: from now on its content may be shown.</summary>
+    /// <param name="content">Another one for each write; <see cref="Gone"/> for a deletion.</param>
+    /// <param name="behind">Whether it is acknowledged before it is committed.</param>
+    public HistoryWrite BeginWrite(Guid user, string content, bool behind = false)
+    {
+        lock (_lock)
+        {
+            var history = Of(user);
+            var write = new HistoryWrite(user, content, behind, _losses);
+            history.Writes[content] = write;
+            history.Order.Enqueue(content);
+            if (history.Order.Count > KeptWrites)
+            {
+                history.Writes.Remove(history.Order.Dequeue());
+            }
+
+            return write;
+        }
+    }
+
+    /// <summary>A write was acknowledged on a node.</summary>
+    /// <param name="queued">Whether it is acknowledged and not committed: a write-behind that was taken.</param>
+    public void Acknowledge(HistoryWrite write, int node, long version, bool queued, TimeSpan at)
+    {
+        lock (_lock)
+        {
+            var history = Of(write.User);
+            write.Version = version;
+            write.Queued = queued;
+            if (queued && write.Losses < _losses)
+            {
+                write.Lost = true; // it may have been taken before the loss
+                return;
+            }
+
+            var point = new Point(version, write);
+            Register(history, point, $"acknowledged by node {node}");
+            Raise(history, node, lists: false, point);
+            if (!queued)
+            {
+                Raise(history, node, lists: true, point);
+            }
+
+            history.Recent.Enqueue((at, point));
+        }
+    }
+
+    /// <summary>A read begins: of one user, or of a list of users.</summary>
+    public HistoryRead BeginRead(int node, Guid? user, TimeSpan at)
+    {
+        lock (_lock)
+        {
+            var lists = user is null;
+            var floors = user is not { } one ? _users.ToDictionary(known => known.Key, known => Floor(known.Value, node, lists, at))
+                : _users.TryGetValue(one, out var history) ? new() { [one] = Floor(history, node, lists, at) }
+                : [];
+            return new(node, lists, at, floors);
+        }
+    }
+
+    /// <summary>A read has ended.</summary>
+    /// <param name="shown">Of each user it shows, version and content.</param>
+    /// <param name="whole">Whether a user that is not shown is not there: not so of a page among several.</param>
+    public void EndRead(HistoryRead read, IReadOnlyDictionary<Guid, (long Version, string Content)> shown, bool whole)
+    {
+        lock (_lock)
+        {
+            foreach (var (user, floor) in read.Floors)
+            {
+                if (shown.TryGetValue(user, out var seen))
+                {
+                    Judge(read, user, floor, seen.Version, seen.Content);
+                }
+                else if (whole && floor is not null)
+                {
+                    Judge(read, user, floor, GoneVersion, Gone);
+                }
+            }
+        }
+    }
+
+    /// <summary>The state server was killed and has nothing any more, and was not started again yet: what is not in the rows may be lost.</summary>
+    public void Lose(IReadOnlyDictionary<Guid, (long Version, string Content)> rows)
+    {
+        lock (_lock)
+        {
+            _losses++;
+            _lossOver = null;
+            foreach (var (user, history) in _users)
+            {
+                rows.TryGetValue(user, out var row);
+                foreach (var write in history.Writes.Values.Where(write => write.Behind && (write.Version == 0 || write.Version > row.Version)))
+                {
+                    write.Lost = write.Queued || write.Version == 0;
+                }
+
+                history.Row = row.Content is { } content && history.Writes.TryGetValue(content, out var last) ? new(row.Version, last) : null;
+                foreach (var place in history.Floors.Where(floor => floor.Value.Write.Lost).Select(floor => floor.Key).ToArray())
+                {
+                    history.Floors.Remove(place);
+                    if (history.Row is { } floor)
+                    {
+                        history.Floors[place] = floor;
+                    }
+                }
+            }
+        }
+    }
+
+    /// <summary>The state server answers again: a lag later no lost write may be shown.</summary>
+    public void LossIsOver(TimeSpan at)
+    {
+        lock (_lock)
+        {
+            _lossOver = at;
+        }
+    }
+
+    /// <summary>The newest version of each user that was acknowledged: what the row must have in the end, or a later one.</summary>
+    public IReadOnlyDictionary<Guid, (long Version, string Content)> Acknowledged()
+    {
+        lock (_lock)
+        {
+            foreach (var history in _users.Values)
+            {
+                Settle(history, TimeSpan.MaxValue);
+            }
+
+            return _users
+                .Where(user => user.Value.Floors.ContainsKey((Everywhere, false)))
+                .Select(user => (user.Key, Point: user.Value.Floors[(Everywhere, false)]))
+                .ToDictionary(user => user.Key, user => (user.Point.Version, user.Point.Write.Content));
+        }
+    }
+
+    /// <summary>Forgets a user that was deleted a while ago.</summary>
+    public void Forget(Guid user)
+    {
+        lock (_lock)
+        {
+            _users.Remove(user);
+        }
+    }
+
+    private const int Everywhere = 0;
+
+    private void Judge(HistoryRead read, Guid user, Point? floor, long version, string content)
+    {
+        if (!_users.TryGetValue(user, out var history))
+        {
+            return; // forgotten meanwhile
+        }
+
+        var where = $"{(read.Lists ? "a list" : "a read")} on node {read.Node} of user {user} showed version {version}, {content}";
+        if (!history.Writes.TryGetValue(content, out var write))
+        {
+            Violated(content == Gone ? $"{where}, and nobody deleted it" : $"{where}, which nobody wrote");
+            return;
+        }
+
+        if (floor is { Write.Lost: true })
+        {
+            floor = history.Row;
+        }
+
+        if (read.Lists)
+        {
+            write.Lost = false; // lists show rows: it was persisted
+        }
+
+        var point = new Point(version, write);
+        Register(history, point, where);
+        if (write.Lost)
+        {
+            if (floor is not null && version <= floor.Version && floor.Write != write)
+            {
+                Violated($"{where}, which was lost; {floor} was there before it began");
+            }
+            else if (floor?.Write.Losses > write.Losses || _lossOver + lag < read.At)
+            {
+                Suspect(user, point, where);
+            }
+
+            return;
+        }
+
+        if (floor is not null && version < floor.Version)
+        {
+            Violated($"{where}; {floor} was there before it began");
+        }
+
+        if (!read.Lists)
+        {
+            foreach (var (at, recent) in history.Recent)
+            {
+                if (at < read.At && !recent.Write.Lost && version < recent.Version && read.At - at > Staleness)
+                {
+                    Staleness = read.At - at;
+                }
+            }
+        }
+
+        Raise(history, read.Node, read.Lists, point);
+    }
+
+    private void Suspect(Guid user, Point point, string where)
+    {
+        if (_suspects.Count < KeptViolations)
+        {
+            _suspects.Add((user, point.Version, point.Write.Content, $"{where}, which was lost"));
+        }
+    }
+
+    private void Register(History history, Point point, string where)
+    {
+        if (point.Version == GoneVersion)
+        {
+            return;
+        }
+
+        if (history.Versions.TryGetValue(point.Version, out var before) && before != point.Write && !before.Lost && !point.Write.Lost)
+        {
+            Violated($"{where}: version {point.Version} of user {point.Write.User} is {before.Content} and {point.Write.Content}");
+            return;
+        }
+
+        if (before?.Lost != false)
+        {
+            history.Versions[point.Version] = point.Write;
+            if (history.Versions.Count > KeptWrites)
+            {
+                history.Versions.Remove(history.Versions.Keys.First());
+            }
+        }
+    }
+
+    /// <summary>What a read that begins now must show at least.</summary>
+    private Point? Floor(History history, int node, bool lists, TimeSpan now)
+    {
+        Settle(history, now);
+        history.Floors.TryGetValue((node, lists), out var own);
+        history.Floors.TryGetValue((Everywhere, lists), out var all);
+        return own is null || own.Version < all?.Version ? all : own;
+    }
+
+    /// <summary>Writes that were acknowledged a lag ago bind every node.</summary>
+    private void Settle(History history, TimeSpan now)
+    {
+        while (history.Recent.TryPeek(out var oldest) && (now == TimeSpan.MaxValue || oldest.At + lag < now))
+        {
+            history.Recent.Dequeue();
+            if (oldest.Point.Write.Lost)
+            {
+                continue;
+            }
+
+            Raise(history, Everywhere, lists: false, oldest.Point);
+            if (!oldest.Point.Write.Queued)
+            {
+                Raise(history, Everywhere, lists: true, oldest.Point);
+            }
+        }
+    }
+
+    private static void Raise(History history, int node, bool lists, Point point)
+    {
+        if (!history.Floors.TryGetValue((node, lists), out var floor) || floor.Version < point.Version)
+        {
+            history.Floors[(node, lists)] = point;
+        }
+    }
+
+    private History Of(Guid user)
+    {
+        if (!_users.TryGetValue(user, out var history))
+        {
+            _users[user] = history = new();
+        }
+
+        return history;
+    }
+
+    /// <summary>What is known of a user.</summary>
+    private sealed class History
+    {
+        /// <summary>By content, the last ones.</summary>
+        public Dictionary<string, HistoryWrite> Writes { get; } = [];
+
+        public Queue<string> Order { get; } = [];
+
+        /// <summary>Whose content a version has, of the last ones.</summary>
+        public SortedDictionary<long, HistoryWrite> Versions { get; } = [];
+
+        /// <summary>What a node must show at least, for single users and for lists.</summary>
+        public Dictionary<(int Node, bool Lists), Point> Floors { get; } = [];
+
+        /// <summary>Writes that were acknowledged less than a lag ago.</summary>
+        public Queue<(TimeSpan At, Point Point)> Recent { get; } = [];
+
+        /// <summary>The row when the state server was lost the last time.</summary>
+        public Point? Row { get; set; }
+    }
+}
+
+/// <summary>A version that somebody was shown or given, and whose it is.</summary>
+internal sealed record Point(long Version, HistoryWrite Write)
+{
+    public override string ToString() => $"version {Version}, {Write.Content},";
+}
+
+internal sealed class HistoryWrite(Guid user, string content, bool behind, int losses)
+{
+    public Guid User => user;
+
+    public string Content => content;
+
+    public bool Behind => behind;
+
+    /// <summary>How often the state server had been lost when it began.</summary>
+    public int Losses => losses;
+
+    /// <summary>0 until it is acknowledged.</summary>
+    public long Version { get; set; }
+
+    /// <summary>Whether it was acknowledged before its commit.</summary>
+    public bool Queued { get; set; }
+
+    /// <summary>Whether the state server may have lost it.</summary>
+    public bool Lost { get; set; }
+}
+
+/// <param name="Floors">What it must show of each user at least.</param>
+internal sealed record HistoryRead(int Node, bool Lists, TimeSpan At, IReadOnlyDictionary<Guid, Point?> Floors);

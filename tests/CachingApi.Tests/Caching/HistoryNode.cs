@@ -1,0 +1,149 @@
+using System.Collections.Concurrent;
+using System.Net;
+using System.Net.Http.Headers;
+using System.Net.Http.Json;
+using System.Text.Json;
+using CachingApi.Tests.Api;
+
+namespace CachingApi.Tests.Caching;
+
+/// <summary>A node of a history: a caller over HTTP, as an administrator, of a host in the test's process or of a process of its own.</summary>
+internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dictionary<string, string>? process = null) : IDisposable
+{
+    private readonly SemaphoreSlim _login = new(1);
+    private readonly ConcurrentDictionary<string, long> _tiers = new();
+    private volatile HttpClient _client = client;
+    private volatile AuthenticationHeaderValue? _token;
+    private ApiProcess? _process;
+
+    /// <summary>The checker's number of this process; another one after a restart.</summary>
+    public int Number { get; private set; } = checker.AddNode();
+
+    public bool CanBeKilled => process is not null;
+
+    /// <summary>How many reads each tier has answered, by the word in <c>Cache-Status</c>.</summary>
+    public IReadOnlyDictionary<string, long> Tiers => _tiers;
+
+    public async Task StartAsync()
+    {
+        _process = await ApiProcess.StartAsync(process!);
+        Number = checker.AddNode();
+        _client = _process.Client;
+    }
+
+    /// <summary>SIGKILL.</summary>
+    public async Task KillAsync()
+    {
+        await _process!.KillAsync();
+        _process.Dispose();
+    }
+
+    /// <summary>Sends a request.</summary>
+    /// <returns>The answer; <c>null</c> if there is none, or a 503, or a 401 (the session was lost): what became of a write is not known.</returns>
+    public async Task<HttpResponseMessage?> SendAsync(HttpMethod method, string path, object? body = null)
+    {
+        try
+        {
+            if (_token is null && !await LogInAsync())
+            {
+                return null;
+            }
+
+            using var request = new HttpRequestMessage(method, new Uri(_client.BaseAddress!, path)) { Content = body is null ? null : JsonContent.Create(body) };
+            request.Headers.Authorization = _token;
+            var answer = await _client.SendAsync(request);
+            if (answer.StatusCode is HttpStatusCode.Unauthorized)
+            {
+                _token = null;
+                return null;
+            }
+
+            if (answer.StatusCode is not HttpStatusCode.ServiceUnavailable)
+            {
+                Expect(answer, $"{method} {path}");
+                return answer;
+            }
+
+            return null;
+        }
+        catch (Exception error) when (error is HttpRequestException or IOException or OperationCanceledException or ObjectDisposedException)
+        {
+            // Its process was killed meanwhile, or did not answer in time.
+            return null;
+        }
+    }
+
+    /// <summary>A user as it is shown; <c>null</c> if that is not known.</summary>
+    public async Task<(long Version, string Content)?> FindAsync(Guid user)
+    {
+        using var answer = await SendAsync(HttpMethod.Get, $"/users/{user}");
+        if (answer is null)
+        {
+            return null;
+        }
+
+        if (answer.StatusCode is HttpStatusCode.NotFound)
+        {
+            return (HistoryChecker.GoneVersion, HistoryChecker.Gone);
+        }
+
+        _tiers.AddOrUpdate(Tier(answer.CacheStatus()), 1, (_, count) => count + 1);
+        return Shown(await answer.JsonAsync()).Seen;
+    }
+
+    /// <summary>The users of a page, and the next page; <c>null</c> if that is not known.</summary>
+    public async Task<(Dictionary<Guid, (long Version, string Content)> Users, string? Next)?> ListAsync(int limit, string? after = null)
+    {
+        using var answer = await SendAsync(HttpMethod.Get, $"/users?limit={limit}{(after is null ? "" : $"&after={after}")}");
+        if (answer is null)
+        {
+            return null;
+        }
+
+        _tiers.AddOrUpdate($"lists, {Tier(answer.CacheStatus())}", 1, (_, count) => count + 1);
+        var page = await answer.JsonAsync();
+        var users = page.GetProperty("items").EnumerateArray().Select(Shown).ToDictionary(user => user.Id, user => user.Seen);
+        return (users, page.GetProperty("next").GetString());
+    }
+
+    public void Dispose()
+    {
+        _process?.Dispose();
+        _login.Dispose();
+    }
+
+    public static (Guid Id, (long Version, string Content) Seen) Shown(JsonElement user) =>
+        (user.GetProperty("id").GetGuid(), (user.GetProperty("version").GetInt64(), user.GetProperty("displayName").GetString()!));
+
+    private static string Tier(string status) =>
+        status.Split("detail=") is [_, var detail] ? detail : status.Contains("; hit", StringComparison.Ordinal) ? "redis" : "source";
+
+    /// <summary>Nothing but success, "there is no such user" and 503 is an answer to what a history asks for.</summary>
+    private void Expect(HttpResponseMessage answer, string what)
+    {
+        if (!answer.IsSuccessStatusCode && answer.StatusCode is not HttpStatusCode.NotFound)
+        {
+            checker.Violated($"{what} on node {Number} was answered with {(int)answer.StatusCode}");
+        }
+    }
+
+    private async Task<bool> LogInAsync()
+    {
+        await _login.WaitAsync();
+        try
+        {
+            if (_token is null)
+            {
+                var login = new { email = ApiNode.AdminEmail, password = ApiNode.Password, transport = "bearer" };
+                using var answer = await _client.PostAsJsonAsync(new Uri(_client.BaseAddress!, "/sessions"), login);
+                _token = answer.IsSuccessStatusCode ? new("Bearer", (await answer.JsonAsync()).GetProperty("token").GetString()) : null;
+            }
+
+            return _token is not null;
+        }
+        finally
+        {
+            _login.Release();
+        }
+    }
+}
