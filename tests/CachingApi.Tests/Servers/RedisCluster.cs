@@ -16,7 +16,7 @@ internal sealed class RedisCluster : IAsyncDisposable
 
     public string ConnectionString => string.Join(',', _nodes.Select(node => node.ConnectionString));
 
-    public IReadOnlyList<int> Ports => _ports;
+    public IReadOnlyList<int> Ports => [.. _nodes.Select(node => node.Port)];
 
     public static async Task<RedisCluster> StartAsync()
     {
@@ -39,9 +39,9 @@ internal sealed class RedisCluster : IAsyncDisposable
     }
 
     /// <summary>Freezes a master: connections stay open and nothing is answered.</summary>
-    public Task PauseAsync(int port) => Machine.SignalAsync(ProcessOf(port), "STOP");
+    public Task PauseAsync(int port) => At(port).PauseAsync();
 
-    public Task ResumeAsync(int port) => Machine.SignalAsync(ProcessOf(port), "CONT");
+    public Task ResumeAsync(int port) => At(port).ResumeAsync();
 
     public async ValueTask DisposeAsync()
     {
@@ -51,7 +51,7 @@ internal sealed class RedisCluster : IAsyncDisposable
         }
     }
 
-    private int ProcessOf(int port) => _processes[Array.IndexOf(_ports, port)].Id;
+    private RedisServer At(int port) => _nodes.Single(node => node.Port == port);
 
     private async Task FormAsync()
     {
