@@ -88,7 +88,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
                 return;
             }
 
-            var point = new Point(version, write);
+            var point = new Point(version, write, $"acknowledged by node {node} at {at:mm\\:ss\\.fff}{(queued ? ", queued" : "")}");
             Register(history, point, $"acknowledged by node {node}");
             Raise(history, node, lists: false, point);
             if (!queued)
@@ -149,7 +149,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
                     write.Lost = write.Queued || write.Version == 0;
                 }
 
-                history.Row = row.Content is { } content && history.Writes.TryGetValue(content, out var last) ? new(row.Version, last) : null;
+                history.Row = row.Content is { } content && history.Writes.TryGetValue(content, out var last) ? new(row.Version, last, "in the row at the loss") : null;
                 foreach (var place in history.Floors.Where(floor => floor.Value.Write.Lost).Select(floor => floor.Key).ToArray())
                 {
                     history.Floors.Remove(place);
@@ -206,7 +206,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
             return; // forgotten meanwhile
         }
 
-        var where = $"{(read.Lists ? "a list" : "a read")} on node {read.Node} of user {user} showed version {version}, {content}";
+        var where = $"{(read.Lists ? "a list" : "a read")} on node {read.Node} of user {user} that began at {read.At:mm\\:ss\\.fff} showed version {version}, {content}";
         if (!history.Writes.TryGetValue(content, out var write))
         {
             Violated(content == Gone ? $"{where}, and nobody deleted it" : $"{where}, which nobody wrote");
@@ -223,7 +223,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
             write.Lost = false; // lists show rows: it was persisted
         }
 
-        var point = new Point(version, write);
+        var point = new Point(version, write, $"shown by {where.Split(" of user")[0]} that began at {read.At:mm\\:ss\\.fff}");
         Register(history, point, where);
         if (write.Lost)
         {
@@ -358,9 +358,10 @@ internal sealed class HistoryChecker(TimeSpan lag)
 }
 
 /// <summary>A version that somebody was shown or given, and whose it is.</summary>
-internal sealed record Point(long Version, HistoryWrite Write)
+/// <param name="From">How it became known.</param>
+internal sealed record Point(long Version, HistoryWrite Write, string From)
 {
-    public override string ToString() => $"version {Version}, {Write.Content},";
+    public override string ToString() => $"version {Version}, {Write.Content}, {From},";
 }
 
 internal sealed class HistoryWrite(Guid user, string content, bool behind, int losses)
