@@ -59,7 +59,7 @@ internal sealed class UserService(
         {
             WriteStrategy.WriteBehind => WriteBehindAsync(id, change, versions),
             WriteStrategy.Invalidate => WriteAsync(id, change, versions, updated => invalidation.InvalidateAsync(cached.ById(id), updated.Version, CancellationToken.None)),
-            _ => WriteAsync(id, change, versions, updated => writeThrough.PutAsync(cached.ById(id), updated, CancellationToken.None)),
+            _ => WriteThroughAsync(id, change, versions),
         };
     }
 
@@ -83,6 +83,9 @@ internal sealed class UserService(
             sessions.EndAllAsync(id, CancellationToken.None));
         return true;
     }
+
+    private Task<(UserWrite Outcome, User? User)> WriteThroughAsync(Guid id, UserChange change, long[]? versions) =>
+        WriteAsync(id, change, versions, updated => writeThrough.PutAsync(cached.ById(id), updated, CancellationToken.None));
 
     /// <summary>Commits, then tells the cache.</summary>
     private async Task<(UserWrite Outcome, User? User)> WriteAsync(Guid id, UserChange change, long[]? versions, Func<User, Task> tellCache)
@@ -124,20 +127,37 @@ internal sealed class UserService(
             return (UserWrite.NotFound, null);
         }
 
+        // Before the write is accepted, because what it changes must be readable.
+        if (Read(found.Entry) is not { } known)
+        {
+            return await WriteThroughAsync(id, change, versions);
+        }
+
         var value = JsonSerializer.SerializeToUtf8Bytes(change, UserJson.Default.UserChange);
-        var accepted = await writeBehind.AcceptAsync($"{id}", found.Entry.Version, versions, value, CancellationToken.None);
+        var accepted = await writeBehind.AcceptAsync($"{id}", known.Version, knownFence: 0, versions, value, CancellationToken.None);
         switch (accepted.State)
         {
             case AcceptState.Accepted:
-                var user = Changed(JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)!, change, accepted.Version);
+                var user = Changed(known, change, accepted.Version);
                 await writeThrough.PutAsync(cached.ById(id), user, CancellationToken.None);
-                writeBehind.Told($"{id}", user.Version);
                 return (UserWrite.Accepted, user);
             case AcceptState.VersionMismatch:
                 return (UserWrite.VersionMismatch, null);
             default:
-                return await WriteAsync(
-                    id, change, versions, updated => writeThrough.PutAsync(cached.ById(id), updated, CancellationToken.None));
+                return await WriteThroughAsync(id, change, versions);
+        }
+    }
+
+    /// <summary>The user in a cached entry; <c>null</c> if another build has written it, whose form is not known.</summary>
+    private User? Read(CacheEntry entry)
+    {
+        try
+        {
+            return JsonSerializer.Deserialize(entry.Body.Span, cached.Users.Json);
+        }
+        catch (JsonException)
+        {
+            return null;
         }
     }
 
@@ -146,7 +166,7 @@ internal sealed class UserService(
     {
         var pending = await writeBehind.PendingAsync($"{id}", cancel);
         var (user, fence) = await users.FindAsync(id, cancel);
-        return user is null || pending is null || pending.Token <= fence
+        return user is null || pending is null || !pending.LiesOver(user.Version, fence)
             ? user
             : Changed(user, JsonSerializer.Deserialize(pending.Value.Span, UserJson.Default.UserChange)!, pending.Version);
     }

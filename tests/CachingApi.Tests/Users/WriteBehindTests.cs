@@ -129,7 +129,7 @@ public sealed class WriteBehindTests(TestServers servers)
 
         var change = JsonSerializer.SerializeToUtf8Bytes(
             new UserChange(user.Email, user.Email, "Unheard of", user.UpdatedAt), UserJson.Default.UserChange);
-        await first.Services.GetRequiredService<WriteBehind>().AcceptAsync($"{user.Id}", 1, null, change, CancellationToken.None);
+        await first.Services.GetRequiredService<WriteBehind>().AcceptAsync($"{user.Id}", 1, 0, null, change, CancellationToken.None);
 
         await PersistedAsync(first, user, "Unheard of", 2);
         foreach (var client in clients)
@@ -372,6 +372,195 @@ public sealed class WriteBehindTests(TestServers servers)
         await QueueEmptyAsync(node);
         Assert.Equal(version == "\"v2\"" ? ("Behind", 3) : ("Synchronous", 4), await RowAsync(node, user));
         Assert.Contains(version, new[] { "\"v2\"", "\"v4\"" });
+    }
+
+    /// <summary>A state server whose clock was ahead, or an operator, has left the row with a fence that is later than any new token.</summary>
+    [Fact]
+    public async Task A_foreign_fence_does_not_hide_a_write_that_was_acknowledged()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await client.GetAsync($"/users/{user.Id}");
+        var foreign = await ForeignFenceAsync(node, user);
+
+        Task<HttpResponseMessage> wrong, right;
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "First")).StatusCode);
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Second")).StatusCode);
+
+            // The pending write lies over the row, for a load and for a condition.
+            await EmptyCacheAsync(node);
+            Assert.Equal("\"v3\"", (await client.GetAsync($"/users/{user.Id}")).ETag().Tag);
+        }
+
+        await PersistedAsync(node, user, "Second", 3);
+        await QueueEmptyAsync(node);
+        Assert.True(await node.SqlAsync<long>($"SELECT fence FROM users WHERE id = '{user.Id}'") > foreign);
+        Assert.Equal("Second", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+        Assert.Equal(0, await node.MetricAsync("write_behind_dead_letters"));
+
+        await ForeignFenceAsync(node, user);
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Third")).StatusCode);
+            wrong = PutAsync(client, user, "Fourth", "write-through", "\"v3\"");
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() >= 2, "it to wait");
+            right = PutAsync(client, user, "Fifth", "write-through", "\"v4\"");
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() >= 3, "it to wait, too");
+        }
+
+        Assert.Equal(HttpStatusCode.PreconditionFailed, (await wrong).StatusCode);
+        Assert.Equal(HttpStatusCode.OK, (await right).StatusCode);
+        await QueueEmptyAsync(node);
+        Assert.Equal("Fifth", (await RowAsync(node, user)).Name);
+    }
+
+    [Theory]
+    [InlineData("extract(epoch FROM now() + interval '5 minutes') * 1000000")]
+    [InlineData("9223372036854775807")]
+    public async Task A_foreign_fence_does_not_stop_any_kind_of_write(string fence)
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        foreach (var (strategy, version) in new[] { ("write-through", 2), ("write-behind", 3), ("invalidate", 4), ("write-behind", 5) })
+        {
+            await node.SqlAsync($"UPDATE users SET fence = {fence} WHERE id = '{user.Id}'");
+            Assert.True((await PutAsync(client, user, strategy, strategy)).IsSuccessStatusCode);
+            await PersistedAsync(node, user, strategy, version);
+        }
+
+        await node.SqlAsync($"UPDATE users SET fence = {fence} WHERE id = '{user.Id}'");
+        Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/users/{user.Id}")).StatusCode);
+        Assert.Equal(HttpStatusCode.NotFound, (await client.GetAsync($"/users/{user.Id}")).StatusCode);
+    }
+
+    /// <summary>With one attempt, a state that counts as the data's fault makes a dead letter at once.</summary>
+    [Theory]
+    [InlineData("P0001", true)]
+    [InlineData("XX000", true)]
+    [InlineData("0A000", true)]
+    [InlineData("42703", true)]
+    [InlineData("08006", false)]
+    [InlineData("25006", false)]
+    [InlineData("28000", false)]
+    [InlineData("3D000", false)]
+    [InlineData("40001", false)]
+    [InlineData("53300", false)]
+    [InlineData("55P03", false)]
+    [InlineData("57014", false)]
+    [InlineData("58030", false)]
+    [InlineData("42501", false)]
+    [InlineData("42P01", false)]
+    public async Task What_the_database_refuses_for_good_is_a_dead_letter_and_what_will_pass_is_not(string state, bool dead)
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
+        var (poison, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
+        using var client = await node.AdminAsync();
+        await PoisonAsync(node, "NEW.display_name = 'Poison'", state);
+        await using (await TableLock.TakeAsync(node))
+        {
+            await PutAsync(client, poison, "Poison");
+            await PutAsync(client, other, "Other");
+        }
+
+        if (dead)
+        {
+            await PersistedAsync(node, other, "Other", 2);
+            Assert.Equal($"The database refuses it ({state}).", (await DeadAsync(client, 1))[0].GetProperty("reason").GetString());
+        }
+        else
+        {
+            await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")) >= 2, "it to be tried again");
+            await node.SqlAsync("DROP TRIGGER poison ON users");
+            await PersistedAsync(node, poison, "Poison", 2);
+            Assert.Empty(await DeadAsync(client, 0));
+        }
+    }
+
+    [Fact]
+    public async Task A_row_that_refuses_every_change_holds_nobody_up()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
+        var (poison, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
+        using var client = await node.AdminAsync();
+        await PoisonAsync(node, $"NEW.id = '{poison.Id}'", "P0001");
+
+        await PutAsync(client, poison, "Refused");
+        await DeadAsync(client, 1);
+        await PutAsync(client, other, "Other");
+        await PersistedAsync(node, other, "Other", 2);
+    }
+
+    [Fact]
+    public async Task A_row_that_somebody_holds_locked_holds_up_no_other_row()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:BatchSize"] = "2" });
+        var (locked, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
+        using var client = await node.AdminAsync();
+
+        await using (var connection = new NpgsqlConnection(node.Database))
+        {
+            await connection.OpenAsync();
+            await using var transaction = await connection.BeginTransactionAsync();
+            await using (var command = new NpgsqlCommand($"SELECT FROM users WHERE id = '{locked.Id}' FOR UPDATE", connection, transaction))
+            {
+                await command.ExecuteNonQueryAsync();
+            }
+
+            // More of them than a batch holds.
+            foreach (var name in new[] { "1", "2", "3" })
+            {
+                Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, locked, name)).StatusCode);
+            }
+
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, other, "Other")).StatusCode);
+            await PersistedAsync(node, other, "Other", 2);
+            await transaction.RollbackAsync();
+        }
+
+        await PersistedAsync(node, locked, "3", 4);
+        Assert.Empty(await DeadAsync(client, 0));
+    }
+
+    [Fact]
+    public async Task A_cached_body_that_cannot_be_read_fails_no_write()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await client.GetAsync($"/users/{user.Id}");
+        await using (var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis))
+        {
+            var key = $"{node.KeyPrefix}:{(await node.KeysAsync()).Single(name => name.EndsWith($"{user.Id}", StringComparison.Ordinal))}";
+            var bytes = (byte[])(await redis.GetDatabase().StringGetAsync(key))!;
+            await redis.GetDatabase().StringSetAsync(key, (byte[])[.. bytes[..CacheEntry.HeaderSize], .. "{\"id\":\"x\"}"u8]);
+        }
+
+        Assert.Equal(HttpStatusCode.OK, (await PutAsync(client, user, "Through")).StatusCode);
+        Assert.Equal(("Through", 2), await RowAsync(node, user));
+        Assert.Equal("Through", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+    }
+
+    [Fact]
+    public async Task What_a_writer_has_put_into_the_cache_is_a_hit_when_it_is_persisted()
+    {
+        await using var first = await ApiNode.StartAsync(servers);
+        await using var second = await ApiNode.StartAsync(servers, nodeOf: first);
+        var user = await first.CreateUserAsync();
+        HttpClient[] clients = [await first.AdminAsync(), await second.AdminAsync()];
+
+        await PutAsync(clients[0], user, "Behind");
+        await QueueEmptyAsync(first);
+        foreach (var client in clients)
+        {
+            var shown = await client.GetAsync($"/users/{user.Id}");
+            Assert.Contains("; hit", shown.CacheStatus(), StringComparison.Ordinal);
+            Assert.Equal("Behind", (await shown.Content.ReadFromJsonAsync<User>())!.DisplayName);
+        }
     }
 
     [Fact]
@@ -657,6 +846,17 @@ public sealed class WriteBehindTests(TestServers servers)
 
         return sum;
     }
+
+    /// <summary>Gives a user's row a fence that lies five minutes ahead of the clock, which is returned.</summary>
+    private static async Task<long> ForeignFenceAsync(ApiNode node, User user) => await node.SqlAsync<long>(
+        $"UPDATE users SET fence = (extract(epoch FROM now() + interval '5 minutes') * 1000000)::bigint WHERE id = '{user.Id}' RETURNING fence");
+
+    /// <summary>Lets a trigger refuse changes of users, with a SQLSTATE.</summary>
+    private static Task PoisonAsync(ApiNode node, string condition, string state) => node.SqlAsync(
+        $"""
+        CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$;
+        CREATE TRIGGER poison BEFORE UPDATE ON users FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION poison()
+        """);
 
     private static Task EmptyCacheAsync(ApiNode node) =>
         node.Services.GetRequiredService<Invalidation>().DropAllAsync(node.Services.GetRequiredService<UserCache>().Users, CancellationToken.None);
