@@ -1,3 +1,4 @@
+using System.ComponentModel.DataAnnotations;
 using System.Net;
 using System.Net.Http.Headers;
 using System.Net.Http.Json;
@@ -426,16 +427,150 @@ public sealed class WriteBehindTests(TestServers servers)
         var user = await node.CreateUserAsync();
         using var client = await node.AdminAsync();
 
-        foreach (var (strategy, version) in new[] { ("write-through", 2), ("write-behind", 3), ("invalidate", 4), ("write-behind", 5) })
+        foreach (var (strategy, name) in new[] { ("write-through", "1"), ("write-behind", "2"), ("invalidate", "3"), ("write-behind", "4") })
         {
             await node.SqlAsync($"UPDATE users SET fence = {fence} WHERE id = '{user.Id}'");
-            Assert.True((await PutAsync(client, user, strategy, strategy)).IsSuccessStatusCode);
-            await PersistedAsync(node, user, strategy, version);
+            var answer = await PutAsync(client, user, name, strategy);
+            Assert.True(answer.IsSuccessStatusCode);
+            await Eventually.TrueAsync(async () => answer.ETag().Tag == $"\"v{(await RowAsync(node, user)).Version}\"", "the write to be persisted");
+            Assert.Equal(name, (await RowAsync(node, user)).Name);
         }
 
         await node.SqlAsync($"UPDATE users SET fence = {fence} WHERE id = '{user.Id}'");
         Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/users/{user.Id}")).StatusCode);
         Assert.Equal(HttpStatusCode.NotFound, (await client.GetAsync($"/users/{user.Id}")).StatusCode);
+    }
+
+    /// <summary>
+    /// 1. A write waits, and the row has a foreign fence. 2. A synchronous writer takes a token later than that. 3. The write is accepted
+    /// anew, under a token later still. 4. The synchronous writer commits, or does not.
+    /// </summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_write_that_is_accepted_anew_overwrites_no_write_that_came_after_it(bool commits)
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        var (queue, writeBehind) = (node.Services.GetRequiredService<WriteBehindQueue>(), node.Services.GetRequiredService<WriteBehind>());
+        await Consumer(node).StopAsync(CancellationToken.None);
+
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Behind")).StatusCode);
+        var foreign = await ForeignFenceAsync(node, user);
+        var turn = await writeBehind.TakeTurnAsync($"{user.Id}", foreign, CancellationToken.None);
+        var write = Assert.Single(await queue.ReadAsync(10, CancellationToken.None));
+        Assert.True(write.Token < foreign && foreign < turn.Token);
+
+        // Two consumers have it; one of them accepts it anew.
+        Assert.Equal(
+            [FencedWrite.Reaccepted, FencedWrite.Gone],
+            (await Task.WhenAll(Enumerable.Range(0, 2).Select(_ => queue.ReacceptAsync(write, foreign, 1, CancellationToken.None)))).Order());
+        Assert.Equal(1, (await queue.StateAsync(CancellationToken.None)).Length);
+        var pending = (await writeBehind.PendingAsync($"{user.Id}", CancellationToken.None))!;
+        Assert.Equal((2, foreign), (pending.Version, pending.Over));
+        Assert.True(pending.Token > turn.Token);
+
+        if (commits)
+        {
+            var change = new UserChange(user.Email, user.Email, "Synchronous", user.UpdatedAt);
+            var (outcome, _, _) = await node.Services.GetRequiredService<UserRepository>().UpdateAsync(user.Id, change, null, turn, CancellationToken.None);
+            Assert.Equal(UserWrite.Done, outcome);
+        }
+
+        await EmptyCacheAsync(node);
+        var last = commits ? "Synchronous" : "Behind";
+        Assert.Equal(last, (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+        await Consumer(node).StartAsync(CancellationToken.None);
+        await QueueEmptyAsync(node);
+        Assert.Equal((last, commits ? 3 : 2), await RowAsync(node, user));
+        Assert.Empty(await DeadAsync(client, 0));
+    }
+
+    [Fact]
+    public async Task An_earlier_write_that_is_accepted_anew_does_not_take_the_place_of_a_later_one()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "2" });
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await PoisonAsync(node, "NEW.display_name = 'Poison'", "P0001");
+        await ForeignFenceAsync(node, user);
+
+        await using (await TableLock.TakeAsync(node))
+        {
+            await PutAsync(client, user, "First");
+            await PutAsync(client, user, "Poison");
+        }
+
+        Assert.Equal("Poison", (await DeadAsync(client, 1))[0].GetProperty("value").GetProperty("displayName").GetString());
+        await QueueEmptyAsync(node);
+        Assert.Equal("First", (await RowAsync(node, user)).Name);
+    }
+
+    /// <summary>The state server may have lost a later write, so the waiting one must neither undo that nor vanish.</summary>
+    [Fact]
+    public async Task A_write_is_a_dead_letter_if_it_is_not_known_whether_the_row_has_a_later_one()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await Consumer(node).StopAsync(CancellationToken.None);
+        await PutAsync(client, user, "Behind");
+        await ForeignFenceAsync(node, user);
+        await node.SqlAsync($"UPDATE users SET display_name = 'Elsewhere', version = 9 WHERE id = '{user.Id}'");
+        await Consumer(node).StartAsync(CancellationToken.None);
+
+        var letter = (await DeadAsync(client, 1))[0];
+        Assert.Equal("The row has a later version, under a fence that the state server did not issue.", letter.GetProperty("reason").GetString());
+        Assert.Equal(("Elsewhere", 9), await RowAsync(node, user));
+        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).ETag().Tag == "\"v9\"", "the row to be shown");
+
+        Assert.Equal(HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
+        await PersistedAsync(node, user, "Behind", 10);
+    }
+
+    [Fact]
+    public async Task A_write_is_superseded_even_if_what_the_state_server_kept_of_the_user_has_expired()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await Consumer(node).StopAsync(CancellationToken.None);
+        await PutAsync(client, user, "Behind");
+        Assert.Equal(HttpStatusCode.OK, (await PutAsync(client, user, "Synchronous", "write-through")).StatusCode);
+        await using (var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis))
+        {
+            Assert.True(await redis.GetDatabase().KeyDeleteAsync($"{{{node.KeyPrefix}:write-behind}}:thing:{user.Id}"));
+        }
+
+        await Consumer(node).StartAsync(CancellationToken.None);
+        await QueueEmptyAsync(node);
+        Assert.Equal(("Synchronous", 3), await RowAsync(node, user));
+        Assert.Empty(await DeadAsync(client, 0));
+    }
+
+    [Fact]
+    public async Task A_token_is_later_than_the_fence_that_the_caller_has_seen_unless_that_is_absurd()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        var writeBehind = node.Services.GetRequiredService<WriteBehind>();
+        await Consumer(node).StopAsync(CancellationToken.None);
+        var change = JsonSerializer.SerializeToUtf8Bytes(new UserChange(user.Email, user.Email, "Known", user.UpdatedAt), UserJson.Default.UserChange);
+        var foreign = await ForeignFenceAsync(node, user);
+
+        async Task<long> TokenAsync(long knownFence)
+        {
+            await writeBehind.AcceptAsync($"{user.Id}", 1, knownFence, null, change, CancellationToken.None);
+            return (await writeBehind.PendingAsync($"{user.Id}", CancellationToken.None))!.Token;
+        }
+
+        Assert.Equal([foreign + 1, foreign + 2, foreign + 3], [await TokenAsync(foreign), await TokenAsync(long.MaxValue), await TokenAsync(0)]);
+        await Consumer(node).StartAsync(CancellationToken.None);
+        await QueueEmptyAsync(node);
+        Assert.Equal(("Known", 4), await RowAsync(node, user));
+        Assert.Equal(foreign + 3, await node.SqlAsync<long>($"SELECT fence FROM users WHERE id = '{user.Id}'"));
+        Assert.Equal(0, await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")));
     }
 
     /// <summary>With one attempt, a state that counts as the data's fault makes a dead letter at once.</summary>
@@ -783,6 +918,35 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
+    public async Task A_write_is_acknowledged_when_as_many_replicas_as_configured_have_it_on_their_disks()
+    {
+        await using var redis = await RedisServer.StartAsync("--appendonly", "yes", "--appenddirname", $"cachingapi-aof-{Guid.NewGuid():N}");
+        await using var proxy = new WaitAofProxy(redis.Port) { Replicas = 2 };
+        proxy.Disk.SetResult();
+        await using var node = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString, ["WriteBehind:WaitForReplicas"] = "2" });
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "On two")).StatusCode);
+        Assert.Equal(["1", "2"], proxy.Asked);
+        proxy.Replicas = 1;
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, (await PutAsync(client, user, "On one")).StatusCode);
+    }
+
+    [Fact]
+    public void To_wait_for_replicas_and_not_for_the_disk_is_a_mistake()
+    {
+        static bool IsValid(bool disk, int replicas)
+        {
+            var options = new WriteBehindOptions { WaitForDisk = disk, WaitForReplicas = replicas };
+            return Validator.TryValidateObject(options, new(options), null, validateAllProperties: true);
+        }
+
+        Assert.Equal([true, true, false, false], [IsValid(true, 5), IsValid(false, 0), IsValid(false, 1), IsValid(true, 6)]);
+    }
+
+    [Fact]
     public async Task Who_is_not_there_cannot_be_written_behind()
     {
         await using var node = await ApiNode.StartAsync(servers);
@@ -857,6 +1021,10 @@ public sealed class WriteBehindTests(TestServers servers)
         CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$;
         CREATE TRIGGER poison BEFORE UPDATE ON users FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION poison()
         """);
+
+    /// <summary>What persists the node's writes: a test stops it to take its place, and starts it again.</summary>
+    private static WriteBehindConsumer Consumer(ApiNode node) =>
+        node.Services.GetServices<Microsoft.Extensions.Hosting.IHostedService>().OfType<WriteBehindConsumer>().Single();
 
     private static Task EmptyCacheAsync(ApiNode node) =>
         node.Services.GetRequiredService<Invalidation>().DropAllAsync(node.Services.GetRequiredService<UserCache>().Users, CancellationToken.None);
