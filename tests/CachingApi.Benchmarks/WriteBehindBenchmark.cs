@@ -100,7 +100,7 @@ internal static class WriteBehindBenchmark
             {
                 var change = System.Text.Json.JsonSerializer.SerializeToUtf8Bytes(
                     new UserChange(user.Email, user.Email, "Drained", user.UpdatedAt), UserJson.Default.UserChange);
-                await queue.AcceptAsync($"{user.Id}", user.Version, null, change, cancel);
+                await queue.AcceptAsync($"{user.Id}", user.Version, 0, null, change, cancel);
             });
 
             var filled = Stopwatch.GetElapsedTime(filling);

@@ -5,7 +5,7 @@ using StackExchange.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Waits until what Redis has taken is on its disk: WAITAOF (Redis 7.2), where the server has it and keeps an append-only file.
+/// Waits until what Redis has taken is on its disk, and on those of <see cref="WriteBehindOptions.WaitForReplicas"/> replicas: WAITAOF (Redis 7.2), where the server has it and keeps an append-only file.
 /// With <c>appendfsync everysec</c> that takes up to a second, with <c>always</c> no time.
 /// </summary>
 /// <remarks>
@@ -63,15 +63,16 @@ internal sealed class DiskBarrier(Redis redis, WriteBehindQueue queue, IOptions<
             (_current, _next) = (_next!, null);
         }
 
+        var replicas = options.Value.WaitForReplicas;
         try
         {
             _connection ??= await redis.ConnectToStateAsync("disk", Patience);
             var mark = _connection.GetDatabase().StringSetAsync(queue.DiskMark, "1", Patience);
-            var result = (long[])(await _connection.GetServer(queue.DiskMark).ExecuteAsync("WAITAOF", 1, 0, (long)Patience.TotalMilliseconds / 2))!;
+            var result = (long[])(await _connection.GetServer(queue.DiskMark).ExecuteAsync("WAITAOF", 1, replicas, (long)Patience.TotalMilliseconds / 2))!;
             await mark;
-            if (result[0] < 1)
+            if (result[0] < 1 || result[1] < replicas)
             {
-                throw new UnavailableException("The disk of Redis");
+                throw new UnavailableException(result[0] < 1 ? "The disk of Redis" : "A replica of Redis");
             }
         }
         catch (Exception error) when (Redis.IsOutage(error))

@@ -1,12 +1,11 @@
 using System.ComponentModel.DataAnnotations;
-using BitFaster.Caching.Lru;
 using CachingApi.Storage;
 using StackExchange.Redis;
 
 namespace CachingApi.Caching;
 
 /// <summary>The section <c>WriteBehind</c>.</summary>
-internal sealed class WriteBehindOptions
+internal sealed class WriteBehindOptions : IValidatableObject
 {
     /// <summary>How many writes may wait at most; beyond that they are written synchronously.</summary>
     [Range(1, 10_000_000)]
@@ -22,6 +21,14 @@ internal sealed class WriteBehindOptions
 
     /// <summary>Whether a write is acknowledged only when it is on the disk of Redis, where the server can tell: see <see cref="DiskBarrier"/>.</summary>
     public bool WaitForDisk { get; init; } = true;
+
+    /// <summary>How many replicas of Redis must have a write on their disks, too, before it is acknowledged.</summary>
+    [Range(0, 5)]
+    public int WaitForReplicas { get; init; }
+
+    public IEnumerable<ValidationResult> Validate(ValidationContext validationContext) => WaitForReplicas > 0 && !WaitForDisk
+        ? [new("WaitForReplicas has an effect only if WaitForDisk is true", [nameof(WaitForReplicas)])]
+        : [];
 }
 
 internal enum AcceptState
@@ -51,10 +58,19 @@ internal readonly record struct AcceptedWrite(AcceptState State, long Version, l
 /// <param name="Version">The version to give the row at least; 0 for the row's plus 1.</param>
 /// <param name="PendingToken">Of the write that is pending before it; 0 where none is.</param>
 /// <param name="PendingVersion">The version of that.</param>
-internal readonly record struct WriteTurn(long Token, long Version, long PendingToken, long PendingVersion);
+/// <param name="PendingOver">The highest fence that it may overwrite; -1 if none is pending.</param>
+internal readonly record struct WriteTurn(long Token, long Version, long PendingToken, long PendingVersion, long PendingOver);
 
 /// <summary>A write that has been acknowledged and may not be in the database yet.</summary>
-internal sealed record PendingWrite(long Token, long Version, ReadOnlyMemory<byte> Value);
+/// <param name="Over">The highest fence that it may overwrite.</param>
+internal sealed record PendingWrite(long Token, long Version, long Over, ReadOnlyMemory<byte> Value)
+{
+    /// <summary>
+    /// Whether a row of this version and fence has neither this write nor a later one. A later fence does not suffice, because it
+    /// may be foreign (see <see cref="WriteBehindQueue.ReacceptAsync"/>): a later write has a later version, too.
+    /// </summary>
+    public bool LiesOver(long version, long fence) => fence <= Over || (version <= Version && fence != Token);
+}
 
 /// <summary>
 /// Write-behind: a write is acknowledged when it is in a durable queue, and persisted later (see <see cref="WriteBehindConsumer"/>).
@@ -74,17 +90,18 @@ internal sealed class WriteBehind(WriteBehindQueue queue, DiskBarrier disk, Redi
     private static readonly string Turn = Lua.Load("write_behind_turn.lua");
     private static readonly string Settle = Lua.Load("write_behind_settle.lua");
 
-    /// <summary>Writes that the cache has been told of by this process. Who is forgotten is told once more, and that is all.</summary>
-    private readonly FastConcurrentLru<(string Id, long Version), bool> _told = new(10_000);
-
     /// <summary>Why nothing is written behind, if so.</summary>
     public string? Refusal { get; set; } = "Redis has not said yet whether it might evict the queue";
 
     /// <summary>Takes a write into the queue.</summary>
     /// <param name="knownVersion">The thing's version as the caller has read it, from a cache perhaps.</param>
+    /// <param name="knownFence">
+    /// The row's fence as the caller has read it, from a cache perhaps; 0 if it is not known. The write's token will be later.
+    /// </param>
     /// <param name="versions">The versions that may be changed; <c>null</c> for any.</param>
     /// <exception cref="UnavailableException">Redis is away, or its disk: whether the write was taken is not known.</exception>
-    public async Task<AcceptedWrite> AcceptAsync(string id, long knownVersion, long[]? versions, byte[] value, CancellationToken cancel)
+    public async Task<AcceptedWrite> AcceptAsync(
+        string id, long knownVersion, long knownFence, long[]? versions, byte[] value, CancellationToken cancel)
     {
         if (Refusal is not null)
         {
@@ -92,7 +109,7 @@ internal sealed class WriteBehind(WriteBehindQueue queue, DiskBarrier disk, Redi
         }
 
         RedisKey[] keys = [queue.Key, queue.LastToken, queue.Thing(id)];
-        RedisValue[] arguments = [queue.Capacity, id, knownVersion, versions is null ? "" : $",{string.Join(',', versions)},", value];
+        RedisValue[] arguments = [queue.Capacity, id, knownVersion, queue.Plausible(knownFence), versions is null ? "" : $",{string.Join(',', versions)},", value];
         var result = (long[])(await redis.OnStateAsync(state => state.ScriptEvaluateAsync(Accept, keys, arguments), cancel))!;
         switch ((AcceptState)result[0])
         {
@@ -109,24 +126,15 @@ internal sealed class WriteBehind(WriteBehindQueue queue, DiskBarrier disk, Redi
         return new((AcceptState)result[0], result[1], result[2]);
     }
 
-    /// <summary>The cache has been told of a write that was accepted.</summary>
-    public void Told(string id, long version) => _told.AddOrUpdate((id, version), true);
-
-    /// <summary>
-    /// Whether the cache has surely been told, which is forgotten by asking. If not, whoever persists the write has to tell it:
-    /// 1. a write is accepted; 2. its writer dies, or never hears of it because Redis is killed; 3. the row has the write, and the
-    /// cache would keep the value before it.
-    /// </summary>
-    public bool TryTakeTold(string id, long version) => _told.TryRemove((id, version));
-
     /// <summary>Gives a synchronous writer its turn, which it takes before its statement.</summary>
-    /// <param name="laterThan">A token that the row has already, which the new one must be later than.</param>
+    /// <param name="knownFence">The row's fence as the writer has seen it, which the token must be later than; 0 if it is not known.</param>
     /// <exception cref="UnavailableException">Redis is away: what is pending is not known.</exception>
-    public async Task<WriteTurn> TakeTurnAsync(string id, long laterThan, CancellationToken cancel)
+    public async Task<WriteTurn> TakeTurnAsync(string id, long knownFence, CancellationToken cancel)
     {
+        RedisValue[] arguments = [queue.Plausible(knownFence), WriteBehindQueue.KeptMilliseconds];
         var turn = (long[])(await redis.OnStateAsync(
-            state => state.ScriptEvaluateAsync(Turn, [queue.LastToken, queue.Thing(id)], [laterThan, WriteBehindQueue.KeptMilliseconds]), cancel))!;
-        return new(turn[0], turn[1], turn[2], turn[3]);
+            state => state.ScriptEvaluateAsync(Turn, [queue.LastToken, queue.Thing(id)], arguments), cancel))!;
+        return new(turn[0], turn[1], turn[2], turn[3], turn[4]);
     }
 
     /// <summary>After a synchronous writer's commit: tells the version. Without it, versions may be left out, and nothing else.</summary>
@@ -151,8 +159,8 @@ internal sealed class WriteBehind(WriteBehindQueue queue, DiskBarrier disk, Redi
     /// <exception cref="UnavailableException">Redis is away: what is pending is not known, so neither is the thing.</exception>
     public async Task<PendingWrite?> PendingAsync(string id, CancellationToken cancel)
     {
-        var held = await redis.OnStateAsync(state => state.HashGetAsync(queue.Thing(id), ["token", "version", "value"]), cancel);
-        return held[0].IsNull ? null : new((long)held[0], (long)held[1], (byte[])held[2]!);
+        var held = await redis.OnStateAsync(state => state.HashGetAsync(queue.Thing(id), ["token", "version", "over", "value"]), cancel);
+        return held[0].IsNull ? null : new((long)held[0], (long)held[1], held[2].IsNull ? (long)held[0] - 1 : (long)held[2], (byte[])held[3]!);
     }
 
     private AcceptedWrite Fallback(AcceptState state, string reason)

@@ -8,10 +8,10 @@ internal enum WriteOutcome
     /// <summary>The row has it now, or had it already.</summary>
     Persisted,
 
-    /// <summary>A later write of the same thing was persisted before.</summary>
-    Superseded,
+    /// <summary>The row has a fence that the write may not overwrite: see <see cref="WriteBehindQueue.ReacceptAsync"/>.</summary>
+    Fenced,
 
-    /// <summary>Somebody else is at the same row: to be done again at once.</summary>
+    /// <summary>Another transaction has the row locked, or has just changed it: the write is tried again soon.</summary>
     Again,
 
     /// <summary>The database refuses it as things are: it may be tried again.</summary>
@@ -23,13 +23,17 @@ internal enum WriteOutcome
 
 /// <param name="Version">The version that the thing has now.</param>
 /// <param name="Reason">Why it was refused.</param>
-internal readonly record struct WriteResult(WriteOutcome Outcome, long Version, string Reason = "");
+internal readonly record struct WriteResult(WriteOutcome Outcome, long Version, string Reason = "")
+{
+    /// <summary>The row's fence, if that keeps the write out.</summary>
+    public long Fence { get; init; }
+}
 
 /// <summary>What a feature lets be written behind.</summary>
 /// <param name="RequiredBy">The setting that asks for it, if one does: then the start fails where it is not safe.</param>
 /// <param name="PersistAsync">
-/// Persists writes, one of each thing, in one statement, and voids what the cache holds if it is something else; the results
-/// are in the same order. Throws where the database is away.
+/// Persists writes, one of each entity, in one statement, and invalidates what the cache holds of those before; the results are in the
+/// same order. Throws if the database is away.
 /// </param>
 /// <param name="RejectAsync">
 /// Gives up a write: the thing goes on as the database has it, under a version later than the write's, which is returned.
@@ -66,6 +70,9 @@ internal sealed partial class WriteBehindConsumer(
     private static readonly TimeSpan LookEvery = TimeSpan.FromMilliseconds(200);
     private static readonly TimeSpan InspectEvery = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan DrainFor = TimeSpan.FromSeconds(5);
+
+    /// <summary>After how long a write is tried again whose row was locked.</summary>
+    private static readonly TimeSpan LockedPause = TimeSpan.FromMilliseconds(100);
     private static readonly TimeSpan MaxPause = TimeSpan.FromSeconds(2);
 
     /// <summary>Writes that were taken and are not done with.</summary>
@@ -150,67 +157,115 @@ internal sealed partial class WriteBehindConsumer(
         }
     }
 
-    /// <summary>One batch; <c>false</c> where there is nothing to do.</summary>
+    /// <summary>One batch; <c>false</c> if there is nothing to do.</summary>
     private async Task<bool> RoundAsync(CancellationToken cancel)
     {
         var now = time.GetUtcNow();
-        if (_held.Count < BatchSize)
-        {
-            foreach (var write in await queue.ReadAsync(BatchSize - _held.Count, cancel))
-            {
-                _held[write.Token] = new(write) { Due = now };
-            }
-        }
-
-        // Of each thing the latest write that is due: when it is persisted, those before it are done with. One that was refused is not
-        // due for a while, so that those before it come first.
-        var due = _held.Values.Where(held => held.Due <= now).GroupBy(held => held.Write.Id).Take(BatchSize).ToArray();
-        if (due.Length == 0)
+        await ReadAsync(now, cancel);
+        var batch = LatestDue(now);
+        if (batch.Length == 0)
         {
             return false;
         }
 
-        var latest = due.Select(writes => writes.MaxBy(held => held.Write.Token)!).ToArray();
-        metrics.Writes("retried", latest.Count(held => held.Tries > 0));
-        foreach (var held in latest)
+        metrics.Writes("retried", batch.Count(held => held.Tries++ > 0));
+        var results = await target.PersistAsync([.. batch.Select(held => held.Write)], cancel);
+        await FinishAsync([.. batch.Zip(results).Where(done => done.Second.Outcome is WriteOutcome.Persisted)], cancel);
+        foreach (var (held, result) in batch.Zip(results))
         {
-            held.Tries++;
-        }
-
-        var results = await target.PersistAsync([.. latest.Select(held => held.Write)], cancel);
-
-        var (finished, persisted) = (new List<FinishedWrite>(), 0);
-        var ofThing = _held.Values.ToLookup(held => held.Write.Id);
-        foreach (var (held, result) in latest.Zip(results))
-        {
-            switch (result.Outcome)
-            {
-                case WriteOutcome.Persisted or WriteOutcome.Superseded:
-                    persisted += result.Outcome is WriteOutcome.Persisted ? 1 : 0;
-                    finished.AddRange(ofThing[held.Write.Id].Where(write => write.Write.Token <= held.Write.Token).Select(write => new FinishedWrite(write.Write, result.Version)));
-                    break;
-                case WriteOutcome.Refused when held.Refusals + 1 < options.Value.MaxAttempts:
-                    held.Due = now + TimeSpan.FromMilliseconds(100 << held.Refusals);
-                    held.Refusals++;
-                    break;
-                case WriteOutcome.Refused or WriteOutcome.Impossible:
-                    await GiveUpAsync(held.Write, result.Reason, cancel);
-                    break;
-            }
-        }
-
-        if (finished.Count > 0)
-        {
-            await queue.FinishAsync(finished, cancel);
-            metrics.Writes("persisted", persisted);
-            metrics.Writes("folded", finished.Count - persisted);
-            foreach (var done in finished)
-            {
-                _held.Remove(done.Write.Token);
-            }
+            await HandleAsync(held, result, now, cancel);
         }
 
         return true;
+    }
+
+    /// <summary>Takes new writes off the queue, unless a batch of them is due already. Those that wait for their next try do not count.</summary>
+    private async Task ReadAsync(DateTimeOffset now, CancellationToken cancel)
+    {
+        var room = BatchSize - _held.Values.Count(held => held.Due <= now);
+        if (room > 0)
+        {
+            foreach (var write in await queue.ReadAsync(room, cancel))
+            {
+                _held[write.Token] = new(write) { Due = now };
+            }
+        }
+    }
+
+    /// <summary>
+    /// Of each entity the latest write that is due: when it is persisted, those before it are done with. One that was refused is not due for
+    /// a while, so that those before it come first.
+    /// </summary>
+    private Held[] LatestDue(DateTimeOffset now) =>
+    [
+        .. _held.Values.Where(held => held.Due <= now).GroupBy(held => held.Write.Id).Take(BatchSize)
+            .Select(writes => writes.MaxBy(held => held.Write.Version)!),
+    ];
+
+    /// <summary>Takes writes off the queue that the rows have, or that later ones have superseded, and with them those before.</summary>
+    private async Task FinishAsync(IReadOnlyList<(Held Held, WriteResult Result)> done, CancellationToken cancel)
+    {
+        if (done.Count == 0)
+        {
+            return;
+        }
+
+        var ofEntity = _held.Values.ToLookup(held => held.Write.Id);
+        var finished = done.SelectMany(last => ofEntity[last.Held.Write.Id]
+            .Where(held => held.Write.Version <= last.Held.Write.Version)
+            .Select(held => new FinishedWrite(held.Write, last.Result.Version))).ToArray();
+        await queue.FinishAsync(finished, cancel);
+        foreach (var write in finished)
+        {
+            _held.Remove(write.Write.Token);
+        }
+
+        var persisted = done.Count(last => last.Result.Outcome is WriteOutcome.Persisted);
+        metrics.Writes("persisted", persisted);
+        metrics.Writes("folded", finished.Length - persisted);
+    }
+
+    /// <summary>What becomes of a write that was not persisted.</summary>
+    private async Task HandleAsync(Held held, WriteResult result, DateTimeOffset now, CancellationToken cancel)
+    {
+        switch (result.Outcome)
+        {
+            case WriteOutcome.Fenced:
+                await HandleFencedAsync(held, result, cancel);
+                break;
+            case WriteOutcome.Again:
+                held.Due = now + LockedPause;
+                break;
+            case WriteOutcome.Refused when held.Refusals + 1 < options.Value.MaxAttempts:
+                held.Due = now + TimeSpan.FromMilliseconds(100 << held.Refusals);
+                held.Refusals++;
+                break;
+            case WriteOutcome.Refused or WriteOutcome.Impossible:
+                await GiveUpAsync(held.Write, result.Reason, cancel);
+                break;
+        }
+    }
+
+    private async Task HandleFencedAsync(Held held, WriteResult result, CancellationToken cancel)
+    {
+        var write = held.Write;
+        switch (await queue.ReacceptAsync(write, result.Fence, result.Version, cancel))
+        {
+            case FencedWrite.Superseded:
+                await FinishAsync([(held, result)], cancel);
+                break;
+            case FencedWrite.Unknown:
+                await GiveUpAsync(write, "The row has a later version, under a fence that the state server did not issue.", cancel);
+                break;
+            case FencedWrite.Reaccepted:
+                Log.Reaccepted(log, write.Id, result.Fence, write.Version);
+                metrics.Writes("retried", 1);
+                _held.Remove(write.Token);
+                break;
+            case FencedWrite.Gone:
+                _held.Remove(write.Token);
+                break;
+        }
     }
 
     /// <remarks>The row's version first: what has been shown of the write is then older than the truth, whatever happens next.</remarks>
@@ -295,6 +350,9 @@ internal sealed partial class WriteBehindConsumer(
 
         [LoggerMessage(3, LogLevel.Error, "The write of version {Version} of {Id} could not be persisted and is a dead letter now: {Reason}")]
         public static partial void Dead(ILogger log, string id, long version, string reason);
+
+        [LoggerMessage(5, LogLevel.Warning, "The row of {Id} had the fence {Fence}, which the state server did not issue; the write of version {Version} was accepted anew")]
+        public static partial void Reaccepted(ILogger log, string id, long fence, long version);
 
         [LoggerMessage(4, LogLevel.Warning, "What is in the queue of write-behind at the end stays there for others: {Error}")]
         public static partial void NotDrained(ILogger log, string error);

@@ -7,17 +7,31 @@ namespace CachingApi.Caching;
 
 /// <summary>A write as it lies in the queue.</summary>
 /// <param name="Token">Its fencing token: its place among all writes of the thing.</param>
-/// <param name="Version">The version that it was acknowledged with.</param>
-internal sealed record QueuedWrite(long Token, string Id, long Version, ReadOnlyMemory<byte> Value);
+/// <param name="Version">The version that it was acknowledged with: of two queued writes of one entity, the later has the higher one.</param>
+/// <param name="Over">The highest fence that it may overwrite: the one before its token, or a foreign one.</param>
+/// <param name="AcceptedAt">When it was acknowledged.</param>
+internal sealed record QueuedWrite(long Token, string Id, long Version, long Over, DateTimeOffset AcceptedAt, ReadOnlyMemory<byte> Value);
 
 /// <summary>A write that could not be persisted.</summary>
 /// <param name="LetterId">Its id among the dead letters.</param>
 /// <param name="DiedAt">When it was given up.</param>
 /// <param name="Reason">Why.</param>
-internal sealed record DeadLetter(string LetterId, DateTimeOffset DiedAt, string Reason, QueuedWrite Write)
+internal sealed record DeadLetter(string LetterId, DateTimeOffset DiedAt, string Reason, QueuedWrite Write);
+
+/// <summary>What becomes of a write whose row has a fence that the write may not overwrite.</summary>
+internal enum FencedWrite
 {
-    /// <summary>When it was acknowledged: tokens are microseconds.</summary>
-    public DateTimeOffset AcceptedAt => WriteBehindQueue.TimeOf(Write.Token);
+    /// <summary>The row has a later write, which this state server ordered after it.</summary>
+    Superseded = 0,
+
+    /// <summary>The row has a later version, under a fence that this state server did not issue: which write is later is not known.</summary>
+    Unknown = 1,
+
+    /// <summary>The fence is foreign, and the write is in the queue again, under a later token.</summary>
+    Reaccepted = 2,
+
+    /// <summary>The queue does not hold the write any more, because another consumer has dealt with it.</summary>
+    Gone = 3,
 }
 
 /// <summary>A write that is done with.</summary>
@@ -37,10 +51,17 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
     /// </summary>
     public const long KeptMilliseconds = 10_000;
 
+    /// <summary>
+    /// How far, in microseconds, a fence may be ahead of a clock: a year. Beyond that no state server can have issued it, and it orders
+    /// nothing; otherwise one such row could use up the tokens.
+    /// </summary>
+    public const long MaxLead = 365L * 24 * 3600 * 1_000_000;
+
     private const string Group = "writers";
     private const int MaxDeadLetters = 10_000;
 
     private static readonly string FinishScript = Lua.Load("write_behind_finish.lua");
+    private static readonly string ReacceptScript = Lua.Load("write_behind_reaccept.lua");
 
     /// <summary>An entry that nobody has finished for this long is anybody's.</summary>
     private static readonly TimeSpan ClaimAfter = TimeSpan.FromSeconds(5);
@@ -62,7 +83,8 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
     /// <summary>What is known of a thing: its pending value, and the versions given out.</summary>
     public RedisKey Thing(string id) => Name(redis, $"thing:{id}");
 
-    public static DateTimeOffset TimeOf(long token) => DateTimeOffset.UnixEpoch.AddMicroseconds(token);
+    /// <summary>A fence that a new token must be later than; 0 if it is further ahead than <see cref="MaxLead"/>.</summary>
+    public long Plausible(long fence) => fence > (time.GetUtcNow() - DateTimeOffset.UnixEpoch).TotalMicroseconds + MaxLead ? 0 : fence;
 
     /// <summary>Tells the consumer of this process that there is something to do.</summary>
     public void Signal()
@@ -120,12 +142,40 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
         return redis.OnStateAsync(state => state.ScriptEvaluateAsync(FinishScript, keys, arguments), cancel);
     }
 
+    /// <summary>Decides, in one step, what becomes of a write whose row has a fence that the write may not overwrite.</summary>
+    /// <param name="fence">The row's fence.</param>
+    /// <param name="version">The row's version.</param>
+    /// <remarks>
+    /// A fence is foreign if another state server has issued it, whose clock was ahead or whose state was lost, or if an operator has
+    /// written it. It does not tell whether the row has a later write. The version does: while a write waits, this server gives every
+    /// later one of the entity a later version. A later version is taken for a later write only if this server has issued the fence;
+    /// otherwise the write becomes a dead letter, because to persist it could undo a write that this server has lost.
+    /// A write that is accepted anew keeps its version and its place: it may overwrite the foreign fence, and no fence issued after it.
+    /// <para>A synchronous write meanwhile: 1. write 1 waits, and the row has a foreign fence; 2. write 2, a synchronous one, takes a
+    /// token later than that; 3. write 1 is accepted anew, under a token later still; 4. write 2 commits; 5. write 1 may not overwrite
+    /// the fence of write 2, whose version is later: it is superseded. If write 2 fails, step 5 finds the foreign fence and persists write 1.</para>
+    /// <para>Two consumers: 1. both hold write 1 and find a foreign fence; 2. the script accepts it anew for the first; 3. for the second
+    /// it finds no such entry, and changes nothing. The same holds if the first dies after step 2: the queue has the write once.</para>
+    /// <para>An earlier write: 1. writes 1 and 2 wait, and the database refuses write 2; 2. write 1 is accepted anew, under a later token
+    /// than that of write 2, and is persisted; 3. write 2 finds the fence of write 1, and the row's version is not later than its own: it is
+    /// accepted anew. So the version, not the token, orders the queued writes of an entity.</para>
+    /// <para>An expired record: 1. a consumer takes write 1 and freezes; 2. another persists write 2, and nothing is pending; 3. the entity's
+    /// record expires; 4. write 1 is claimed, and the last token issued to the entity is not known. Then the fence counts as issued if it is
+    /// not later than the clock and the last token of all.</para>
+    /// </remarks>
+    public async Task<FencedWrite> ReacceptAsync(QueuedWrite write, long fence, long version, CancellationToken cancel)
+    {
+        RedisKey[] keys = [Key, LastToken, Thing(write.Id)];
+        RedisValue[] arguments = [Group, write.Token, write.Version, fence, version, KeptMilliseconds];
+        return (FencedWrite)(int)await redis.OnStateAsync(state => state.ScriptEvaluateAsync(ReacceptScript, keys, arguments), cancel);
+    }
+
     public async Task<QueueState> StateAsync(CancellationToken cancel)
     {
         var length = redis.OnStateAsync(state => state.StreamLengthAsync(Key), cancel);
         var dead = redis.OnStateAsync(state => state.StreamLengthAsync(DeadLetters), cancel);
         var first = Writes(await redis.OnStateAsync(state => state.StreamRangeAsync(Key, count: 1), cancel));
-        var lag = first.Length == 0 ? TimeSpan.Zero : time.GetUtcNow() - TimeOf(first[0].Token);
+        var lag = first.Length == 0 ? TimeSpan.Zero : time.GetUtcNow() - first[0].AcceptedAt;
         return new(await length, lag < TimeSpan.Zero ? TimeSpan.Zero : lag, await dead);
     }
 
@@ -154,13 +204,22 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
 
     private static QueuedWrite[] Writes(StreamEntry[] entries) => [.. entries.Where(entry => !entry.IsNull).Select(Write)];
 
-    private static QueuedWrite Write(StreamEntry entry) => new(Token(entry.Id), entry["id"]!, (long)entry["version"], (byte[])entry["value"]!);
+    private static QueuedWrite Write(StreamEntry entry) => WriteOf(entry, Token(entry.Id));
+
+    /// <remarks>An entry of an older build has neither <c>over</c> nor <c>at</c>; its token is the time, in microseconds.</remarks>
+    private static QueuedWrite WriteOf(StreamEntry entry, long token) => new(
+        token,
+        entry["id"]!,
+        (long)entry["version"],
+        entry["over"].IsNull ? token - 1 : (long)entry["over"],
+        DateTimeOffset.UnixEpoch.AddMicroseconds(entry["at"].IsNull ? token : (long)entry["at"]),
+        (byte[])entry["value"]!);
 
     private static DeadLetter Letter(StreamEntry entry) => new(
         entry.Id!,
         DateTimeOffset.FromUnixTimeMilliseconds(Token(entry.Id)),
         entry["reason"]!,
-        new((long)entry["token"], entry["id"]!, (long)entry["version"], (byte[])entry["value"]!));
+        WriteOf(entry, (long)entry["token"]));
 
     private static long Token(RedisValue id) => long.Parse(id.ToString().Split('-')[0], CultureInfo.InvariantCulture);
 }

@@ -33,10 +33,10 @@ if ordered then
 end
 
 -- Without the lease a fill needs what the lease protects it from: an order, and that no tombstone has expired since its load began.
--- A tombstone of its own revision may be an eviction that came after the load began.
+-- An eviction may have come after the load began: it leaves a tombstone of the revision that was held, and '!' in place of the lease.
 local lease = redis.call('GET', KEYS[2])
 local holds = lease and (lease == ARGV[3] or lease == ARGV[3] .. '+')
-local evicted = ordered and lead == 0 and string.byte(held, KIND) == TOMBSTONE
+local evicted = lease == '!' or ordered and lead == 0 and string.byte(held, KIND) == TOMBSTONE
 if fill and not holds and (version == 0 or string.byte(new, KIND) ~= VALUE or late or evicted) then
   return { now, 2, '' }
 end

@@ -22,7 +22,7 @@ end
 
 local lease = redis.call('GET', KEYS[2])
 if lease then
-  redis.call('DEL', KEYS[2])
+  redis.call('SET', KEYS[2], '!', 'PX', ARGV[2]) -- no lease, and no expired one either: see compare_and_set.lua
   if string.sub(lease, -1) == '+' then
     redis.call('PUBLISH', ARGV[3], ARGV[5])
   end

@@ -1,11 +1,13 @@
 -- Takes a write that is to be written behind: bound, pending value and queue in one step, so that none is without the others.
 -- KEYS[1]  the queue       KEYS[2]  the last token
--- KEYS[3]  the thing: version and floor (see below), turns, and of the write that is pending token and value
+-- KEYS[3]  the entity: version and floor (see below), turns, the last token issued to it, and of the write that is pending
+--          token, value, and the highest fence that it may overwrite
 -- ARGV[1]  how many writes the queue holds at most
--- ARGV[2]  the thing's id
+-- ARGV[2]  the entity's id
 -- ARGV[3]  its version as the caller read it
--- ARGV[4]  the versions that may be changed, as ',1,2,'; '' for any
--- ARGV[5]  the new value
+-- ARGV[4]  the fence of its row as the caller read it, which the token must be later than; 0 if it is not known
+-- ARGV[5]  the versions that may be changed, as ',1,2,'; '' for any
+-- ARGV[6]  the new value
 -- Returns 0, the new version and the token: taken; 1 and 0: the queue is full; 2 and 0: the version is another; 3 and 0: a synchronous
 -- writer is about, so that only the database can tell the version.
 if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then
@@ -16,21 +18,25 @@ end
 local held = redis.call('HMGET', KEYS[3], 'version', 'floor', 'turns')
 local current = math.max(tonumber(ARGV[3]), tonumber(held[1] or 0))
 local floor, turns = math.max(current, tonumber(held[2] or 0)), tonumber(held[3] or 0)
-if ARGV[4] ~= '' then
+if ARGV[5] ~= '' then
   if floor > current or turns > 0 then
     return { 3, 0, 0 }
   end
-  if not string.find(ARGV[4], string.format(',%.0f,', current), 1, true) then
+  if not string.find(ARGV[5], string.format(',%.0f,', current), 1, true) then
     return { 2, 0, 0 }
   end
 end
 
 local time = redis.call('TIME')
-local token = string.format('%.0f', math.max(time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or 0) + 1))
+local now = time[1] * 1000000 + time[2]
+local last = math.max(tonumber(redis.call('GET', KEYS[2]) or 0), tonumber(ARGV[4]))
+local number = math.max(now, last + 1)
+local token, over = string.format('%.0f', number), string.format('%.0f', number - 1)
 local version = string.format('%.0f', floor + turns + 1)
 redis.call('SET', KEYS[2], token)
-redis.call('XADD', KEYS[1], token .. '-0', 'id', ARGV[2], 'version', version, 'value', ARGV[5])
-redis.call('HSET', KEYS[3], 'token', token, 'version', version, 'floor', version, 'value', ARGV[5])
+redis.call('XADD', KEYS[1], token .. '-0',
+  'id', ARGV[2], 'version', version, 'over', over, 'at', string.format('%.0f', now), 'value', ARGV[6])
+redis.call('HSET', KEYS[3], 'token', token, 'issued', token, 'over', over, 'version', version, 'floor', version, 'value', ARGV[6])
 if held[3] then
   redis.call('HDEL', KEYS[3], 'turns')
 end

@@ -17,7 +17,7 @@ for i = 3, #KEYS do
 
   local held = redis.call('HMGET', KEYS[i], 'token', 'floor')
   if held[1] == token then
-    redis.call('HDEL', KEYS[i], 'token', 'version', 'value')
+    redis.call('HDEL', KEYS[i], 'token', 'over', 'version', 'value')
     if tonumber(version) > tonumber(held[2]) then
       redis.call('HSET', KEYS[i], 'floor', version)
     end

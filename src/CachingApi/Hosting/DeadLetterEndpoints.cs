@@ -70,7 +70,7 @@ internal static class DeadLetterEndpoints
             Version = letter.Write.Version,
             Value = Value(letter.Write.Value),
             Reason = letter.Reason,
-            AcceptedAt = letter.AcceptedAt.UtcDateTime,
+            AcceptedAt = letter.Write.AcceptedAt.UtcDateTime,
             DiedAt = letter.DiedAt.UtcDateTime,
         }).ToArray());
     }

@@ -28,7 +28,7 @@ internal sealed class UserListCacheSettings : CacheSettings;
 internal sealed class UserCache(IOptions<UserCacheSettings> users, IOptions<UserListCacheSettings> lists, IOptions<JsonOptions> json)
 {
     /// <summary>The shape of <see cref="User"/> that the HTTP contract describes: its ETags are <c>"v&lt;version&gt;"</c>.</summary>
-    private const ulong ContractShape = 0;
+    private const ulong ContractShape = 0x24d6029c6964f926;
 
     public Cache<User> Users { get; } = new("users", users.Value, Json<User>(json), user => user.Version, fence: user => user.Fence);
 

@@ -101,9 +101,12 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 UPDATE users
                 SET email = @email, email_key = @emailKey, display_name = @displayName, updated_at = @updatedAt,
                     version = greatest(version + 1, @version), fence = @token
-                WHERE id = @id AND fence < @token AND (
+                WHERE id = @id AND (fence < @token OR fence > @maxFence) AND (
                     @versions::bigint[] IS NULL
-                    OR CASE WHEN fence < @pendingToken THEN @pendingVersion ELSE version END = ANY (@versions))
+                    OR CASE
+                        WHEN fence <= @pendingOver OR (version <= @pendingVersion AND fence <> @pendingToken) THEN @pendingVersion
+                        ELSE version
+                    END = ANY (@versions))
                 RETURNING {Columns}
                 """,
                 new
@@ -118,6 +121,8 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                     turn.Version,
                     turn.PendingToken,
                     turn.PendingVersion,
+                    turn.PendingOver,
+                    MaxFence = MaxFence(turn),
                 },
                 cancellationToken: cancel));
             if (user is not null)
@@ -126,7 +131,7 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             }
 
             var fence = await FenceAsync(connection, id, cancel);
-            return (fence is null ? UserWrite.NotFound : fence >= turn.Token ? UserWrite.Overtaken : UserWrite.VersionMismatch, null, fence ?? 0);
+            return (fence is null ? UserWrite.NotFound : fence >= turn.Token && fence <= MaxFence(turn) ? UserWrite.Overtaken : UserWrite.VersionMismatch, null, fence ?? 0);
         }
         catch (PostgresException error) when (error.SqlState is PostgresErrorCodes.UniqueViolation)
         {
@@ -146,7 +151,9 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
         try
         {
             var user = await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
-                $"DELETE FROM users WHERE id = @id AND fence < @token RETURNING {Columns}", new { id, turn.Token }, cancellationToken: cancel));
+                $"DELETE FROM users WHERE id = @id AND (fence < @token OR fence > @maxFence) RETURNING {Columns}",
+                new { id, turn.Token, MaxFence = MaxFence(turn) },
+                cancellationToken: cancel));
             if (user is not null)
             {
                 return (UserWrite.Done, user, turn.Token);
@@ -161,13 +168,16 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
         }
     }
 
-    /// <summary>Persists what was written behind, one write of each user, in one statement.</summary>
+    /// <summary>
+    /// Persists what was written behind, one write of each user, in one statement. It leaves out rows that are locked, so that a user
+    /// whose row is locked for long holds up no other.
+    /// </summary>
     /// <returns>
     /// Of each user that exists the row's version and token, after the write or, where <c>Written</c> is <c>false</c>, as it was without.
     /// </returns>
     /// <exception cref="PostgresException">The database refuses one of them, and so all of them.</exception>
     public async Task<IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence)>> PersistAsync(
-        IReadOnlyList<(Guid Id, long Token, long Version, UserChange Change)> writes, CancellationToken cancel)
+        IReadOnlyList<(Guid Id, long Token, long Over, long Version, UserChange Change)> writes, CancellationToken cancel)
     {
         // In one order, whoever persists what, so that hardly ever two wait for each other.
         writes = [.. writes.OrderBy(write => write.Id)];
@@ -176,14 +186,18 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             """
             WITH batch AS (
                 SELECT *
-                FROM unnest(@ids, @tokens, @versions, @emails, @emailKeys, @names, @times)
-                    AS batch (id, token, version, email, email_key, display_name, updated_at)
+                FROM unnest(@ids, @tokens, @overs, @versions, @emails, @emailKeys, @names, @times)
+                    AS batch (id, token, over, version, email, email_key, display_name, updated_at)
+            ), unlocked AS (
+                SELECT users.id
+                FROM batch JOIN users USING (id)
+                FOR UPDATE OF users SKIP LOCKED
             ), written AS (
                 UPDATE users
                 SET email = batch.email, email_key = batch.email_key, display_name = batch.display_name, updated_at = batch.updated_at,
                     version = greatest(users.version + 1, batch.version), fence = batch.token
-                FROM batch
-                WHERE users.id = batch.id AND users.fence < batch.token
+                FROM batch JOIN unlocked USING (id)
+                WHERE users.id = batch.id AND (users.fence <= batch.over OR users.fence > batch.token + @maxLead)
                 RETURNING users.id, users.version, users.fence
             )
             SELECT id, written.id IS NOT NULL, coalesce(written.version, users.version), coalesce(written.fence, users.fence)
@@ -193,11 +207,13 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             {
                 ids = writes.Select(write => write.Id).ToArray(),
                 tokens = writes.Select(write => write.Token).ToArray(),
+                overs = writes.Select(write => write.Over).ToArray(),
                 versions = writes.Select(write => write.Version).ToArray(),
                 emails = writes.Select(write => write.Change.Email).ToArray(),
                 emailKeys = writes.Select(write => write.Change.EmailKey).ToArray(),
                 names = writes.Select(write => write.Change.DisplayName).ToArray(),
                 times = writes.Select(write => write.Change.UpdatedAt).ToArray(),
+                maxLead = WriteBehindQueue.MaxLead,
             },
             cancellationToken: cancel));
         return rows.ToDictionary(row => row.Id, row => (row.Written, row.Version, row.Fence));
@@ -227,6 +243,9 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             new { emailKey, passwordHash, now },
             cancellationToken: cancel));
     }
+
+    /// <summary>A fence beyond this one orders nothing: see <see cref="WriteBehindQueue.MaxLead"/>.</summary>
+    private static long MaxFence(WriteTurn turn) => turn.Token + WriteBehindQueue.MaxLead;
 
     private static Task<long?> FenceAsync(NpgsqlConnection connection, Guid id, CancellationToken cancel) =>
         connection.ExecuteScalarAsync<long?>(new CommandDefinition("SELECT fence FROM users WHERE id = @id", new { id }, cancellationToken: cancel));

@@ -128,14 +128,15 @@ internal sealed class UserService(
             return (UserWrite.NotFound, null);
         }
 
+        // Before the write is accepted: a body that cannot be read must not make a failure of a write that was taken.
+        var known = JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)!;
         var value = JsonSerializer.SerializeToUtf8Bytes(change, UserJson.Default.UserChange);
-        var accepted = await writeBehind.AcceptAsync($"{id}", found.Entry.Version, versions, value, CancellationToken.None);
+        var accepted = await writeBehind.AcceptAsync($"{id}", known.Version, found.Entry.Revision.Fence, versions, value, CancellationToken.None);
         switch (accepted.State)
         {
             case AcceptState.Accepted:
-                var user = Changed(JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)!, change, accepted.Version, accepted.Token);
+                var user = Changed(known, change, accepted.Version, accepted.Token);
                 await PutAsync(user, began);
-                writeBehind.Told($"{id}", user.Version);
                 return (UserWrite.Accepted, user);
             case AcceptState.VersionMismatch:
                 return (UserWrite.VersionMismatch, null);
@@ -149,7 +150,7 @@ internal sealed class UserService(
     {
         var pending = await writeBehind.PendingAsync($"{id}", cancel);
         var user = await users.FindAsync(id, cancel);
-        return user is null || pending is null || pending.Token <= user.Fence
+        return user is null || pending is null || !pending.LiesOver(user.Version, user.Fence)
             ? user
             : Changed(user, JsonSerializer.Deserialize(pending.Value.Span, UserJson.Default.UserChange)!, pending.Version, pending.Token);
     }

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using CachingApi.Caching;
+using CachingApi.Storage;
 using Microsoft.Extensions.Options;
 using Npgsql;
 
@@ -7,7 +8,7 @@ namespace CachingApi.Users;
 
 /// <summary>What write-behind means for users: how their changes are persisted, and what is cached of them.</summary>
 internal sealed class UserWriteBehind(
-    UserRepository users, UserService service, WriteBehind writeBehind, UserCache cached, Invalidation invalidation, IOptions<UserCacheSettings> settings)
+    UserRepository users, UserService service, UserCache cached, Invalidation invalidation, IOptions<UserCacheSettings> settings)
 {
     private readonly string? _requiredBy = settings.Value.WriteStrategy is WriteStrategies.WriteBehind ? "Cache:Users:WriteStrategy" : null;
 
@@ -23,11 +24,10 @@ internal sealed class UserWriteBehind(
             await Task.WhenAll(causes.Select(cause => invalidation.DropAllAsync(cached.Lists, cause, cancel)));
         }
 
-        // The cache shows something else where its writer did not come to tell it, or where somebody who took no turn (psql) has
-        // moved the version on.
+        // The writer's own entry has this version and stays. Without it: 1. a write is accepted; 2. its writer dies before it updates the
+        // cache; 3. the row has the write, and the cache would keep the value before it.
         await Task.WhenAll(writes.Zip(results)
             .Where(done => done.Second.Outcome is WriteOutcome.Persisted)
-            .Where(done => !writeBehind.TryTakeTold(done.First.Id, done.First.Version) || done.Second.Version != done.First.Version)
             .Select(done => invalidation.InvalidateAsync(cached.ById(Guid.Parse(done.First.Id)), new(done.Second.Version, done.First.Token), cancel)));
         return results;
     }
@@ -38,11 +38,11 @@ internal sealed class UserWriteBehind(
         try
         {
             var rows = await users.PersistAsync(
-                [.. writes.Where(write => write.Change is not null).Select(write => (Guid.Parse(write.Write.Id), write.Write.Token, write.Write.Version, write.Change!))],
+                [.. writes.Where(write => write.Change is not null).Select(write => (Guid.Parse(write.Write.Id), write.Write.Token, write.Write.Over, write.Write.Version, write.Change!))],
                 cancel);
             return [.. writes.Select(write => write.Change is null ? new(WriteOutcome.Impossible, write.Write.Version, "It cannot be read.") : Result(write.Write, rows))];
         }
-        catch (PostgresException error) when (IsRefusal(error))
+        catch (PostgresException error) when (!TransientSqlStates.Includes(error))
         {
             if (writes.Length == 1)
             {
@@ -55,18 +55,24 @@ internal sealed class UserWriteBehind(
         }
     }
 
-    /// <summary>Whether the fault is the data's: of the classes "data exception" and "integrity constraint violation".</summary>
-    private static bool IsRefusal(PostgresException error) =>
-        error.SqlState.StartsWith("22", StringComparison.Ordinal) || error.SqlState.StartsWith("23", StringComparison.Ordinal);
-
     private static WriteResult Result(QueuedWrite write, IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence)> rows) =>
         !rows.TryGetValue(Guid.Parse(write.Id), out var row) ? new(WriteOutcome.Impossible, write.Version, "There is no such user.")
         : row.Written || row.Fence == write.Token ? new(WriteOutcome.Persisted, row.Version)
-        : row.Fence > write.Token ? new(WriteOutcome.Superseded, row.Version)
+        : row.Fence > write.Over && row.Fence <= write.Token + WriteBehindQueue.MaxLead ? new(WriteOutcome.Fenced, row.Version) { Fence = row.Fence }
         : new(WriteOutcome.Again, row.Version);
 
-    private async Task<long> RejectAsync(QueuedWrite write, CancellationToken cancel) =>
-        await users.PassAsync(Guid.Parse(write.Id), write.Version, cancel) ?? write.Version + 1;
+    private async Task<long> RejectAsync(QueuedWrite write, CancellationToken cancel)
+    {
+        try
+        {
+            return await users.PassAsync(Guid.Parse(write.Id), write.Version, cancel) ?? write.Version + 1;
+        }
+        catch (PostgresException error) when (!TransientSqlStates.Includes(error))
+        {
+            // The row refuses every change: it keeps its version, and readers are shown it again when the tombstone has expired.
+            return write.Version + 1;
+        }
+    }
 
     private async Task VoidAsync(QueuedWrite write, long version, CancellationToken cancel)
     {

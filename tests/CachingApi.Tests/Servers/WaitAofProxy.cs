@@ -31,6 +31,12 @@ internal sealed class WaitAofProxy : IAsyncDisposable
     /// <summary>How many local disks WAITAOF says to have it.</summary>
     public int Copies { get; set; } = 1;
 
+    /// <summary>How many replicas' disks WAITAOF says to have it.</summary>
+    public int Replicas { get; set; }
+
+    /// <summary>For how many local disks and how many replicas WAITAOF was last to wait.</summary>
+    public string[] Asked { get; private set; } = [];
+
     /// <summary>How often WAITAOF was sent.</summary>
     public int Waits { get; private set; }
 
@@ -89,8 +95,9 @@ internal sealed class WaitAofProxy : IAsyncDisposable
             if (Encoding.ASCII.GetString(command[0]) == "WAITAOF")
             {
                 Waits++;
+                Asked = [.. command[1..3].Select(Encoding.ASCII.GetString)];
                 await Disk.Task;
-                command = [.. new[] { "EVAL", $"return {{{Copies},0}}", "0" }.Select(Encoding.ASCII.GetBytes)];
+                command = [.. new[] { "EVAL", $"return {{{Copies},{Replicas}}}", "0" }.Select(Encoding.ASCII.GetBytes)];
             }
             else if (command.Length == 3 && Encoding.ASCII.GetString(command[2]) == "WAITAOF")
             {

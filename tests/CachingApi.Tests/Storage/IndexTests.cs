@@ -41,7 +41,7 @@ public sealed class IndexTests(TestServers servers)
             Assert.Equal(UserWrite.Overtaken, (await users.UpdateAsync(account.Id, change, [1], Turn(1), CancellationToken.None)).Outcome);
             Assert.Equal(UserWrite.EmailInUse, (await users.UpdateAsync(
                 account.Id, change with { EmailKey = "778@example.org" }, null, Turn(3), CancellationToken.None)).Outcome);
-            Assert.True((await users.PersistAsync([(account.Id, 4, 3, change)], CancellationToken.None))[account.Id].Written);
+            Assert.True((await users.PersistAsync([(account.Id, 4, 3, 3, change)], CancellationToken.None))[account.Id].Written);
             Assert.Equal(7, await users.PassAsync(account.Id, 6, CancellationToken.None));
             Assert.Equal("admin", (await users.PromoteAsync("777", "", now, CancellationToken.None)).Role);
             Assert.Equal(8, (await users.DeleteAsync(account.Id, Turn(5), CancellationToken.None)).User!.Version);
@@ -54,7 +54,7 @@ public sealed class IndexTests(TestServers servers)
         await servers.DropDatabaseAsync(database);
     }
 
-    private static WriteTurn Turn(long token) => new(token, 0, 0, 0);
+    private static WriteTurn Turn(long token) => new(token, 0, 0, 0, -1);
 
     private static async Task<(long Sequential, long Index)> ScansAsync(NpgsqlDataSource postgres)
     {

@@ -1,8 +1,10 @@
+using System.ComponentModel.DataAnnotations;
 using System.Net;
 using System.Net.Http.Headers;
 using System.Net.Http.Json;
 using System.Text.Json;
 using CachingApi.Caching;
+using CachingApi.Storage;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Caching;
 using CachingApi.Tests.Servers;
@@ -129,7 +131,7 @@ public sealed class WriteBehindTests(TestServers servers)
 
         var change = JsonSerializer.SerializeToUtf8Bytes(
             new UserChange(user.Email, user.Email, "Unheard of", user.UpdatedAt), UserJson.Default.UserChange);
-        await first.Services.GetRequiredService<WriteBehind>().AcceptAsync($"{user.Id}", 1, null, change, CancellationToken.None);
+        await first.Services.GetRequiredService<WriteBehind>().AcceptAsync($"{user.Id}", 1, 0, null, change, CancellationToken.None);
 
         await PersistedAsync(first, user, "Unheard of", 2);
         foreach (var client in clients)
@@ -374,6 +376,328 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Contains(version, new[] { "\"v2\"", "\"v4\"" });
     }
 
+    /// <summary>A state server whose clock was ahead, or an operator, has left the row with a fence that is later than any new token.</summary>
+    [Fact]
+    public async Task A_foreign_fence_does_not_hide_a_write_that_was_acknowledged()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await client.GetAsync($"/users/{user.Id}");
+        var foreign = await ForeignFenceAsync(node, user);
+
+        Task<HttpResponseMessage> wrong, right;
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "First")).StatusCode);
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Second")).StatusCode);
+
+            // The pending write lies over the row, for a load and for a condition.
+            await EmptyCacheAsync(node);
+            Assert.Equal("\"v3\"", (await client.GetAsync($"/users/{user.Id}")).ETag().Tag);
+        }
+
+        await PersistedAsync(node, user, "Second", 3);
+        await QueueEmptyAsync(node);
+        Assert.True(await node.SqlAsync<long>($"SELECT fence FROM users WHERE id = '{user.Id}'") > foreign);
+        Assert.Equal("Second", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+        Assert.Equal(0, await node.MetricAsync("write_behind_dead_letters"));
+
+        await ForeignFenceAsync(node, user);
+        await using (var table = await TableLock.TakeAsync(node))
+        {
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Third")).StatusCode);
+            wrong = PutAsync(client, user, "Fourth", "write-through", "\"v3\"");
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() >= 2, "it to wait");
+            right = PutAsync(client, user, "Fifth", "write-through", "\"v4\"");
+            await Eventually.TrueAsync(async () => await table.WaitersAsync() >= 3, "it to wait, too");
+        }
+
+        Assert.Equal(HttpStatusCode.PreconditionFailed, (await wrong).StatusCode);
+        Assert.Equal(HttpStatusCode.OK, (await right).StatusCode);
+        await QueueEmptyAsync(node);
+        Assert.Equal("Fifth", (await RowAsync(node, user)).Name);
+    }
+
+    [Theory]
+    [InlineData("extract(epoch FROM now() + interval '5 minutes') * 1000000")]
+    [InlineData("9223372036854775807")]
+    public async Task A_foreign_fence_does_not_stop_any_kind_of_write(string fence)
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        foreach (var (strategy, name) in new[] { ("write-through", "1"), ("write-behind", "2"), ("invalidate", "3"), ("write-behind", "4") })
+        {
+            await node.SqlAsync($"UPDATE users SET fence = {fence} WHERE id = '{user.Id}'");
+            var answer = await PutAsync(client, user, name, strategy);
+            Assert.True(answer.IsSuccessStatusCode);
+            await Eventually.TrueAsync(async () => answer.ETag().Tag == $"\"v{(await RowAsync(node, user)).Version}\"", "the write to be persisted");
+            Assert.Equal(name, (await RowAsync(node, user)).Name);
+        }
+
+        await node.SqlAsync($"UPDATE users SET fence = {fence} WHERE id = '{user.Id}'");
+        Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/users/{user.Id}")).StatusCode);
+        Assert.Equal(HttpStatusCode.NotFound, (await client.GetAsync($"/users/{user.Id}")).StatusCode);
+    }
+
+    /// <summary>
+    /// 1. A write waits, and the row has a foreign fence. 2. A synchronous writer takes a token later than that. 3. The write is accepted
+    /// anew, under a token later still. 4. The synchronous writer commits, or does not.
+    /// </summary>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_write_that_is_accepted_anew_overwrites_no_write_that_came_after_it(bool commits)
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        var (queue, writeBehind) = (node.Services.GetRequiredService<WriteBehindQueue>(), node.Services.GetRequiredService<WriteBehind>());
+        await Consumer(node).StopAsync(CancellationToken.None);
+
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Behind")).StatusCode);
+        var foreign = await ForeignFenceAsync(node, user);
+        var turn = await writeBehind.TakeTurnAsync($"{user.Id}", foreign, CancellationToken.None);
+        var write = Assert.Single(await queue.ReadAsync(10, CancellationToken.None));
+        Assert.True(write.Token < foreign && foreign < turn.Token);
+
+        // Two consumers have it; one of them accepts it anew.
+        Assert.Equal(
+            [FencedWrite.Reaccepted, FencedWrite.Gone],
+            (await Task.WhenAll(Enumerable.Range(0, 2).Select(_ => queue.ReacceptAsync(write, foreign, 1, CancellationToken.None)))).Order());
+        Assert.Equal(1, (await queue.StateAsync(CancellationToken.None)).Length);
+        var pending = (await writeBehind.PendingAsync($"{user.Id}", CancellationToken.None))!;
+        Assert.Equal((2, foreign), (pending.Version, pending.Over));
+        Assert.True(pending.Token > turn.Token);
+
+        if (commits)
+        {
+            var change = new UserChange(user.Email, user.Email, "Synchronous", user.UpdatedAt);
+            var (outcome, _, _) = await node.Services.GetRequiredService<UserRepository>().UpdateAsync(user.Id, change, null, turn, CancellationToken.None);
+            Assert.Equal(UserWrite.Done, outcome);
+        }
+
+        await EmptyCacheAsync(node);
+        var last = commits ? "Synchronous" : "Behind";
+        Assert.Equal(last, (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+        await Consumer(node).StartAsync(CancellationToken.None);
+        await QueueEmptyAsync(node);
+        Assert.Equal((last, commits ? 3 : 2), await RowAsync(node, user));
+        Assert.Empty(await DeadAsync(client, 0));
+    }
+
+    [Fact]
+    public async Task An_earlier_write_that_is_accepted_anew_does_not_take_the_place_of_a_later_one()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "2" });
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await PoisonAsync(node, "NEW.display_name = 'Poison'", "P0001");
+        await ForeignFenceAsync(node, user);
+
+        await using (await TableLock.TakeAsync(node))
+        {
+            await PutAsync(client, user, "First");
+            await PutAsync(client, user, "Poison");
+        }
+
+        Assert.Equal("Poison", (await DeadAsync(client, 1))[0].GetProperty("value").GetProperty("displayName").GetString());
+        await QueueEmptyAsync(node);
+        Assert.Equal("First", (await RowAsync(node, user)).Name);
+    }
+
+    /// <summary>The state server may have lost a later write, so the waiting one must neither undo that nor vanish.</summary>
+    [Fact]
+    public async Task A_write_is_a_dead_letter_if_it_is_not_known_whether_the_row_has_a_later_one()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await Consumer(node).StopAsync(CancellationToken.None);
+        await PutAsync(client, user, "Behind");
+        await ForeignFenceAsync(node, user);
+        await node.SqlAsync($"UPDATE users SET display_name = 'Elsewhere', version = 9 WHERE id = '{user.Id}'");
+        await Consumer(node).StartAsync(CancellationToken.None);
+
+        var letter = (await DeadAsync(client, 1))[0];
+        Assert.Equal("The row has a later version, under a fence that the state server did not issue.", letter.GetProperty("reason").GetString());
+        Assert.Equal(("Elsewhere", 9), await RowAsync(node, user));
+        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).ETag().Tag == "\"v9\"", "the row to be shown");
+
+        Assert.Equal(HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
+        await PersistedAsync(node, user, "Behind", 10);
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public async Task A_write_is_superseded_by_a_later_one_even_if_what_the_state_server_kept_of_the_user_has_expired(bool expired)
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await Consumer(node).StopAsync(CancellationToken.None);
+        await PutAsync(client, user, "Behind");
+        Assert.Equal(HttpStatusCode.OK, (await PutAsync(client, user, "Synchronous", "write-through")).StatusCode);
+        if (expired)
+        {
+            await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+            Assert.True(await redis.GetDatabase().KeyDeleteAsync($"{{{node.KeyPrefix}:write-behind}}:thing:{user.Id}"));
+        }
+
+        await Consumer(node).StartAsync(CancellationToken.None);
+        await QueueEmptyAsync(node);
+        Assert.Equal(("Synchronous", 3), await RowAsync(node, user));
+        Assert.Empty(await DeadAsync(client, 0));
+    }
+
+    [Fact]
+    public async Task A_token_is_later_than_the_fence_that_the_caller_has_seen_unless_that_is_absurd()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        var writeBehind = node.Services.GetRequiredService<WriteBehind>();
+        await Consumer(node).StopAsync(CancellationToken.None);
+        var change = JsonSerializer.SerializeToUtf8Bytes(new UserChange(user.Email, user.Email, "Known", user.UpdatedAt), UserJson.Default.UserChange);
+        var foreign = await ForeignFenceAsync(node, user);
+
+        async Task<long> TokenAsync(long knownFence)
+        {
+            await writeBehind.AcceptAsync($"{user.Id}", 1, knownFence, null, change, CancellationToken.None);
+            return (await writeBehind.PendingAsync($"{user.Id}", CancellationToken.None))!.Token;
+        }
+
+        Assert.Equal([foreign + 1, foreign + 2, foreign + 3], [await TokenAsync(foreign), await TokenAsync(long.MaxValue), await TokenAsync(0)]);
+        await Consumer(node).StartAsync(CancellationToken.None);
+        await QueueEmptyAsync(node);
+        Assert.Equal(("Known", 4), await RowAsync(node, user));
+        Assert.Equal(foreign + 3, await node.SqlAsync<long>($"SELECT fence FROM users WHERE id = '{user.Id}'"));
+        Assert.Equal(0, await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")));
+    }
+
+    /// <summary>With one attempt, a state that counts as the data's fault makes a dead letter at once.</summary>
+    [Theory]
+    [InlineData("P0001", true)]
+    [InlineData("42501", false)]
+    public async Task What_the_database_refuses_for_good_is_a_dead_letter_and_what_will_pass_is_not(string state, bool dead)
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
+        var (poison, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
+        using var client = await node.AdminAsync();
+        await PoisonAsync(node, "NEW.display_name = 'Poison'", state);
+        await using (await TableLock.TakeAsync(node))
+        {
+            await PutAsync(client, poison, "Poison");
+            await PutAsync(client, other, "Other");
+        }
+
+        if (dead)
+        {
+            await PersistedAsync(node, other, "Other", 2);
+            Assert.Equal($"The database refuses it ({state}).", (await DeadAsync(client, 1))[0].GetProperty("reason").GetString());
+        }
+        else
+        {
+            await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")) >= 2, "it to be tried again");
+            await node.SqlAsync("DROP TRIGGER poison ON users");
+            await PersistedAsync(node, poison, "Poison", 2);
+            Assert.Empty(await DeadAsync(client, 0));
+        }
+    }
+
+    [Fact]
+    public void Only_the_named_states_say_nothing_about_the_data()
+    {
+        static bool IsTransient(string state) => TransientSqlStates.Includes(new("", "ERROR", "ERROR", state));
+
+        Assert.All(["08006", "25006", "28000", "3D000", "40001", "40P01", "42501", "42P01", "53300", "55P03", "57014", "57P01", "58030"], state => Assert.True(IsTransient(state)));
+        Assert.All(["0A000", "21000", "22001", "23505", "23514", "42703", "42883", "P0001", "XX000"], state => Assert.False(IsTransient(state)));
+    }
+
+    [Fact]
+    public async Task A_row_that_refuses_every_change_holds_nobody_up()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
+        var (poison, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
+        using var client = await node.AdminAsync();
+        await PoisonAsync(node, $"NEW.id = '{poison.Id}'", "P0001");
+
+        await PutAsync(client, poison, "Refused");
+        await DeadAsync(client, 1);
+        await PutAsync(client, other, "Other");
+        await PersistedAsync(node, other, "Other", 2);
+    }
+
+    [Fact]
+    public async Task A_row_that_somebody_holds_locked_holds_up_no_other_row()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:BatchSize"] = "2" });
+        var (locked, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
+        using var client = await node.AdminAsync();
+
+        await using (var connection = new NpgsqlConnection(node.Database))
+        {
+            await connection.OpenAsync();
+            await using var transaction = await connection.BeginTransactionAsync();
+            await using (var command = new NpgsqlCommand($"SELECT FROM users WHERE id = '{locked.Id}' FOR UPDATE", connection, transaction))
+            {
+                await command.ExecuteNonQueryAsync();
+            }
+
+            // More of them than a batch holds.
+            foreach (var name in new[] { "1", "2", "3" })
+            {
+                Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, locked, name)).StatusCode);
+            }
+
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, other, "Other")).StatusCode);
+            await PersistedAsync(node, other, "Other", 2);
+            await transaction.RollbackAsync();
+        }
+
+        await PersistedAsync(node, locked, "3", 4);
+        Assert.Empty(await DeadAsync(client, 0));
+    }
+
+    [Fact]
+    public async Task A_cached_body_that_cannot_be_read_fails_no_write()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        await client.GetAsync($"/users/{user.Id}");
+        await using (var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis))
+        {
+            var key = $"{node.KeyPrefix}:{(await node.KeysAsync()).Single(name => name.EndsWith($"{user.Id}", StringComparison.Ordinal))}";
+            var bytes = (byte[])(await redis.GetDatabase().StringGetAsync(key))!;
+            await redis.GetDatabase().StringSetAsync(key, (byte[])[.. bytes[..CacheEntry.HeaderSize], .. "{\"id\":\"x\"}"u8]);
+        }
+
+        Assert.Equal(HttpStatusCode.OK, (await PutAsync(client, user, "Through")).StatusCode);
+        Assert.Equal(("Through", 2), await RowAsync(node, user));
+        Assert.Equal("Through", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
+    }
+
+    [Fact]
+    public async Task What_a_writer_has_put_into_the_cache_is_a_hit_when_it_is_persisted()
+    {
+        await using var first = await ApiNode.StartAsync(servers);
+        await using var second = await ApiNode.StartAsync(servers, nodeOf: first);
+        var user = await first.CreateUserAsync();
+        HttpClient[] clients = [await first.AdminAsync(), await second.AdminAsync()];
+
+        await PutAsync(clients[0], user, "Behind");
+        await QueueEmptyAsync(first);
+        foreach (var client in clients)
+        {
+            var shown = await client.GetAsync($"/users/{user.Id}");
+            Assert.Contains("; hit", shown.CacheStatus(), StringComparison.Ordinal);
+            Assert.Equal("Behind", (await shown.Content.ReadFromJsonAsync<User>())!.DisplayName);
+        }
+    }
+
     [Fact]
     public async Task A_full_queue_falls_back_to_a_synchronous_write_and_counts_it()
     {
@@ -594,6 +918,35 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
+    public async Task A_write_is_acknowledged_when_as_many_replicas_as_configured_have_it_on_their_disks()
+    {
+        await using var redis = await RedisServer.StartAsync("--appendonly", "yes", "--appenddirname", $"cachingapi-aof-{Guid.NewGuid():N}");
+        await using var proxy = new WaitAofProxy(redis.Port) { Replicas = 2 };
+        proxy.Disk.SetResult();
+        await using var node = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString, ["WriteBehind:WaitForReplicas"] = "2" });
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "On two")).StatusCode);
+        Assert.Equal(["1", "2"], proxy.Asked);
+        proxy.Replicas = 1;
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, (await PutAsync(client, user, "On one")).StatusCode);
+    }
+
+    [Fact]
+    public void To_wait_for_replicas_and_not_for_the_disk_is_a_mistake()
+    {
+        static bool IsValid(bool disk, int replicas)
+        {
+            var options = new WriteBehindOptions { WaitForDisk = disk, WaitForReplicas = replicas };
+            return Validator.TryValidateObject(options, new(options), null, validateAllProperties: true);
+        }
+
+        Assert.Equal([true, true, false, false], [IsValid(true, 5), IsValid(false, 0), IsValid(false, 1), IsValid(true, 6)]);
+    }
+
+    [Fact]
     public async Task Who_is_not_there_cannot_be_written_behind()
     {
         await using var node = await ApiNode.StartAsync(servers);
@@ -657,6 +1010,21 @@ public sealed class WriteBehindTests(TestServers servers)
 
         return sum;
     }
+
+    /// <summary>Gives a user's row a fence that lies five minutes ahead of the clock, which is returned.</summary>
+    private static async Task<long> ForeignFenceAsync(ApiNode node, User user) => await node.SqlAsync<long>(
+        $"UPDATE users SET fence = (extract(epoch FROM now() + interval '5 minutes') * 1000000)::bigint WHERE id = '{user.Id}' RETURNING fence");
+
+    /// <summary>Lets a trigger refuse changes of users, with a SQLSTATE.</summary>
+    private static Task PoisonAsync(ApiNode node, string condition, string state) => node.SqlAsync(
+        $"""
+        CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$;
+        CREATE TRIGGER poison BEFORE UPDATE ON users FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION poison()
+        """);
+
+    /// <summary>What persists the node's writes: a test stops it to take its place, and starts it again.</summary>
+    private static WriteBehindConsumer Consumer(ApiNode node) =>
+        node.Services.GetServices<Microsoft.Extensions.Hosting.IHostedService>().OfType<WriteBehindConsumer>().Single();
 
     private static Task EmptyCacheAsync(ApiNode node) =>
         node.Services.GetRequiredService<Invalidation>().DropAllAsync(node.Services.GetRequiredService<UserCache>().Users, cause: null, CancellationToken.None);
