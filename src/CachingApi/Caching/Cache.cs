@@ -15,6 +15,9 @@ internal abstract class Cache(string name, CacheSettings settings, ulong shape, 
     /// <summary>True if writers can invalidate entries before expiry; memory is then used only while the backplane is healthy.</summary>
     public bool RequiresBackplane => requiresBackplane;
 
+    /// <summary>Keys that are being read: see <see cref="ConsistencyChecker"/>.</summary>
+    internal RecentKeys Recent { get; } = new();
+
     /// <summary>The part of the memory tier that holds this cache's entries.</summary>
     internal object? Memory { get; set; }
 }
@@ -48,6 +51,16 @@ internal sealed class Cache<T>(
         freshUntil?.Invoke(value, now) is { } sooner && sooner < bound ? sooner : bound;
 
     public CacheKey<T> Key(string id) => new(this, id);
+
+    /// <summary>A load, by key, of an entry that is not cached: its revision and checksum are comparable with those of cached ones.</summary>
+    /// <param name="load">The load that reads of this cache use.</param>
+    public Func<string, CancellationToken, Task<CacheEntry>> Source(Func<string, CancellationToken, Task<T?>> load) => async (id, cancel) =>
+    {
+        var (key, value) = (new EntryKey(id, Shape), await load(id, cancel));
+        return value is null
+            ? CacheEntry.Negative(key, Settings, default, TimeSpan.Zero, DateTimeOffset.UnixEpoch)
+            : CacheEntry.Of(key, this, value, TimeSpan.Zero, DateTimeOffset.UnixEpoch);
+    };
 }
 
 /// <summary>One entity in a cache.</summary>

@@ -58,6 +58,7 @@ internal sealed partial class CacheAside(
         where T : class
     {
         var cache = key.Cache;
+        cache.Recent.Add(key.Id);
         using var span = Traces.Start("cache read")?.SetTag("cache", cache.Name);
         var epoch = redis.IsTrustedWith(cache.Name, key.Id) ? await namespaces.CurrentAsync(cache.Name, cancel) : null;
         var read = new Read<T>(key, namespaces.Key(cache, epoch, key.Id), memory.Begin(cache, key.Id, epoch), load);

@@ -20,6 +20,8 @@ internal sealed class CacheMetrics
     private readonly Counter<long> _oversized;
     private readonly Histogram<double> _loadDuration;
     private readonly Histogram<double> _operationDuration;
+    private readonly Histogram<double> _staleness;
+    private readonly Counter<long> _inconsistencies;
 
     public CacheMetrics(IMeterFactory meters, CircuitBreaker circuit)
     {
@@ -36,6 +38,13 @@ internal sealed class CacheMetrics
             "s",
             "Time of one operation on a tier; of look-ups in memory, one in 128 is timed.",
             advice: new() { HistogramBucketBoundaries = [0.000001, 0.00001, .. Buckets] });
+        _staleness = meter.CreateHistogram<double>(
+            "cache.staleness",
+            "s",
+            "For how long a tier was seen to differ from the source; 0 for a key that agrees.",
+            advice: new() { HistogramBucketBoundaries = [0, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300] });
+        _inconsistencies = meter.CreateCounter<long>(
+            "cache.inconsistencies", description: "Entries that still differed from an unchanged source after the promised bound.");
         meter.CreateObservableGauge("cache.circuit_open", () => circuit.IsOpen ? 1 : 0, description: "1 while Redis is left alone.");
     }
 
@@ -56,6 +65,20 @@ internal sealed class CacheMetrics
     public void Oversized(string cache) => _oversized.Add(1, new KeyValuePair<string, object?>("cache", cache));
 
     public void RefusedFill(string cache) => _refusedFills.Add(1, new KeyValuePair<string, object?>("cache", cache));
+
+    /// <summary>For how long a tier was seen to differ from the source.</summary>
+    public void Staleness(string cache, string tier, TimeSpan lasted) => _staleness.Record(lasted.TotalSeconds, new("cache", cache), new("tier", tier));
+
+    public void Inconsistent(string cache, string tier) => _inconsistencies.Add(1, new("cache", cache), new("tier", tier));
+
+    /// <summary>Shows 0 for a cache that is compared: Prometheus sees no increase in a counter that begins with 1.</summary>
+    public void WatchInconsistencies(string cache)
+    {
+        foreach (var tier in new[] { "memory", "redis" })
+        {
+            _inconsistencies.Add(0, new("cache", cache), new("tier", tier));
+        }
+    }
 
     /// <summary>Whether this look-up in memory is one of those that are timed.</summary>
     public static bool IsTimed() => ++_lookUps % LookUpsPerTimed == 0;

@@ -20,6 +20,10 @@ internal sealed class CachingOptions
     /// <summary>How large an entry may be, in bytes, header and body. A larger one is served and not cached.</summary>
     [Range(1024, 64 * 1024 * 1024)]
     public int MaxEntryBytes { get; init; } = 1024 * 1024;
+
+    /// <summary>How many keys per second are compared with their source, in all caches of this process together; 0 compares none.</summary>
+    [Range(0.0, 1000.0)]
+    public double Verify { get; init; } = 1;
 }
 
 /// <summary>The lifetimes of one cache: the section <c>Cache:&lt;name&gt;</c>.</summary>

@@ -31,7 +31,9 @@ internal static class CachingSetup
             .AddHostedService<RedisRecovery>()
             .AddHostedService<ChangeCapture>()
             .AddSingleton<Warming>()
-            .AddHostedService(provider => provider.GetRequiredService<Warming>());
+            .AddHostedService(provider => provider.GetRequiredService<Warming>())
+            .AddSingleton<ConsistencyChecker>()
+            .AddHostedService(provider => provider.GetRequiredService<ConsistencyChecker>());
     }
 
     /// <summary>Lets a feature write behind.</summary>

@@ -11,12 +11,17 @@ namespace CachingApi.Caching;
 /// <param name="TopAsync">The keys that are most worth loading, so many at most.</param>
 /// <param name="AtStart">How many of those are loaded at start.</param>
 /// <param name="Parallelism">How many are loaded at a time.</param>
+/// <param name="Source">
+/// Loads one entity as a read does, but not through the cache: see <see cref="Cache{T}.Source"/>. <c>null</c> if the source cannot be
+/// asked without side effects; the cache is then not compared with it.
+/// </param>
 internal sealed record ManagedCache(
     Cache Cache,
     Func<string, Func<CancellationToken, Task>?> LoadOf,
     Func<int, CancellationToken, Task<IReadOnlyList<string>>> TopAsync,
     int AtStart = 0,
-    int Parallelism = 4);
+    int Parallelism = 4,
+    Func<string, CancellationToken, Task<CacheEntry>>? Source = null);
 
 /// <summary>How far the warming of a cache is.</summary>
 internal sealed record WarmingJob(string Id, string Cache, int Total, int Done, int Failed, DateTimeOffset StartedAt, DateTimeOffset? FinishedAt);

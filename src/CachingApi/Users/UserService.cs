@@ -24,7 +24,15 @@ internal sealed class UserService(
 {
     private readonly WriteStrategy _strategy = WriteStrategies.Parse(settings.Value.WriteStrategy)!.Value;
 
-    private DateTime Now => time.GetUtcNow().UtcDateTime;
+    /// <summary>The time as PostgreSQL keeps it, in microseconds: so a pending value has the same content as the row that it becomes.</summary>
+    private DateTime Now
+    {
+        get
+        {
+            var now = time.GetUtcNow().UtcDateTime;
+            return now.AddTicks(-(now.Ticks % TimeSpan.TicksPerMicrosecond));
+        }
+    }
 
     /// <summary>Cache-aside.</summary>
     public ValueTask<CacheResult> FindAsync(Guid id, CancellationToken cancel) =>
@@ -146,7 +154,7 @@ internal sealed class UserService(
     }
 
     /// <summary>The row, and over it what is pending.</summary>
-    private async Task<User?> LoadAsync(Guid id, CancellationToken cancel)
+    public async Task<User?> LoadAsync(Guid id, CancellationToken cancel)
     {
         var pending = await writeBehind.PendingAsync($"{id}", cancel);
         var user = await users.FindAsync(id, cancel);
@@ -166,7 +174,7 @@ internal sealed class UserService(
     private Task ClearListsAsync(User user) =>
         invalidation.DropAllAsync(cached.Lists, new Cause($"{user.Id}", cached.Users.RevisionOf(user)), CancellationToken.None);
 
-    private async Task<UserPage?> LoadPageAsync(Guid? after, int limit, CancellationToken cancel)
+    public async Task<UserPage?> LoadPageAsync(Guid? after, int limit, CancellationToken cancel)
     {
         var found = await users.ListAsync(after, limit + 1, cancel);
         var page = found.Take(limit).ToArray();

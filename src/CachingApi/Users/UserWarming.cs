@@ -12,13 +12,17 @@ internal sealed class UserWarming(UserCache cached, UserService service, UserRep
         cached.Users,
         key => Guid.TryParse(key, out var id) ? async cancel => await service.FindAsync(id, cancel) : null,
         async (count, cancel) => [.. (await users.NewestAsync(count, every: 1, cancel)).Select(id => id.ToString())],
-        settings.Value.Prewarm);
+        settings.Value.Prewarm,
+        Source: cached.Users.Source((key, cancel) => service.LoadAsync(Guid.Parse(key), cancel)));
 
     /// <summary>A page's key is <c>&lt;limit&gt;:&lt;after&gt;</c>; the first one is after nothing.</summary>
     public ManagedCache Lists => new(
         cached.Lists,
         key => UserCache.ReadPage(key) is var (after, limit) ? async cancel => await service.ListAsync(after, limit, cancel) : null,
-        FirstPagesAsync);
+        FirstPagesAsync,
+        Source: cached.Lists.Source((key, cancel) => UserCache.ReadPage(key) is var (after, limit)
+            ? service.LoadPageAsync(after, limit, cancel)
+            : Task.FromResult<UserPage?>(null)));
 
     private async Task<IReadOnlyList<string>> FirstPagesAsync(int count, CancellationToken cancel)
     {

@@ -71,6 +71,8 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
             // One tier at a time: tests of the memory tier turn it on.
             ["Cache:Users:MemoryTtl"] = "00:00:00",
             ["Cache:UserLists:MemoryTtl"] = "00:00:00",
+            // Tests count loads and look-ups: those of the consistency checker turn it on.
+            ["Cache:Verify"] = "0",
             // Tests ask more than a user may: those of the limits turn them on.
             ["RateLimits:Enabled"] = "false",
             // No test asks the real upstream.

@@ -33,6 +33,7 @@ internal sealed class BusyService : IAsyncDisposable
             ["ConnectionStrings:RedisState"] = state.ConnectionString,
             ["Database:ChangeCapture"] = "true",
             ["Cache:Users:MemoryTtl"] = "00:01:00",
+            ["Cache:Verify"] = "100",
             ["WriteBehind:Capacity"] = "5",
             ["WriteBehind:MaxAttempts"] = "2",
             ["RateLimits:Enabled"] = "true",

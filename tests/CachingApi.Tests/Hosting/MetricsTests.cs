@@ -36,6 +36,12 @@ public sealed partial class MetricsTests(TestServers servers)
         """cache_evictions_total{cache="things"}""",
         """cache_entries{cache="things"}""",
         """cache_circuit_open{}""",
+        """cache_staleness_seconds_bucket{cache="users",tier="memory",le="0"}""",
+        """cache_staleness_seconds_bucket{cache="users",tier="redis",le="0.001"}""",
+        """cache_inconsistencies_total{cache="users",tier="memory"}""",
+        """cache_inconsistencies_total{cache="users",tier="redis"}""",
+        """cache_inconsistencies_total{cache="user-lists",tier="memory"}""",
+        """cache_inconsistencies_total{cache="user-lists",tier="redis"}""",
         """change_capture_changes_total{table="users"}""",
         """change_capture_follows{}""",
         """rate_limit_decisions_total{outcome="allowed",policy="demo-token-bucket"}""",
@@ -107,6 +113,11 @@ public sealed partial class MetricsTests(TestServers servers)
         }
 
         await Eventually.TrueAsync(async () => await service.Api.MetricAsync("cache_evictions_total") > 0, "evictions");
+        foreach (var tier in new[] { "memory", "redis" })
+        {
+            await Eventually.TrueAsync(async () => await service.Api.MetricAsync("cache_staleness_seconds_count", ("tier", tier)) > 0, $"a comparison of {tier}");
+        }
+
         var metrics = await service.Api.Anonymous.GetStringAsync("/metrics");
         await service.WorkWithoutRedisAsync();
         var withoutRedis = await service.Api.Anonymous.GetStringAsync("/metrics");

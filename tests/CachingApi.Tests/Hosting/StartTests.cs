@@ -25,6 +25,7 @@ public sealed class StartTests(TestServers servers)
     [InlineData("Cache:Users:WriteStrategy", "hope")]
     [InlineData("Cache:Users:Prewarm", "10001")]
     [InlineData("Cache:RedisDeadline", "-00:00:01")]
+    [InlineData("Cache:Verify", "1001")]
     [InlineData("Sessions:Idle", "00:00:00")]
     [InlineData("Admin:Email", "root")]
     [InlineData("Redis:KeyPrefix", "{a}")]
