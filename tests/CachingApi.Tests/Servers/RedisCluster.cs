@@ -66,7 +66,8 @@ internal sealed class RedisCluster : IAsyncDisposable
     {
         for (var master = 0; master < Masters; master++)
         {
-            await using var connection = await ConnectionMultiplexer.ConnectAsync($"127.0.0.1:{_ports[master]},connectRetry=20,allowAdmin=true");
+            await using var connection = await ConnectionMultiplexer.ConnectAsync($"127.0.0.1:{_ports[master]},abortConnect=false,allowAdmin=true");
+            await Eventually.TrueAsync(() => connection.IsConnected, "a master to start");
             var server = connection.GetServers()[0];
             await server.ExecuteAsync("CLUSTER", "ADDSLOTSRANGE", Slots * master / Masters, Slots * (master + 1) / Masters - 1);
             await server.ExecuteAsync("CLUSTER", "MEET", "127.0.0.1", _ports[0].ToString(CultureInfo.InvariantCulture));
