@@ -277,7 +277,8 @@ public sealed partial class BackplaneTests(TestServers servers)
         await using var node = await ApiNode.StartAsync(servers, Settings(cluster.ConnectionString));
         await Eventually.TrueAsync(() => Of(node).IsTrusted);
         var subscribed = SubscribedAt(node);
-        var failed = cluster.Ports.First(port => port != subscribed);
+        // Not the first one, which is asked for the others.
+        var failed = cluster.Ports.Last(port => port != subscribed);
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{cluster.ConnectionString},allowAdmin=true");
         await ForEachAsync(connection, server => server.ExecuteAsync("CONFIG", "SET", "cluster-node-timeout", 500));
         var other = connection.GetServer($"127.0.0.1:{subscribed}");
