@@ -57,7 +57,8 @@ internal sealed class RedisCluster : IAsyncDisposable
     {
         for (var master = 0; master < Masters; master++)
         {
-            await using var connection = await ConnectionMultiplexer.ConnectAsync($"{_nodes[master].ConnectionString},connectRetry=20,allowAdmin=true");
+            await using var connection = await ConnectionMultiplexer.ConnectAsync($"{_nodes[master].ConnectionString},abortConnect=false,allowAdmin=true");
+            await Eventually.TrueAsync(() => connection.IsConnected, "a master to start");
             var server = connection.GetServers()[0];
             await server.ExecuteAsync("CLUSTER", "ADDSLOTSRANGE", Slots * master / Masters, Slots * (master + 1) / Masters - 1);
             await server.ExecuteAsync("CLUSTER", "MEET", "127.0.0.1", _nodes[0].Port.ToString(CultureInfo.InvariantCulture));
