@@ -16,6 +16,9 @@ internal sealed class HistoryChecker(TimeSpan lag)
     /// <summary>The version of <see cref="Gone"/>: a deleted user does not come back.</summary>
     public const long GoneVersion = long.MaxValue;
 
+    /// <summary>A page that is bound by writes only, not by what it has shown: one that begins after a user who may go.</summary>
+    public const string AnyList = "any list";
+
     private const int KeptWrites = 2_000;
     private const int KeptViolations = 100;
 
@@ -90,26 +93,35 @@ internal sealed class HistoryChecker(TimeSpan lag)
 
             var point = new Point(version, write);
             Register(history, point, $"acknowledged by node {node}");
-            Raise(history, node, lists: false, point);
+            Raise(history, node, Single, point);
             if (!queued)
             {
-                Raise(history, node, lists: true, point);
+                Raise(history, node, AnyList, point);
             }
 
             history.Recent.Enqueue((at, point));
         }
     }
 
-    /// <summary>A read begins: of one user, or of a list of users.</summary>
-    public HistoryRead BeginRead(int node, Guid? user, TimeSpan at)
+    /// <summary>A read of one user begins.</summary>
+    public HistoryRead BeginRead(int node, Guid user, TimeSpan at)
     {
         lock (_lock)
         {
-            var lists = user is null;
-            var floors = user is not { } one ? _users.ToDictionary(known => known.Key, known => Floor(known.Value, node, lists, at))
-                : _users.TryGetValue(one, out var history) ? new() { [one] = Floor(history, node, lists, at) }
-                : [];
-            return new(node, lists, at, floors);
+            return new(node, Single, at, _users.TryGetValue(user, out var history) ? new() { [user] = Floor(history, node, Single, at) } : []);
+        }
+    }
+
+    /// <summary>A read of a list of users begins.</summary>
+    /// <param name="page">
+    /// Names a page that does not go backward. Two pages are two entries, so until a write is acknowledged one may show it and
+    /// the other not yet.
+    /// </param>
+    public HistoryRead BeginList(int node, string page, TimeSpan at)
+    {
+        lock (_lock)
+        {
+            return new(node, page, at, _users.ToDictionary(known => known.Key, known => Floor(known.Value, node, page, at)));
         }
     }
 
@@ -182,8 +194,8 @@ internal sealed class HistoryChecker(TimeSpan lag)
             }
 
             return _users
-                .Where(user => user.Value.Floors.ContainsKey((Everywhere, false)))
-                .Select(user => (user.Key, Point: user.Value.Floors[(Everywhere, false)]))
+                .Where(user => user.Value.Floors.ContainsKey((Everywhere, Single)))
+                .Select(user => (user.Key, Point: user.Value.Floors[(Everywhere, Single)]))
                 .ToDictionary(user => user.Key, user => (user.Point.Version, user.Point.Write.Content));
         }
     }
@@ -198,6 +210,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
     }
 
     private const int Everywhere = 0;
+    private const string Single = "";
 
     private void Judge(HistoryRead read, Guid user, Point? floor, long version, string content)
     {
@@ -206,7 +219,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
             return; // forgotten meanwhile
         }
 
-        var where = $"{(read.Lists ? "a list" : "a read")} on node {read.Node} of user {user} showed version {version}, {content}";
+        var where = $"{(read.Place == Single ? "a read" : "a list")} on node {read.Node} of user {user} showed version {version}, {content}";
         if (!history.Writes.TryGetValue(content, out var write))
         {
             Violated(content == Gone ? $"{where}, and nobody deleted it" : $"{where}, which nobody wrote");
@@ -218,7 +231,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
             floor = history.Row;
         }
 
-        if (read.Lists)
+        if (read.Place != Single)
         {
             write.Lost = false; // lists show rows: it was persisted
         }
@@ -244,7 +257,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
             Violated($"{where}; {floor} was there before it began");
         }
 
-        if (!read.Lists)
+        if (read.Place == Single)
         {
             foreach (var (at, recent) in history.Recent)
             {
@@ -255,7 +268,10 @@ internal sealed class HistoryChecker(TimeSpan lag)
             }
         }
 
-        Raise(history, read.Node, read.Lists, point);
+        if (read.Place != AnyList)
+        {
+            Raise(history, read.Node, read.Place, point);
+        }
     }
 
     private void Suspect(Guid user, Point point, string where)
@@ -290,12 +306,13 @@ internal sealed class HistoryChecker(TimeSpan lag)
     }
 
     /// <summary>What a read that begins now must show at least.</summary>
-    private Point? Floor(History history, int node, bool lists, TimeSpan now)
+    private Point? Floor(History history, int node, string place, TimeSpan now)
     {
         Settle(history, now);
-        history.Floors.TryGetValue((node, lists), out var own);
-        history.Floors.TryGetValue((Everywhere, lists), out var all);
-        return own is null || own.Version < all?.Version ? all : own;
+        history.Floors.TryGetValue((node, place), out var shown);
+        history.Floors.TryGetValue((node, place == Single ? Single : AnyList), out var own);
+        history.Floors.TryGetValue((Everywhere, place == Single ? Single : AnyList), out var all);
+        return new[] { shown, own, all }.MaxBy(floor => floor?.Version ?? 0);
     }
 
     /// <summary>Writes that were acknowledged a lag ago bind every node.</summary>
@@ -309,19 +326,19 @@ internal sealed class HistoryChecker(TimeSpan lag)
                 continue;
             }
 
-            Raise(history, Everywhere, lists: false, oldest.Point);
+            Raise(history, Everywhere, Single, oldest.Point);
             if (!oldest.Point.Write.Queued)
             {
-                Raise(history, Everywhere, lists: true, oldest.Point);
+                Raise(history, Everywhere, AnyList, oldest.Point);
             }
         }
     }
 
-    private static void Raise(History history, int node, bool lists, Point point)
+    private static void Raise(History history, int node, string place, Point point)
     {
-        if (!history.Floors.TryGetValue((node, lists), out var floor) || floor.Version < point.Version)
+        if (!history.Floors.TryGetValue((node, place), out var floor) || floor.Version < point.Version)
         {
-            history.Floors[(node, lists)] = point;
+            history.Floors[(node, place)] = point;
         }
     }
 
@@ -346,8 +363,8 @@ internal sealed class HistoryChecker(TimeSpan lag)
         /// <summary>Whose content a version has, of the last ones.</summary>
         public SortedDictionary<long, HistoryWrite> Versions { get; } = [];
 
-        /// <summary>What a node must show at least, for single users and for lists.</summary>
-        public Dictionary<(int Node, bool Lists), Point> Floors { get; } = [];
+        /// <summary>What a node must show at least: of single users, of any list, and of a page.</summary>
+        public Dictionary<(int Node, string Place), Point> Floors { get; } = [];
 
         /// <summary>Writes that were acknowledged less than a lag ago.</summary>
         public Queue<(TimeSpan At, Point Point)> Recent { get; } = [];
@@ -385,4 +402,4 @@ internal sealed class HistoryWrite(Guid user, string content, bool behind, int l
 }
 
 /// <param name="Floors">What it must show of each user at least.</param>
-internal sealed record HistoryRead(int Node, bool Lists, TimeSpan At, IReadOnlyDictionary<Guid, Point?> Floors);
+internal sealed record HistoryRead(int Node, string Place, TimeSpan At, Dictionary<Guid, Point?> Floors);

@@ -117,8 +117,9 @@ public sealed class HistoryCheckerTests
         _checker.BeginWrite(User, "two");
         List(_here, [(2, "two")], at: 10);
 
+        List(_here, [(1, "one")], at: 10.1, page: "another");
+        Assert.Equal(0, _checker.Count);
         List(_here, [(1, "one")], at: 10.1);
-
         Assert.Equal(1, _checker.Count);
     }
 
@@ -136,7 +137,7 @@ public sealed class HistoryCheckerTests
     [Fact]
     public void A_whole_list_misses_nobody()
     {
-        var read = _checker.BeginRead(_here, null, Seconds(10));
+        var read = _checker.BeginList(_here, "first", Seconds(10));
         _checker.EndRead(read, new Dictionary<Guid, (long, string)>(), whole: false);
         Assert.Equal(0, _checker.Count);
 
@@ -270,8 +271,8 @@ public sealed class HistoryCheckerTests
     private void End(HistoryRead read, long version, string content) =>
         _checker.EndRead(read, new Dictionary<Guid, (long, string)> { [User] = (version, content) }, whole: true);
 
-    private void List(int node, (long Version, string Content)[] users, double at) =>
-        _checker.EndRead(_checker.BeginRead(node, null, Seconds(at)), users.ToDictionary(_ => User), whole: true);
+    private void List(int node, (long Version, string Content)[] users, double at, string page = "first") =>
+        _checker.EndRead(_checker.BeginList(node, page, Seconds(at)), users.ToDictionary(_ => User), whole: true);
 
     private void Lose(long version, string content, double at)
     {

@@ -159,7 +159,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
         for (var page = 0; page < 2; page++)
         {
             var number = node.Number;
-            var read = checker.BeginRead(number, null, clock.Now());
+            var read = checker.BeginList(number, after is null ? $"first {limit}" : HistoryChecker.AnyList, clock.Now());
             var shown = await node.ListAsync(limit, after);
             if (shown is not { } seen || node.Number != number)
             {
