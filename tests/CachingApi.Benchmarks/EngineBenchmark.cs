@@ -225,7 +225,7 @@ internal static class EngineBenchmark
         for (var version = 2; version < Updates + 2; version++)
         {
             await InMemoryAsync(there, theirs);
-            await here.PutAsync(ours, Hot with { Version = version }, CancellationToken.None);
+            await here.PutAsync(ours, Hot with { Version = version }, Moment.Now, CancellationToken.None);
             var start = Stopwatch.GetTimestamp();
             while ((await there.GetAsync(theirs, Load, CancellationToken.None)).Entry.Version != version)
             {

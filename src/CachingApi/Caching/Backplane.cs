@@ -182,7 +182,8 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
         lock (_gate)
         {
             var prefix = string.Create(CultureInfo.InvariantCulture, $"{_epoch}/{Environment.TickCount64}");
-            return [.. _masters.Select(master => (master.Value.Server, Message(BackplaneEvent.Heartbeat, prefix, master.Key, $"{++master.Value.Sent}")))];
+            return [.. _masters.Select(master =>
+                (master.Value.Server, Message(BackplaneEvent.Heartbeat, prefix, master.Key, $"{++master.Value.Sent}")))];
         }
     }
 
@@ -205,7 +206,8 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
         try
         {
             IServer[] masters;
-            if (connection.GetServers().FirstOrDefault(server => server.IsConnected && server.ServerType is ServerType.Cluster) is { } member)
+            var servers = connection.GetServers();
+            if (servers.FirstOrDefault(server => server.IsConnected && server.ServerType is ServerType.Cluster) is { } member)
             {
                 var nodes = (await member.ClusterNodesAsync())?.Nodes.Where(node => !node.IsReplica && node.Slots.Count > 0).ToList() ?? [];
                 // The library leaves out failed nodes. Until another node has the slots of a failed one, no trust: the known masters stay.
@@ -258,7 +260,8 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
         {
             if (sender == _sender && cache.Split('/') is [var epoch, var sentAt])
             {
-                ReceiveHeartbeat(id, value, long.Parse(epoch, CultureInfo.InvariantCulture), long.Parse(sentAt, CultureInfo.InvariantCulture));
+                ReceiveHeartbeat(
+                    id, value, long.Parse(epoch, CultureInfo.InvariantCulture), long.Parse(sentAt, CultureInfo.InvariantCulture));
             }
         }
         else if (sender != _sender)

@@ -24,6 +24,7 @@ for i = 7, at - 1 do
     moves = true
   end
 end
+redis.call('PEXPIRE', KEYS[2], 30 * 24 * 3600 * 1000)
 
 for i = at, #ARGV, 4 do
   local field, id, version, fence = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])

@@ -24,7 +24,8 @@ public sealed partial class BackplaneTests(TestServers servers)
         var settings = Settings(redis.ConnectionString);
         settings["Serilog:MinimumLevel:Override:CachingApi.Caching.Backplane"] = "Debug";
         await using var node = await ApiNode.StartAsync(servers, settings);
-        await Eventually.TrueAsync(() => node.Log.Count(line => line.Contains("heartbeat could not be sent", StringComparison.Ordinal)) >= 8);
+        await Eventually.TrueAsync(() =>
+            node.Log.Count(line => line.Contains("heartbeat could not be sent", StringComparison.Ordinal)) >= 8);
 
         await redis.StartAgainAsync();
 
@@ -155,8 +156,9 @@ public sealed partial class BackplaneTests(TestServers servers)
         await using var node = await ApiNode.StartAsync(servers, Settings(proxy.ConnectionString));
         var backplane = Of(node);
         await using var connection = await ConnectionMultiplexer.ConnectAsync(redis.ConnectionString);
+        var (channel, subscriber) = (RedisChannel.Literal(backplane.Channel), connection.GetSubscriber());
         var heartbeats = new ConcurrentQueue<string>();
-        await connection.GetSubscriber().SubscribeAsync(RedisChannel.Literal(backplane.Channel), (_, text) => heartbeats.Enqueue(text.ToString()));
+        await subscriber.SubscribeAsync(channel, (_, text) => heartbeats.Enqueue(text.ToString()));
         await Eventually.TrueAsync(() => backplane.IsTrusted && !heartbeats.IsEmpty);
 
         // From now on the node's own heartbeats do not reach Redis.
@@ -169,8 +171,9 @@ public sealed partial class BackplaneTests(TestServers servers)
 
         // As the last one that came back, but later: one that was under way meanwhile.
         var parts = heartbeats.Last().Split(' ');
-        var late = $"{parts[0]} {parts[1]} {parts[2].Split('/')[0]}/{Environment.TickCount64} {long.Parse(parts[3], CultureInfo.InvariantCulture) + 1} {parts[4]}";
-        await Eventually.TrueAsync(async () => await connection.GetSubscriber().PublishAsync(RedisChannel.Literal(backplane.Channel), late) == 2);
+        var (epoch, number) = (parts[2].Split('/')[0], long.Parse(parts[3], CultureInfo.InvariantCulture) + 1);
+        var late = $"{parts[0]} {parts[1]} {epoch}/{Environment.TickCount64} {number} {parts[4]}";
+        await Eventually.TrueAsync(async () => await subscriber.PublishAsync(channel, late) == 2);
         Assert.Equal(new long[] { 1 }, await ReceivedAsync(node, redis.ConnectionString, 1));
         Assert.False(backplane.IsTrusted);
 
@@ -188,8 +191,9 @@ public sealed partial class BackplaneTests(TestServers servers)
         await ExecuteAsync(redis.ConnectionString, "ACL", "SETUSER", "default", "resetchannels");
         // Of both channels that the library subscribes to: it does not try again.
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        var server = connection.GetServers()[0];
         await Eventually.TrueAsync(async () =>
-            RefusedSubscriptions().IsMatch((string)(await connection.GetServers()[0].ExecuteAsync("INFO", "commandstats"))!) && !Of(node).IsTrusted);
+            RefusedSubscriptions().IsMatch((string)(await server.ExecuteAsync("INFO", "commandstats"))!) && !Of(node).IsTrusted);
         await ExecuteAsync(redis.ConnectionString, "ACL", "SETUSER", "default", "allchannels");
 
         await Eventually.TrueAsync(() => Of(node).IsTrusted);
@@ -278,7 +282,8 @@ public sealed partial class BackplaneTests(TestServers servers)
         await ForEachAsync(connection, server => server.ExecuteAsync("CONFIG", "SET", "cluster-node-timeout", 500));
         var other = connection.GetServer($"127.0.0.1:{subscribed}");
         await cluster.PauseAsync(failed);
-        await Eventually.TrueAsync(async () => ((string)(await other.ExecuteAsync("CLUSTER", "NODES"))!).Contains("master,fail ", StringComparison.Ordinal));
+        await Eventually.TrueAsync(async () =>
+            ((string)(await other.ExecuteAsync("CLUSTER", "NODES"))!).Contains("master,fail ", StringComparison.Ordinal));
 
         // More than a second, in which the masters are looked up anew.
         await HeartbeatsAsync(other, 8);
@@ -329,14 +334,18 @@ public sealed partial class BackplaneTests(TestServers servers)
     {
         var namespaces = node.Services.GetRequiredService<Namespaces>();
         var generation = (await namespaces.CurrentAsync("things", CancellationToken.None))!.Generation!.Value;
-        return Enumerable.Range(0, int.MaxValue).Select(id => $"{id}").First(id => MasterOf(node, namespaces.Key("things", generation, id).Text) == master);
+        return Enumerable.Range(0, int.MaxValue).Select(id => $"{id}")
+            .First(id => MasterOf(node, namespaces.Key("things", generation, id).Text) == master);
     }
 
     /// <summary>Waits until so many more heartbeats have been published at a master.</summary>
     private static async Task HeartbeatsAsync(IServer master, int count)
     {
-        async Task<int> PublishedAsync() => int.Parse(
-            Publishes().Match((string)(await master.ExecuteAsync("INFO", "commandstats"))!).Groups["calls"].Value, CultureInfo.InvariantCulture);
+        async Task<int> PublishedAsync()
+        {
+            var statistics = (string)(await master.ExecuteAsync("INFO", "commandstats"))!;
+            return int.Parse(Publishes().Match(statistics).Groups["calls"].Value, CultureInfo.InvariantCulture);
+        }
 
         var before = await PublishedAsync();
         await Eventually.TrueAsync(async () => await PublishedAsync() >= before + count);

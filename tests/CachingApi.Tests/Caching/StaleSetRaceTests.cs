@@ -1,5 +1,5 @@
-using CachingApi.Caching;
 using System.Text.Json;
+using CachingApi.Caching;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using StackExchange.Redis;
