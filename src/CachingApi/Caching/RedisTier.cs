@@ -193,7 +193,7 @@ internal sealed partial class RedisTier(
         ];
         var key = $"{redis.KeyPrefix}:{cache}:generation";
         var (answered, result) = await TryAsync(
-            "generation", db => db.ScriptEvaluateAsync(Generation, [key, $"{{{key}}}:incarnations", $"{{{key}}}:causes"], arguments), cancel);
+            "generation", db => db.ScriptEvaluateAsync(Generation, [key, $"{{{key}}}:incarnations:generation", $"{{{key}}}:causes:generation"], arguments), cancel);
         if (!answered)
         {
             return null;

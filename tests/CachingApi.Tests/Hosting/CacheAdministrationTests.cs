@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Http.Json;
 using System.Text.Json;
+using CachingApi.Caching;
 using CachingApi.FakeUpstream;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
@@ -36,7 +37,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
         // Its creation has left a tombstone.
         var (memory, redis, all) = await LookAsync();
         Assert.Equal("""{"present":false,"state":"absent","ageSeconds":null,"ttlSeconds":null,"usableForSeconds":null,"expiresInSeconds":null,"version":null,"sizeBytes":null}""", memory.GetRawText());
-        Assert.Equal(("tombstone", 1, 48), (redis.GetProperty("state").GetString(), redis.GetProperty("version").GetInt32(), redis.GetProperty("sizeBytes").GetInt32()));
+        Assert.Equal(("tombstone", 1, CacheEntry.HeaderSize), (redis.GetProperty("state").GetString(), redis.GetProperty("version").GetInt32(), redis.GetProperty("sizeBytes").GetInt32()));
         Assert.InRange(redis.GetProperty("expiresInSeconds").GetDouble(), 1, 30);
         Assert.Matches($"^{api.KeyPrefix}:users:g[0-9]+:{user.Id}$", all.GetProperty("redisKey").GetString());
 
