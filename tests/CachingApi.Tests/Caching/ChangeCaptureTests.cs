@@ -289,10 +289,10 @@ public sealed class ChangeCaptureTests(TestServers servers)
                     $"SELECT pg_create_logical_replication_slot('{reader.KeyPrefix.Replace('-', '_')}_' || oid, 'pgoutput') FROM pg_database WHERE datname = current_database()");
                 break;
             case "Redis is behind the slot":
-                await reader.SqlAsync("SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots");
+                await AdvanceSlotAsync(reader);
                 break;
             case "a standby was promoted":
-                await reader.SqlAsync("SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots");
+                await AdvanceSlotAsync(reader);
                 await MovePositionsAsync(reader, position => $"{position.Split('/')[0]}/{uint.MaxValue:x8}/{ulong.MaxValue:x16}");
                 break;
             case "the slot was lost":
@@ -406,6 +406,17 @@ public sealed class ChangeCaptureTests(TestServers servers)
         await writer.KillAsync();
         await Assert.ThrowsAsync<HttpRequestException>(() => answer);
         proxy.Swallows = false;
+    }
+
+    /// <summary>Confirms every change until now; one that is not on the disk yet is waited for.</summary>
+    private static async Task AdvanceSlotAsync(ApiNode node)
+    {
+        var written = await node.SqlAsync<string>("SELECT pg_current_wal_insert_lsn()::text");
+        await Eventually.TrueAsync(async () =>
+        {
+            await node.SqlAsync("SELECT pg_replication_slot_advance(slot_name, pg_current_wal_lsn()) FROM pg_replication_slots");
+            return await node.SqlAsync<bool>($"SELECT confirmed_flush_lsn >= '{written}' FROM pg_replication_slots");
+        });
     }
 
     /// <summary>Changes the position that Redis keeps, on every shard.</summary>

@@ -50,7 +50,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
             Assert.Equal("fresh", tier.GetProperty("state").GetString());
             AssertAbout(5, tier, "ageSeconds");
             Assert.Equal(1, tier.GetProperty("version").GetInt32());
-            Assert.Equal(48 + body.Length, tier.GetProperty("sizeBytes").GetInt32());
+            Assert.Equal(CacheEntry.HeaderSize + body.Length, tier.GetProperty("sizeBytes").GetInt32());
         }
 
         AssertAbout(55, memory, "ttlSeconds");
