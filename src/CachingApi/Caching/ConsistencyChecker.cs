@@ -204,7 +204,7 @@ internal sealed partial class ConsistencyChecker(
     {
         public static Content Of(CacheEntry entry) => new(entry.Kind, entry.Revision, entry.Checksum);
 
-        /// <summary>That there is no such entity has no revision in the source.</summary>
+        /// <summary>If the source has no such entity, it gives no revision: only the kinds are compared.</summary>
         public bool Agrees(Content source) => Kind is EntryKind.Negative ? source.Kind is EntryKind.Negative : this == source;
 
         public override string ToString() => Kind is EntryKind.Negative

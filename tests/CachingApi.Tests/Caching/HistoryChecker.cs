@@ -5,7 +5,7 @@ namespace CachingApi.Tests.Caching;
 /// A read must show, of each user, at least the newest version of: the writes acknowledged on its own node before it began; the
 /// reads that had ended on its own node; the writes acknowledged on any node a lag before it began. A version must have one
 /// content, and that content must be a writer's of this user.
-/// A write-behind that the state server lost before it was persisted binds nobody from the loss on, and no other write is exempt.
+/// If the state server loses a write-behind before it is persisted, no read after the loss is judged by it. No other write is exempt.
 /// Times are those of a <see cref="HistoryClock"/>.
 /// </remarks>
 internal sealed class HistoryChecker(TimeSpan lag)
@@ -222,7 +222,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
         var where = $"{(read.Place == Single ? "a read" : "a list")} on node {read.Node} of user {user} that began at {read.At:mm\\:ss\\.fff} showed version {version}, {content}";
         if (!history.Writes.TryGetValue(content, out var write))
         {
-            Violated(content == Gone ? $"{where}, and nobody deleted it" : $"{where}, which nobody wrote");
+            Violated(content == Gone ? $"{where}, but no operation deleted it" : $"{where}, but no operation wrote that");
             return;
         }
 

@@ -16,7 +16,7 @@ internal sealed class HistoryFaults(
     HistoryNode killable,
     Action<string> report)
 {
-    /// <summary>How long after a fault its consequences may last: nobody measures a delay of messages until then.</summary>
+    /// <summary>How long the consequences of a fault may last. The delay of messages is not measured until then.</summary>
     private static readonly TimeSpan Aftermath = TimeSpan.FromSeconds(3);
 
     /// <summary>Every so many faults there are none for a while.</summary>

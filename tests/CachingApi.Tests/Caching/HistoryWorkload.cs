@@ -205,7 +205,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
         return true;
     }
 
-    /// <summary>Binds nobody during the history: change capture brings it to the caches.</summary>
+    /// <summary>No read is judged by it during the history: change data capture applies it to the caches.</summary>
     private async Task UpdateByHandAsync(Guid user)
     {
         var content = Content();
