@@ -24,6 +24,9 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
     /// <summary>How many reads each tier has answered, by the word in <c>Cache-Status</c>.</summary>
     public IReadOnlyDictionary<string, long> Tiers => _tiers;
 
+    /// <summary>How many entries the service's own checker has compared with their source, up to the last count.</summary>
+    public double Compared { get; private set; }
+
     public async Task StartAsync()
     {
         _process = await ApiProcess.StartAsync(process!);
@@ -34,8 +37,21 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
     /// <summary>SIGKILL.</summary>
     public async Task KillAsync()
     {
+        await CountInconsistenciesAsync(); // a killed process takes its metrics with it
         await _process!.KillAsync();
         _process.Dispose();
+    }
+
+    /// <summary>Each inconsistency that the service's own checker has found since the process began is a violation.</summary>
+    public async Task CountInconsistenciesAsync()
+    {
+        var inconsistencies = await _client.MetricAsync("cache_inconsistencies_total");
+        if (inconsistencies > 0)
+        {
+            checker.Violated($"node {Number} counted {inconsistencies} inconsistencies");
+        }
+
+        Compared += await _client.MetricAsync("cache_staleness_seconds_count");
     }
 
     /// <summary>Sends a request.</summary>

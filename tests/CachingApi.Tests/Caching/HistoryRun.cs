@@ -97,6 +97,11 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
 
         NpgsqlConnection.ClearAllPools(); // PostgreSQL was killed
         await VerifyAsync(first, checker);
+        foreach (var node in nodes)
+        {
+            await node.CountInconsistenciesAsync();
+        }
+
         Report(workload, nodes, checker, clock, faults);
         await AgreeAsync(first, nodes, workload, checker);
         Assert.True(checker.Count == 0, $"seed {seed}, {checker.Count} violations:\n{string.Join('\n', checker.Violations.Take(5))}");
@@ -248,7 +253,7 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
 
         foreach (var node in nodes)
         {
-            output.WriteLine($"node {node.Number}: {string.Join(", ", node.Tiers.OrderBy(tier => tier.Key).Select(tier => $"{tier.Key} {tier.Value}"))}");
+            output.WriteLine($"node {node.Number}: {string.Join(", ", node.Tiers.OrderBy(tier => tier.Key).Select(tier => $"{tier.Key} {tier.Value}"))}; {node.Compared} entries compared with their source");
         }
 
         output.WriteLine($"the machine stalled for {clock.LongestStall.TotalMilliseconds:0} ms at worst, {clock.Stalled.TotalSeconds:0.0} s in all are not counted");
@@ -269,6 +274,7 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
         ["ConnectionStrings:RedisState"] = state.ConnectionString,
         ["ConnectionStrings:Postgres"] = postgres.ConnectionString,
         ["Database:ChangeCapture"] = "true",
+        ["Cache:Verify"] = "20",
         ["Cache:RedisDeadline"] = "00:00:00.050",
         ["Redis:StateDeadline"] = "00:00:00.500",
         // 503 is an answer that a history expects.

@@ -16,6 +16,7 @@ public sealed class HistoryTests(TestServers servers, ITestOutputHelper output)
         await run.RunAsync();
 
         Assert.All(run.Nodes, node => Assert.True(node.Tiers.GetValueOrDefault("memory") > 0, $"node {node.Number} never read from memory"));
+        Assert.All(run.Nodes, node => Assert.True(node.Compared > 0, $"node {node.Number} compared no entry with its source"));
         if (HistoryRun.IsSoak && run.Delays.Count >= HistoryRun.EnoughDelays)
         {
             Assert.InRange(HistoryRun.Percentile(run.Delays, 0.99), TimeSpan.Zero, TimeSpan.FromMilliseconds(100));
