@@ -49,6 +49,57 @@ public sealed class IncarnationTests(TestServers servers)
     }
 
     [Fact]
+    public async Task Nothing_is_served_from_redis_before_its_incarnation_is_known()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var (incarnations, tier) = (node.Services.GetRequiredService<Incarnations>(), node.Services.GetRequiredService<RedisTier>());
+        await Eventually.TrueAsync(() => tier.IsTrusted);
+
+        incarnations.ForgetRedis();
+        Assert.False(tier.IsTrusted);
+        Assert.Null(await tier.GenerationAsync("things", GenerationChange.None, seen: 0, [], CancellationToken.None));
+
+        incarnations.LearnRedis(["another run"]);
+        Assert.True(tier.IsTrusted);
+    }
+
+    [Fact]
+    public async Task A_promoted_replica_that_has_older_entries_serves_none_of_them()
+    {
+        await using var master = await RedisServer.StartAsync();
+        await using var replica = await RedisServer.StartAsync("--replicaof", "127.0.0.1", $"{master.Port}");
+        await using var admin = await ConnectionMultiplexer.ConnectAsync($"{replica.ConnectionString},allowAdmin=true");
+        var server = admin.GetServers()[0];
+        await using var node = await ApiNode.StartAsync(servers, new()
+        {
+            ["ConnectionStrings:Redis"] = $"{master.ConnectionString},{replica.ConnectionString},configCheckSeconds=1",
+            ["ConnectionStrings:RedisState"] = servers.Redis,
+            ["Database:ChangeCapture"] = "false",
+        });
+        var user = await node.CreateUserAsync("Before");
+        using var client = await node.AdminAsync();
+        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).CacheStatus().Contains("hit", StringComparison.Ordinal));
+        await Eventually.TrueAsync(async () => (await admin.GetDatabase().ExecuteAsync("DBSIZE")).ToString() != "0");
+        await Eventually.TrueAsync(() => server.Keys(pattern: $"*{user.Id}").Any());
+
+        await replica.PauseAsync();
+        Assert.Equal(HttpStatusCode.OK, (await UpdateAsync(client, user, "After", "write-through")).StatusCode);
+        await master.KillAsync();
+        await replica.ResumeAsync();
+        Assert.True(await admin.GetDatabase().KeyExistsAsync(server.Keys(pattern: $"*{user.Id}").First()));
+        await server.ExecuteAsync("REPLICAOF", "NO", "ONE");
+
+        await Eventually.TrueAsync(
+            async () =>
+            {
+                Assert.Equal("After", await NameAsync(client, user));
+                return (await client.GetAsync($"/users/{user.Id}")).CacheStatus().Contains("detail=redis", StringComparison.Ordinal)
+                    && node.Services.GetRequiredService<RedisTier>().IsTrusted;
+            },
+            "the promoted replica to be in use");
+    }
+
+    [Fact]
     public async Task A_version_that_the_state_server_lost_does_not_hide_a_later_commit_of_the_same_version()
     {
         await using var state = await RedisServer.StartAsync();

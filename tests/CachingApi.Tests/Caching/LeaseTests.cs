@@ -1,11 +1,13 @@
 using System.Net;
 using System.Net.Http.Json;
 using CachingApi.Caching;
+using CachingApi.Storage;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Users;
 using Microsoft.Extensions.DependencyInjection;
 using Npgsql;
+using StackExchange.Redis;
 
 namespace CachingApi.Tests.Caching;
 
@@ -143,6 +145,32 @@ public sealed class LeaseTests(TestServers servers)
 
         await Assert.ThrowsAsync<InvalidDataException>(() => failed);
         Assert.Equal("it", Engine.Read(await waiting)!.Name);
+    }
+
+    [Fact]
+    public async Task A_process_that_waits_gives_up_when_the_loads_of_two_others_have_failed()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node);
+        var (leases, backplane) = (node.Services.GetRequiredService<Leases>(), node.Services.GetRequiredService<Backplane>());
+        var namespaces = node.Services.GetRequiredService<Namespaces>();
+        var key = namespaces.Key(engine.Cache, await namespaces.CurrentAsync("things", CancellationToken.None), "1");
+        await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+        Task<double> AskedAsync() => node.MetricAsync("cache_operation_duration_seconds_count", ("operation", "lease"));
+        Task FailAsync() => redis.GetSubscriber().PublishAsync(
+            RedisChannel.Literal(backplane.Channel), backplane.Message(BackplaneEvent.Failed, "things", "1", "0"));
+        await MemoryTierTests.TrustedAsync(node);
+        await redis.GetDatabase().StringSetAsync(key.Lease, "another process", TimeSpan.FromMinutes(1));
+
+        var waiting = leases.TakeAsync("things", "1", key, new(TimeProvider.System.GetUtcNow(), _ => true), CancellationToken.None);
+        await Eventually.TrueAsync(async () => await AskedAsync() > 0);
+        await FailAsync();
+        var asked = await AskedAsync();
+        await Eventually.TrueAsync(async () => await AskedAsync() > asked + 1);
+        Assert.False(waiting.IsCompleted);
+
+        await FailAsync();
+        await Assert.ThrowsAsync<UnavailableException>(() => waiting);
     }
 
     [Fact]

@@ -1,5 +1,10 @@
+using CachingApi.Caching;
+using CachingApi.Storage;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Logging.Abstractions;
+using Microsoft.Extensions.Time.Testing;
 using StackExchange.Redis;
 
 namespace CachingApi.Tests.Caching;
@@ -51,6 +56,23 @@ public sealed class NamespaceTests(TestServers servers)
         await here.Invalidation.DropAllAsync(here.Cache, cause: null, CancellationToken.None);
 
         await Eventually.TrueAsync(async () => Engine.Read(await there.GetAsync(new Thing("new", 0)))!.Name == "new");
+    }
+
+    [Fact]
+    public async Task Without_the_backplane_a_generation_is_used_for_a_second_and_then_asked_for_again()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var (redis, tier, time) = (node.Services.GetRequiredService<Redis>(), node.Services.GetRequiredService<RedisTier>(), new FakeTimeProvider());
+        var namespaces = new Namespaces(redis, tier, new Backplane(redis, NullLogger<Backplane>.Instance), time); // it was never started
+        async Task<long> CurrentAsync() => (await namespaces.CurrentAsync("things", CancellationToken.None))!.Generation!.Value;
+        var before = await CurrentAsync();
+
+        await new Engine(node).Invalidation.DropAllAsync(new Engine(node).Cache, cause: null, CancellationToken.None);
+
+        time.Advance(TimeSpan.FromSeconds(0.9));
+        Assert.Equal(before, await CurrentAsync());
+        time.Advance(TimeSpan.FromSeconds(0.1));
+        Assert.True(await CurrentAsync() > before);
     }
 
     [Fact]
