@@ -117,7 +117,6 @@ internal sealed partial class CacheAside(
         for (var attempt = 1; ; attempt++)
         {
             // With the lease comes the double check: another flight, here or elsewhere, may have landed since the look-up.
-            var began = Moment.Now;
             await using var lease = await leases.TakeAsync(read.Cache.Name, read.Id, read.EntryKey, wanted, stop);
             switch (lease.Read.State)
             {
@@ -130,7 +129,7 @@ internal sealed partial class CacheAside(
                     return new(lease.Read.Entry!, CacheOutcome.RedisHit);
             }
 
-            if (await LoadAndFillAsync(read, lease, began, lastAttempt: attempt == MaxAttempts, stop) is { } result)
+            if (await LoadAndFillAsync(read, lease, lastAttempt: attempt == MaxAttempts, stop) is { } result)
             {
                 return result;
             }
@@ -139,7 +138,7 @@ internal sealed partial class CacheAside(
 
     /// <summary>Loads and fills under a lease that was granted.</summary>
     /// <returns><c>null</c> if the value may be older than a write that has been acknowledged since: it must be loaded again.</returns>
-    private async Task<CacheResult?> LoadAndFillAsync<T>(Read<T> read, Lease lease, Moment began, bool lastAttempt, CancellationToken stop)
+    private async Task<CacheResult?> LoadAndFillAsync<T>(Read<T> read, Lease lease, bool lastAttempt, CancellationToken stop)
         where T : class
     {
         // A load that began after this revision was seen is at least as new: that orders "not found", which has no revision of its own.
@@ -149,7 +148,7 @@ internal sealed partial class CacheAside(
         var now = time.GetUtcNow();
         var kept = sizeLimit.Apply(read.Cache, read.EntryKey, entry);
         var timeToLive = ReferenceEquals(kept, entry) ? entry.UsableUntil - now : Invalidation.TombstoneTtl;
-        var write = await redis.FillAsync(read.Cache.Name, read.Id, read.EntryKey, lease.Token, kept, timeToLive, began, stop);
+        var write = await redis.FillAsync(read.Cache.Name, read.Id, read.EntryKey, lease.Token, kept, timeToLive, stop);
         switch (write.State)
         {
             case WriteState.Stored when ReferenceEquals(kept, entry):

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.IO.Hashing;
 using System.Runtime.InteropServices;
 using CachingApi.Storage;
@@ -39,8 +40,8 @@ internal enum WriteState
     /// <summary>A newer entry is held and was left in place.</summary>
     Refused = 1,
 
-    /// <summary>A write broke the lease, or it expired: the value that was loaded under it may be old.</summary>
-    LeaseLost = 2,
+    /// <summary>The value may be older than a later write: a write removed the lease of its load, or the write itself was late.</summary>
+    Late = 2,
 
     /// <summary>Redis is away: it is not known what it holds.</summary>
     Unavailable = 3,
@@ -80,6 +81,9 @@ internal sealed partial class RedisTier(
     private const int MaxTogether = 256;
     private const int MaxBytesTogether = 1 << 20;
     private const int CauseFields = 1024;
+
+    /// <summary>How long the tokens of a lease are remembered, in milliseconds: longer than any load takes.</summary>
+    private static readonly long Remembered = (long)Invalidation.TombstoneTtl.TotalMilliseconds;
 
     /// <summary>Longer than change capture may be behind a writer and both still be seen as one.</summary>
     private static readonly TimeSpan CausesTtl = TimeSpan.FromMinutes(1);
@@ -129,6 +133,7 @@ internal sealed partial class RedisTier(
             freshBeyond.ToUnixTimeMilliseconds(),
             CacheEntry.Mark(key),
             time.GetUtcNow().ToUnixTimeMilliseconds(),
+            Remembered,
         ];
         var (answered, result) = await TryAsync(
             "lease", cache => cache.ScriptEvaluateAsync(ReadOrLease, [key.Text, key.Lease], arguments), cancel);
@@ -142,10 +147,9 @@ internal sealed partial class RedisTier(
     }
 
     /// <summary>Keeps an entry that was loaded under a lease.</summary>
-    /// <param name="began">When the load began.</param>
     public Task<TierWrite> FillAsync(
-        string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, Moment began, CancellationToken cancel) =>
-        CompareAndSetAsync(cache, id, key, token, entry, timeToLive, began, cancel);
+        string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, CancellationToken cancel) =>
+        CompareAndSetAsync(cache, id, key, token, entry, timeToLive, began: null, cancel);
 
     /// <summary>Sets an entry that was written, breaks the lease and publishes the change.</summary>
     /// <param name="began">When the write began, before its commit.</param>
@@ -154,7 +158,7 @@ internal sealed partial class RedisTier(
         CompareAndSetAsync(cache, id, key, "", entry, timeToLive, began, cancel);
 
     public Task RenewAsync(EntryKey key, string token, TimeSpan duration, CancellationToken cancel) =>
-        TryAsync("lease", cache => cache.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, (long)duration.TotalMilliseconds, "", "", 0]), cancel);
+        TryAsync("lease", cache => cache.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, (long)duration.TotalMilliseconds, Remembered]), cancel);
 
     /// <param name="backOff">For how long no load is begun while a stale entry can be served.</param>
     public Task GiveBackAsync(EntryKey key, string token, string cache, string id, bool filled, TimeSpan backOff, CancellationToken cancel)
@@ -162,7 +166,7 @@ internal sealed partial class RedisTier(
         var message = backplane.Message(filled ? BackplaneEvent.Filled : BackplaneEvent.Failed, cache, id, "0");
         return TryAsync(
             "lease",
-            db => db.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, 0, backplane.Channel, message, (long)backOff.TotalMilliseconds]),
+            db => db.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, 0, Remembered, backplane.Channel, message, (long)backOff.TotalMilliseconds]),
             cancel);
     }
 
@@ -210,8 +214,8 @@ internal sealed partial class RedisTier(
             "look",
             async cache =>
             {
-                var (bytes, expiry, lease) = (cache.StringGetAsync(key.Text), cache.KeyTimeToLiveAsync(key.Text), cache.KeyExistsAsync(key.Lease));
-                return (Bytes: await bytes, ExpiresIn: await expiry, Held: await lease);
+                var (bytes, expiry, lease) = (cache.StringGetAsync(key.Text), cache.KeyTimeToLiveAsync(key.Text), cache.StringGetAsync(key.Lease));
+                return (Bytes: await bytes, ExpiresIn: await expiry, Held: IsHeld(await lease));
             },
             cancel);
         return new(answered, found.Bytes.HasValue ? CacheEntry.Parse(key, found.Bytes) : null, found.Bytes.Length(), found.ExpiresIn, found.Held);
@@ -248,7 +252,7 @@ internal sealed partial class RedisTier(
     }
 
     private async Task<TierWrite> CompareAndSetAsync(
-        string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, Moment began, CancellationToken cancel)
+        string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, Moment? began, CancellationToken cancel)
     {
         RedisValue[] arguments =
         [
@@ -258,7 +262,7 @@ internal sealed partial class RedisTier(
             backplane.Channel,
             backplane.Message(BackplaneEvent.Changed, cache, id, Backplane.Number(entry.Revision)),
             backplane.Message(BackplaneEvent.Filled, cache, id, "0"),
-            _clock.TimeOf(began) is { } known ? known : "",
+            began is { } moment && _clock.TimeOf(moment) is { } known ? known : "",
             (long)Invalidation.TombstoneTtl.TotalMilliseconds,
         ];
         var (answered, result) = await TryAsync("set", db => db.ScriptEvaluateAsync(CompareAndSet, [key.Text, key.Lease], arguments), cancel);
@@ -270,6 +274,9 @@ internal sealed partial class RedisTier(
         _clock.Observe((long)result![0]);
         return new((WriteState)(int)result[1], CacheEntry.Parse(key, (byte[])result[2]!));
     }
+
+    private bool IsHeld(string? lease) =>
+        lease?.Split(' ') is [var until, "-" or "+", ..] && long.Parse(until, CultureInfo.InvariantCulture) > _clock.TimeOf(Moment.Now);
 
     private async Task<RedisValue[]> GetTogetherAsync(string[] keys)
     {

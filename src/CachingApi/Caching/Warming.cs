@@ -2,7 +2,6 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 using System.Threading.Channels;
 using CachingApi.Storage;
-using StackExchange.Redis;
 
 namespace CachingApi.Caching;
 
@@ -38,7 +37,6 @@ internal sealed partial class Warming(IEnumerable<ManagedCache> caches, Redis re
     /// <summary>So many failures in a row mean that the source is away: whoever asks loads anyway.</summary>
     private const int MaxFailuresInARow = 20;
 
-    private static readonly string Lease = Lua.Load("lease.lua");
 
     /// <summary>How long a job outlives its process, for all who ask.</summary>
     private static readonly TimeSpan LeaseTtl = TimeSpan.FromSeconds(10);
@@ -57,7 +55,7 @@ internal sealed partial class Warming(IEnumerable<ManagedCache> caches, Redis re
         var now = time.GetUtcNow();
         var name = cache.Cache.Name;
         var job = new WarmingJob(Guid.CreateVersion7(now).ToString(), name, keys.Count, 0, 0, now, null);
-        while (!await redis.OnStateAsync(state => state.StringSetAsync(LeaseKey(name), job.Id, LeaseTtl, When.NotExists), cancel))
+        while (!await redis.OnStateAsync(state => state.LockTakeAsync(LeaseKey(name), job.Id, LeaseTtl), cancel))
         {
             if (await HolderAsync(name, cancel) is { } holder)
             {
@@ -134,7 +132,10 @@ internal sealed partial class Warming(IEnumerable<ManagedCache> caches, Redis re
         {
             await ReportAsync(job, CancellationToken.None);
             await redis.OnStateAsync(
-                state => state.ScriptEvaluateAsync(Lease, [LeaseKey(job.Cache)], [job.Id, (long)lease.TotalMilliseconds, "", "", 0]), CancellationToken.None);
+                state => lease > TimeSpan.Zero
+                    ? state.LockExtendAsync(LeaseKey(job.Cache), job.Id, lease)
+                    : state.LockReleaseAsync(LeaseKey(job.Cache), job.Id),
+                CancellationToken.None);
         }
         catch (UnavailableException outage)
         {

@@ -1,5 +1,5 @@
 -- Sets an entry, unless a newer revision is held: nothing puts an older value over a newer one.
--- A fill that has no version needs the lease that it was loaded under; a write breaks the lease, so that a load under way is not kept.
+-- A fill needs the lease that it was loaded under (see read_or_lease.lua); a write removes the lease, so that a load under way is not kept.
 -- KEYS[1]  the entry         KEYS[2]  its lease
 -- ARGV[1]  the new entry: header and body, see CacheEntry.cs
 -- ARGV[2]  its time to live in milliseconds
@@ -9,17 +9,16 @@
 -- ARGV[6]  the message to those that wait for the lease
 -- ARGV[7]  the time, by this server's clock, before which the entry's revision was not known to anybody ('': now)
 -- ARGV[8]  for how long, in milliseconds, tombstones are kept
--- Returns the time in milliseconds, and: 0 and '': set; 1 and the entry that is held: it is as good or newer; 2 and '': the lease is lost.
+-- Returns the time in milliseconds, and: 0 and '': set; 1 and the entry that is held: it is as good or newer; 2 and '': it may be older
+-- than what has been written since, because the lease is lost or the write is late.
 local KIND, VERSION, FENCE, CREATED, BODY = 3, 13, 21, 29, 65
-local VALUE, TOMBSTONE = 0, 2
+local TOMBSTONE = 2
+local UNHELD = 1000
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local new, ttl, fill = ARGV[1], ARGV[2], ARGV[3] ~= ''
 local version, fence = struct.unpack('>i8', new, VERSION), struct.unpack('>i8', new, FENCE)
-
--- It was so long on the way that the tombstone of a newer revision may have expired meanwhile.
-local late = ARGV[7] ~= '' and now - tonumber(ARGV[7]) >= tonumber(ARGV[8])
 
 local held = redis.pcall('GET', KEYS[1])
 local ordered = type(held) == 'string' and #held >= CREATED - 1
@@ -32,15 +31,19 @@ if ordered then
   end
 end
 
--- Without the lease a fill needs what the lease protects it from: an order, and that no tombstone has expired since its load began.
--- An eviction may have come after the load began: it leaves a tombstone of the revision that was held, and '!' in place of the lease.
-local lease = redis.call('GET', KEYS[2])
-local holds = lease and (lease == ARGV[3] or lease == ARGV[3] .. '+')
-local evicted = lease == '!' or ordered and lead == 0 and string.byte(held, KIND) == TOMBSTONE
-if fill and not holds and (version == 0 or string.byte(new, KIND) ~= VALUE or late or evicted) then
+-- A fill is kept only if no write has come since its lease was given: a write removes the lease. That needs no tombstone, which Redis
+-- may have evicted.
+local lease = redis.call('GET', KEYS[2]) or ''
+local mark, tokens = string.match(lease, '^%d+ (.) (.*)$')
+local place = fill and string.find(tokens or '', ARGV[3], 1, true)
+if fill and not place then
   return { now, 2, '' }
 end
-if not fill and late and string.byte(new, KIND) ~= TOMBSTONE then
+
+-- A write may have been so long on the way that the entry of a later one has expired, or, if nothing is held, was evicted.
+local age = ARGV[7] ~= '' and now - tonumber(ARGV[7]) or 0
+local late = not fill and string.byte(new, KIND) ~= TOMBSTONE and age >= (ordered and tonumber(ARGV[8]) or UNHELD)
+if late then
   new = string.sub(new, 1, KIND - 1) .. string.char(TOMBSTONE) .. string.sub(new, KIND + 1, CREATED + 7)
     .. string.rep('\0', BODY - CREATED - 8)
   ttl = ARGV[8]
@@ -52,9 +55,10 @@ local refused = ordered and (lead > 0 or lead == 0 and tombstone)
 
 if not refused then
   redis.call('SET', KEYS[1], new, 'PX', ttl)
-  if lease and (holds or not fill) then
+  -- The lease is over, unless another process has it by now: that one may load a newer value.
+  if not fill or place == 1 then
     redis.call('DEL', KEYS[2])
-    if string.sub(lease, -1) == '+' then
+    if mark == '+' then
       redis.call('PUBLISH', ARGV[4], ARGV[6])
     end
   end
@@ -68,4 +72,4 @@ end
 if refused then
   return { now, 1, held }
 end
-return { now, 0, '' }
+return { now, late and 2 or 0, '' }

@@ -1,5 +1,5 @@
 -- Takes an entry out, and keeps refusing what it refused: a tombstone of its revision stays, so that a late writer of an older
--- one is refused. The lease is broken: a load without a version that is under way is not kept.
+-- one is refused. The lease is removed: a load that is under way is not kept.
 -- KEYS[1]  the entry         KEYS[2]  its lease
 -- ARGV[1]  a tombstone of this key, of version 0
 -- ARGV[2]  its time to live in milliseconds
@@ -22,8 +22,8 @@ end
 
 local lease = redis.call('GET', KEYS[2])
 if lease then
-  redis.call('SET', KEYS[2], '!', 'PX', ARGV[2]) -- no lease, and no expired one either: see compare_and_set.lua
-  if string.sub(lease, -1) == '+' then
+  redis.call('DEL', KEYS[2])
+  if string.find(lease, '^%d+ %+') then
     redis.call('PUBLISH', ARGV[3], ARGV[5])
   end
 end

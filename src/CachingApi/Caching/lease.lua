@@ -1,26 +1,30 @@
--- Renews or gives back a lease, if it is still held.
+-- Renews or gives back a lease (see read_or_lease.lua), if no write has removed it and no other process has it.
 -- KEYS[1]  the lease
 -- ARGV[1]  its token
--- ARGV[2]  its new time to live in milliseconds; 0 gives it back
--- ARGV[3]  the backplane's channel
--- ARGV[4]  the message to those that wait for it, when it is given back
--- ARGV[5]  when it is given back: for how long, in milliseconds, no load is begun while a stale entry can be served; 0 for none
+-- ARGV[2]  for how long it is renewed, in milliseconds; 0 gives it back
+-- ARGV[3]  for how long tokens are remembered, in milliseconds
+-- ARGV[4]  the backplane's channel
+-- ARGV[5]  the message to those that wait for it, when it is given back
+-- ARGV[6]  when it is given back: for how long, in milliseconds, no load is begun while a stale entry can be served; 0 for none
 -- Returns 1, or 0 if it was lost.
-local held = redis.call('GET', KEYS[1])
-if held ~= ARGV[1] and held ~= ARGV[1] .. '+' then
+local _, mark, tokens = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+) (.) (.*)$')
+if not tokens or string.find(tokens, ARGV[1], 1, true) ~= 1 then
   return 0
 end
 
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if ARGV[2] ~= '0' then
-  return redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  redis.call('SET', KEYS[1], string.format('%.0f %s %s', now + ARGV[2], mark, tokens), 'PX', ARGV[3])
+  return 1
 end
 
-if ARGV[5] == '0' then
+if ARGV[6] == '0' then
   redis.call('DEL', KEYS[1])
 else
-  redis.call('SET', KEYS[1], '!', 'PX', ARGV[5])
+  redis.call('SET', KEYS[1], string.format('%.0f ! ', now + ARGV[6]), 'PX', ARGV[6])
 end
-if string.sub(held, -1) == '+' then
-  redis.call('PUBLISH', ARGV[3], ARGV[4])
+if mark == '+' then
+  redis.call('PUBLISH', ARGV[4], ARGV[5])
 end
 return 1

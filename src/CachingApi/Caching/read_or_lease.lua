@@ -1,13 +1,18 @@
 -- Reads an entry; if it is not fresh, asks for the lease: the right to load it, for one process at a time.
+-- The lease is '<until> <mark> <tokens>': when it expires, in Unix milliseconds of this server; '-', '+' (a process waits for its end) or
+-- '!' (a load has failed: until then none is begun while a stale entry can be served); and the tokens of its holder and of the holders
+-- before, whose leases have expired. A write removes it. So a token that it has proves that no write has come since it was given.
 -- KEYS[1]  the entry         KEYS[2]  its lease
 -- ARGV[1]  the asker's token
--- ARGV[2]  the lease's time to live in milliseconds
+-- ARGV[2]  for how long the lease is given, in milliseconds
 -- ARGV[3]  an entry that is fresh beyond this time, in Unix milliseconds, needs no load
 -- ARGV[4]  magic, format and hash of the key, as the header of a readable entry has them
 -- ARGV[5]  the asker's time in Unix milliseconds
+-- ARGV[6]  for how long tokens are remembered, in milliseconds
 -- Returns the bytes that are held, or '', and 0: it is fresh, 1: the lease is yours, 2: another process holds it, 3: a load has
 -- just failed, and a stale entry is there to serve meanwhile.
 local FRESH_UNTIL, USABLE_UNTIL, HEADER = 37, 45, 64
+local MAX_TOKENS, TOKEN = 4, 33
 
 local entry = redis.pcall('GET', KEYS[1])
 if type(entry) ~= 'string' then
@@ -18,21 +23,25 @@ if readable and struct.unpack('>i8', entry, FRESH_UNTIL) > tonumber(ARGV[3]) the
   return { entry, 0 }
 end
 
-if redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2], 'NX') then
-  return { entry, 1 }
-end
-
-local holder = redis.call('GET', KEYS[2])
-if holder == '!' then -- the back-off that a failed load leaves, see lease.lua
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local till, mark, tokens = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+) (.) (.*)$')
+local held = till and tonumber(till) > now
+if held and mark == '!' then
   if readable and struct.unpack('>i8', entry, USABLE_UNTIL) > tonumber(ARGV[5]) then
     return { entry, 3 }
   end
-  redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+  held = false
+end
+
+if not held then
+  tokens = string.sub(ARGV[1] .. ' ' .. (tokens or ''), 1, MAX_TOKENS * TOKEN)
+  mark = mark == '+' and '+' or '-'
+  redis.call('SET', KEYS[2], string.format('%.0f %s %s', now + ARGV[2], mark, tokens), 'PX', ARGV[6])
   return { entry, 1 }
 end
 
--- The mark of a waiting process: the holder publishes a message when its load ends.
-if string.sub(holder, -1) ~= '+' then
-  redis.call('SET', KEYS[2], holder .. '+', 'KEEPTTL')
+if mark == '-' then
+  redis.call('SET', KEYS[2], till .. ' + ' .. tokens, 'KEEPTTL')
 end
 return { entry, 2 }

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Net;
 using System.Net.Http.Json;
 using CachingApi.Caching;
@@ -14,6 +15,9 @@ namespace CachingApi.Tests.Caching;
 /// <summary>One load at a time across nodes.</summary>
 public sealed class LeaseTests(TestServers servers)
 {
+    /// <summary>A lease of another process, as Redis has it: see <c>read_or_lease.lua</c>.</summary>
+    public static string Held => string.Create(CultureInfo.InvariantCulture, $"{TimeProvider.System.GetUtcNow().AddMinutes(1).ToUnixTimeMilliseconds()} - other");
+
     [Fact]
     public async Task A_cold_key_asked_for_a_thousand_times_at_once_by_three_nodes_is_loaded_once()
     {
@@ -72,20 +76,27 @@ public sealed class LeaseTests(TestServers servers)
     {
         await using var node = await ApiNode.StartAsync(servers);
         await using var other = await ApiNode.StartAsync(servers, nodeOf: node);
-        var backplane = other.Services.GetRequiredService<Backplane>();
-        await MemoryTierTests.TrustedAsync(node, other);
+        await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+        var channel = RedisChannel.Literal(node.Services.GetRequiredService<Backplane>().Channel);
+        var woken = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        await redis.GetSubscriber().SubscribeAsync(channel, (_, message) =>
+        {
+            if ($"{message}".Contains($" {(int)BackplaneEvent.Filled} things ", StringComparison.Ordinal))
+            {
+                woken.TrySetResult();
+            }
+        });
         var (here, there) = (new Engine(node), new Engine(other));
         var slow = new SlowLoad(() => new("it", 1));
         var reader = here.GetAsync(slow.RunAsync);
         await slow.HasRead;
 
-        // Somebody else asks, so the holder knows that it must say when it is done.
+        // Another process asks, so the holder publishes a message when its load ends.
         var waiter = there.GetAsync(_ => throw new InvalidOperationException("It waits."));
         await Eventually.TrueAsync(async () => await other.MetricAsync("cache_operation_duration_seconds_count", ("operation", "lease")) >= 1);
-        var message = backplane.Expect("things", "1");
         slow.GoOn();
 
-        Assert.True(await message.WaitAsync(TimeSpan.FromSeconds(10)));
+        await woken.Task.WaitAsync(TimeSpan.FromSeconds(10));
         Assert.Equal("it", Engine.Read(await waiter)!.Name);
         await reader;
     }
@@ -160,7 +171,7 @@ public sealed class LeaseTests(TestServers servers)
         Task FailAsync() => redis.GetSubscriber().PublishAsync(
             RedisChannel.Literal(backplane.Channel), backplane.Message(BackplaneEvent.Failed, "things", "1", "0"));
         await MemoryTierTests.TrustedAsync(node);
-        await redis.GetDatabase().StringSetAsync(key.Lease, "another process", TimeSpan.FromMinutes(1));
+        await redis.GetDatabase().StringSetAsync(key.Lease, Held, TimeSpan.FromMinutes(1));
 
         var waiting = leases.TakeAsync("things", "1", key, new(TimeProvider.System.GetUtcNow(), _ => true), CancellationToken.None);
         await Eventually.TrueAsync(async () => await AskedAsync() > 0);
@@ -174,34 +185,35 @@ public sealed class LeaseTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_value_with_a_version_is_kept_also_when_its_lease_has_expired_but_not_when_it_is_late()
+    public async Task A_load_that_outlives_its_lease_is_kept_if_no_write_has_come_meanwhile()
     {
         await using var node = await ApiNode.StartAsync(servers);
-        var engine = new Engine(node);
-        var namespaces = node.Services.GetRequiredService<Namespaces>();
-        var redis = node.Services.GetRequiredService<RedisTier>();
-        var key = namespaces.Key(engine.Cache, await namespaces.CurrentAsync("things", CancellationToken.None), "1");
-        Task<TierWrite> FillAsync(long version, Moment began) => redis.FillAsync(
-            "things",
-            "1",
-            key,
-            "expired",
-            CacheEntry.Of(key, engine.Cache, new("it", version), TimeSpan.Zero, TimeProvider.System.GetUtcNow()),
-            TimeSpan.FromMinutes(1),
-            began,
-            CancellationToken.None);
+        var lease = await LeaseOnThingAsync(node);
 
-        // Later than the tombstone of a newer version would have lived.
-        var longAgo = new Moment(Moment.Now.Milliseconds - (long)Invalidation.TombstoneTtl.TotalMilliseconds - 1);
-        Assert.Equal(WriteState.LeaseLost, (await FillAsync(2, longAgo)).State);
+        Assert.Equal(LeaseState.Granted, await lease.TakeAsync("first", TimeSpan.FromMilliseconds(1)));
+        await Eventually.TrueAsync(async () => await lease.TakeAsync("second", TimeSpan.FromMinutes(1)) is LeaseState.Granted);
+        Assert.Equal(WriteState.Stored, await lease.FillAsync("first", version: 2));
 
-        Assert.Equal(WriteState.Stored, (await FillAsync(2, Moment.Now)).State);
-        Assert.Equal(WriteState.Refused, (await FillAsync(1, Moment.Now)).State);
+        // The second process still has it.
+        Assert.Equal(LeaseState.Held, await lease.TakeAsync("third", TimeSpan.FromMinutes(1)));
+        Assert.Equal(WriteState.Refused, await lease.FillAsync("second", version: 1));
+        Assert.Equal(WriteState.Stored, await lease.FillAsync("second", version: 3));
+        Assert.Equal(WriteState.Late, await lease.FillAsync("first", version: 4));
+    }
 
-        // A tombstone of the same version may be an eviction, which a load from before it must not undo.
-        await engine.Invalidation.InvalidateAsync(engine.Key(), new(3), CancellationToken.None);
-        Assert.Equal(WriteState.LeaseLost, (await FillAsync(3, Moment.Now)).State);
-        Assert.Equal(WriteState.Stored, (await FillAsync(4, Moment.Now)).State);
+    [Fact]
+    public async Task A_load_from_before_a_write_is_not_kept_even_if_redis_has_evicted_what_the_write_left()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var lease = await LeaseOnThingAsync(node);
+        await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+
+        Assert.Equal(LeaseState.Granted, await lease.TakeAsync("reader", TimeSpan.FromMinutes(1)));
+        await lease.Engine.Invalidation.InvalidateAsync(lease.Engine.Key(), new(2), CancellationToken.None);
+        Assert.True(await redis.GetDatabase().KeyDeleteAsync(lease.Key.Text));
+
+        Assert.Equal(WriteState.Late, await lease.FillAsync("reader", version: 1));
+        Assert.False(await redis.GetDatabase().KeyExistsAsync(lease.Key.Text));
     }
 
     [Fact]
@@ -278,22 +290,42 @@ public sealed class LeaseTests(TestServers servers)
         var key = namespaces.Key(engine.Cache, await namespaces.CurrentAsync("things", CancellationToken.None), "1");
         var entry = CacheEntry.Of(key, engine.Cache, new("old", 0), TimeSpan.Zero, TimeProvider.System.GetUtcNow());
         Task<TierWrite> FillAsync(string token) => redis.FillAsync(
-            "things", "1", key, token, entry, TimeSpan.FromMinutes(1), Moment.Now, CancellationToken.None);
+            "things", "1", key, token, entry, TimeSpan.FromMinutes(1), CancellationToken.None);
         Task<LeaseRead> LeaseAsync(string token) =>
             redis.ReadOrLeaseAsync(key, token, Leases.Duration, TimeProvider.System.GetUtcNow(), CancellationToken.None);
 
-        Assert.Equal(WriteState.LeaseLost, (await FillAsync("never had")).State);
+        Assert.Equal(WriteState.Late, (await FillAsync("never had")).State);
 
         // An invalidation breaks it, also of things that have no version.
         Assert.Equal(LeaseState.Granted, (await LeaseAsync("broken")).State);
         await engine.Invalidation.InvalidateAsync(engine.Key(), new(0), CancellationToken.None);
-        Assert.Equal(WriteState.LeaseLost, (await FillAsync("broken")).State);
+        Assert.Equal(WriteState.Late, (await FillAsync("broken")).State);
 
         Assert.Equal(LeaseState.Granted, (await LeaseAsync("good")).State);
         Assert.Equal(LeaseState.Held, (await LeaseAsync("other")).State);
-        Assert.Equal(WriteState.LeaseLost, (await FillAsync("other")).State);
+        Assert.Equal(WriteState.Late, (await FillAsync("other")).State);
         Assert.Equal(WriteState.Stored, (await FillAsync("good")).State);
         Assert.Equal(LeaseState.Fresh, (await LeaseAsync("late")).State);
+    }
+
+    private static async Task<ThingLease> LeaseOnThingAsync(ApiNode node)
+    {
+        var (engine, namespaces) = (new Engine(node), node.Services.GetRequiredService<Namespaces>());
+        var key = namespaces.Key(engine.Cache, await namespaces.CurrentAsync("things", CancellationToken.None), "1");
+        return new(engine, node.Services.GetRequiredService<RedisTier>(), key);
+    }
+
+    /// <summary>The lease of one thing, as processes take it and fill under it.</summary>
+    private sealed record ThingLease(Engine Engine, RedisTier Tier, EntryKey Key)
+    {
+        public async Task<LeaseState> TakeAsync(string token, TimeSpan duration) =>
+            (await Tier.ReadOrLeaseAsync(Key, token, duration, DateTimeOffset.MaxValue, CancellationToken.None)).State;
+
+        public async Task<WriteState> FillAsync(string token, long version)
+        {
+            var entry = CacheEntry.Of(Key, Engine.Cache, new("it", version), TimeSpan.Zero, TimeProvider.System.GetUtcNow());
+            return (await Tier.FillAsync("things", "1", Key, token, entry, TimeSpan.FromMinutes(1), CancellationToken.None)).State;
+        }
     }
 
     /// <summary>Until it is closed no load comes to its end.</summary>

@@ -231,6 +231,24 @@ public sealed class OverloadTests(TestServers servers)
         Assert.Equal("in time", Engine.Read(await engine.GetAsync(new Thing("never loaded", 4)))!.Name);
     }
 
+    [Fact]
+    public async Task A_slow_write_is_not_kept_if_redis_may_have_evicted_a_later_one()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node, new CacheSettings { MemoryTtl = TimeSpan.FromHours(1) });
+        await MemoryTierTests.TrustedAsync(node);
+        await engine.GetAsync(new Thing("another", 1), "2");
+        var aWhileAgo = new Moment(Moment.Now.Milliseconds - 1001);
+
+        // 1. Version 2 is committed; 2. version 3 is committed, its tombstone is left in Redis and evicted; 3. the put of version 2 arrives.
+        await engine.WriteThrough.PutAsync(engine.Key(), new("late", 2), aWhileAgo, CancellationToken.None);
+        Assert.Equal("newest", Engine.Read(await engine.GetAsync(new Thing("newest", 3)))!.Name);
+
+        // An older entry is there: nothing was evicted.
+        await engine.WriteThrough.PutAsync(engine.Key(), new("slow", 4), aWhileAgo, CancellationToken.None);
+        Assert.Equal("slow", Engine.Read(await engine.GetAsync(new Thing("never loaded", 4)))!.Name);
+    }
+
     private static CircuitBreaker Circuit(TimeSpan deadline) => new(Options.Create(new CachingOptions { RedisDeadline = deadline }));
 
     /// <summary>Fails three times over ten milliseconds.</summary>

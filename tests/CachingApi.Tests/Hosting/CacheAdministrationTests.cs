@@ -4,6 +4,7 @@ using System.Text.Json;
 using CachingApi.Caching;
 using CachingApi.FakeUpstream;
 using CachingApi.Tests.Api;
+using CachingApi.Tests.Caching;
 using CachingApi.Tests.Servers;
 using CachingApi.Tests.Users;
 using CachingApi.Tests.Weather;
@@ -67,7 +68,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
 
         var key = all.GetProperty("redisKey").GetString()!;
         await using var connection = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
-        await connection.GetDatabase().StringSetAsync($"{{{key}}}:lease", "somebody", TimeSpan.FromSeconds(30));
+        await connection.GetDatabase().StringSetAsync($"{{{key}}}:lease", LeaseTests.Held, TimeSpan.FromSeconds(30));
         path = $"/cache/entries?key={Uri.EscapeDataString(key)}";
         (_, redis, all) = await LookAsync();
         Assert.Equal("stale", redis.GetProperty("state").GetString());
