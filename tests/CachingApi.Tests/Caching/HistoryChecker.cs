@@ -374,7 +374,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
     }
 }
 
-/// <summary>A version that somebody was shown or given, and whose it is.</summary>
+/// <summary>A version that a read or a write returned, and the write that it came from.</summary>
 /// <param name="From">How it became known.</param>
 internal sealed record Point(long Version, HistoryWrite Write, string From)
 {

@@ -135,7 +135,7 @@ public sealed class HistoryCheckerTests
     }
 
     [Fact]
-    public void A_whole_list_misses_nobody()
+    public void A_whole_list_misses_no_user()
     {
         var read = _checker.BeginList(_here, "first", Seconds(10));
         _checker.EndRead(read, new Dictionary<Guid, (long, string)>(), whole: false);
@@ -161,7 +161,7 @@ public sealed class HistoryCheckerTests
     }
 
     [Fact]
-    public void A_user_that_nobody_deleted_is_found()
+    public void A_user_that_no_operation_deleted_is_found()
     {
         Read(_here, HistoryChecker.GoneVersion, HistoryChecker.Gone, at: 10);
 
@@ -169,7 +169,7 @@ public sealed class HistoryCheckerTests
     }
 
     [Fact]
-    public void A_queued_write_that_the_state_server_lost_binds_nobody()
+    public void A_queued_write_that_the_state_server_lost_binds_no_reader()
     {
         Write(_here, 2, "two", at: 10, queued: true);
         Read(_there, 2, "two", at: 10.1);

@@ -261,7 +261,7 @@ public sealed class LeaseTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_load_longer_than_the_lease_keeps_it_and_nobody_else_loads()
+    public async Task A_load_longer_than_the_lease_keeps_it_and_no_other_process_loads()
     {
         await using var node = await ApiNode.StartAsync(servers);
         await using var other = await ApiNode.StartAsync(servers, nodeOf: node);

@@ -132,7 +132,7 @@ public sealed class SingleFlightTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_load_that_ignores_its_cancellation_token_blocks_nobody_after_the_time_out()
+    public async Task A_load_that_ignores_its_cancellation_token_blocks_no_later_reader()
     {
         var flights = new SingleFlight<int>(TimeSpan.FromMilliseconds(50));
         var never = new TaskCompletionSource<int>();

@@ -619,7 +619,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_row_that_refuses_every_change_holds_nobody_up()
+    public async Task A_row_that_refuses_every_change_holds_up_no_other_row()
     {
         await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
         var (poison, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
@@ -633,7 +633,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_row_that_somebody_holds_locked_holds_up_no_other_row()
+    public async Task A_locked_row_holds_up_no_other_row()
     {
         await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:BatchSize"] = "2" });
         var (locked, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
