@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Net.Mime;
 using System.Text.Json;
 using CachingApi.Storage;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Diagnostics;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.Json;
@@ -26,6 +27,7 @@ internal static class Errors
     {
         services.AddSingleton<IProblemDetailsWriter, ProblemWriter>();
         services.AddProblemDetails(problems => problems.CustomizeProblemDetails = Complete);
+        services.AddExceptionHandler<ClientGoneHandler>();
         services.AddExceptionHandler<BadRequestHandler>();
         services.AddExceptionHandler<OutageHandler>();
         services.AddExceptionHandler<FaultHandler>();
@@ -62,7 +64,7 @@ internal static class Errors
                 StatusCodes.Status404NotFound => "There is no such thing here.",
                 StatusCodes.Status405MethodNotAllowed => "This method is not allowed here; see the header Allow.",
                 StatusCodes.Status413PayloadTooLarge => $"The body may hold {MaxBodyBytes(context.HttpContext)} bytes at most.",
-                StatusCodes.Status415UnsupportedMediaType => "The body must be application/json.",
+                StatusCodes.Status415UnsupportedMediaType => "The body must be application/json in UTF-8.",
                 StatusCodes.Status500InternalServerError => "This is a fault of ours, and has been logged.",
                 _ => problem.Title,
             };
@@ -85,6 +87,7 @@ internal static class Errors
     {
         public bool CanWrite(ProblemDetailsContext context) => true;
 
+        /// <remarks>If the client has gone, writing has no effect; to cancel it would be another error.</remarks>
         public ValueTask WriteAsync(ProblemDetailsContext context)
         {
             Complete(context);
@@ -93,7 +96,23 @@ internal static class Errors
                 context.ProblemDetails.GetType(),
                 json.Value.SerializerOptions,
                 MediaTypeNames.Application.ProblemJson,
-                context.HttpContext.RequestAborted));
+                CancellationToken.None));
+        }
+    }
+
+    /// <summary>A client that has closed its connection gets no answer, and its request is no fault of the service.</summary>
+    private sealed class ClientGoneHandler : IExceptionHandler
+    {
+        public ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
+        {
+            var isGone = exception is ConnectionResetException or ConnectionAbortedException
+                || (exception is OperationCanceledException or IOException && httpContext.RequestAborted.IsCancellationRequested);
+            if (isGone)
+            {
+                httpContext.Response.StatusCode = StatusCodes.Status499ClientClosedRequest;
+            }
+
+            return new(isGone);
         }
     }
 
