@@ -23,7 +23,8 @@ internal static class ApiConventions
                 log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services);
                 if (!context.Configuration.GetSection("Serilog:WriteTo").Exists())
                 {
-                    log.WriteTo.Console(context.HostingEnvironment.IsDevelopment() ? new ConsoleText() : new RenderedCompactJsonFormatter());
+                    var isDevelopment = context.HostingEnvironment.IsDevelopment();
+                    log.WriteTo.Console(isDevelopment ? new ConsoleText() : new RenderedCompactJsonFormatter());
                 }
             },
             preserveStaticLogger: true);

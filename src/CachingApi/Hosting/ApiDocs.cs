@@ -49,7 +49,7 @@ internal static class ApiDocs
     {
         var options = app.Services.GetRequiredService<IOptions<SwaggerOptions>>();
         app.UseWhen(
-            context => options.Value.Enabled && HttpMethods.IsGet(context.Request.Method) && context.Request.Path.StartsWithSegments("/swagger"),
+            context => context.Request.Path.StartsWithSegments("/swagger") && HttpMethods.IsGet(context.Request.Method) && options.Value.Enabled,
             swagger => swagger
                 .UseWhen(
                     context => context.Request.Path == OpenApiDocument.Path,
@@ -96,7 +96,7 @@ internal static class ApiDocs
 
     }
 
-    /// <summary>Documents how requests are refused before they reach an endpoint: bodies that cannot be read, and changes from other sites.</summary>
+    /// <summary>Documents how requests are refused before an endpoint: bodies that cannot be read, and changes from other sites.</summary>
     private sealed class RequestDocs : IOperationFilter
     {
         public void Apply(OpenApiOperation operation, OperationFilterContext context)
@@ -125,7 +125,8 @@ internal static class ApiDocs
             }
 
             var nullability = new NullabilityInfoContext();
-            foreach (var property in context.Type.GetProperties().Where(property => nullability.Create(property).ReadState is NullabilityState.Nullable))
+            var nullable = context.Type.GetProperties().Where(property => nullability.Create(property).ReadState is NullabilityState.Nullable);
+            foreach (var property in nullable)
             {
                 var name = JsonNamingPolicy.CamelCase.ConvertName(property.Name);
                 if (properties.TryGetValue(name, out var value) && value is OpenApiSchemaReference reference)
@@ -133,7 +134,11 @@ internal static class ApiDocs
                     properties[name] = new OpenApiSchema
                     {
                         Description = reference.Description,
-                        OneOf = [new OpenApiSchema { Type = JsonSchemaType.Null }, new OpenApiSchemaReference(reference.Reference.Id!, reference.Reference.HostDocument)],
+                        OneOf =
+                        [
+                            new OpenApiSchema { Type = JsonSchemaType.Null },
+                            new OpenApiSchemaReference(reference.Reference.Id!, reference.Reference.HostDocument),
+                        ],
                     };
                 }
             }
@@ -142,13 +147,13 @@ internal static class ApiDocs
 
     private static void AddProblems(OpenApiResponses responses, OperationFilterContext context, params int[] statuses)
     {
-        var problem = context.SchemaGenerator.GenerateSchema(typeof(ProblemDetails), context.SchemaRepository);
+        var problem = new OpenApiMediaType { Schema = context.SchemaGenerator.GenerateSchema(typeof(ProblemDetails), context.SchemaRepository) };
         foreach (var status in statuses)
         {
             responses.TryAdd(status.ToString(CultureInfo.InvariantCulture), new OpenApiResponse
             {
                 Description = ReasonPhrases.GetReasonPhrase(status),
-                Content = new Dictionary<string, IOpenApiMediaType> { ["application/problem+json"] = new OpenApiMediaType { Schema = problem } },
+                Content = new Dictionary<string, IOpenApiMediaType> { ["application/problem+json"] = problem },
             });
         }
     }

@@ -12,7 +12,8 @@ namespace CachingApi.Hosting;
 /// </summary>
 internal sealed class ConsoleText : ITextFormatter
 {
-    private static readonly MessageTemplateTextFormatter Line = new("{Timestamp:HH:mm:ss.fff} {Level:u3} {Message:lj} {TraceId}", CultureInfo.InvariantCulture);
+    private static readonly MessageTemplateTextFormatter Line = new(
+        "{Timestamp:HH:mm:ss.fff} {Level:u3} {Message:lj} {TraceId}", CultureInfo.InvariantCulture);
 
     public void Format(LogEvent logEvent, TextWriter output)
     {

@@ -2,7 +2,6 @@ using System.Globalization;
 using System.Net.Mime;
 using System.Text.Json;
 using CachingApi.Storage;
-using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Diagnostics;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.Json;
@@ -27,7 +26,6 @@ internal static class Errors
     {
         services.AddSingleton<IProblemDetailsWriter, ProblemWriter>();
         services.AddProblemDetails(problems => problems.CustomizeProblemDetails = Complete);
-        services.AddExceptionHandler<ClientGoneHandler>();
         services.AddExceptionHandler<BadRequestHandler>();
         services.AddExceptionHandler<OutageHandler>();
         services.AddExceptionHandler<FaultHandler>();
@@ -97,22 +95,6 @@ internal static class Errors
                 json.Value.SerializerOptions,
                 MediaTypeNames.Application.ProblemJson,
                 CancellationToken.None));
-        }
-    }
-
-    /// <summary>A client that has closed its connection gets no answer, and its request is no fault of the service.</summary>
-    private sealed class ClientGoneHandler : IExceptionHandler
-    {
-        public ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
-        {
-            var isGone = exception is ConnectionResetException or ConnectionAbortedException
-                || (exception is OperationCanceledException or IOException && httpContext.RequestAborted.IsCancellationRequested);
-            if (isGone)
-            {
-                httpContext.Response.StatusCode = StatusCodes.Status499ClientClosedRequest;
-            }
-
-            return new(isGone);
         }
     }
 

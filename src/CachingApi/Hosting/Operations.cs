@@ -67,7 +67,9 @@ internal static class Operations
     private static async Task ReadAsync(HttpContext context, Readiness readiness)
     {
         var report = await readiness.ReadAsync();
-        context.Response.StatusCode = report.Status is HealthStatus.Unhealthy ? StatusCodes.Status503ServiceUnavailable : StatusCodes.Status200OK;
+        context.Response.StatusCode = report.Status is HealthStatus.Unhealthy
+            ? StatusCodes.Status503ServiceUnavailable
+            : StatusCodes.Status200OK;
         await Report(context, report);
     }
 

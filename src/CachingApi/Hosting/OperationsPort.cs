@@ -38,7 +38,9 @@ internal static class OperationsPort
         return builder;
     }
 
-    /// <summary>Answers 404 to what is not on the port that a request came to. The port is the connection's: a client can write any <c>Host</c>.</summary>
+    /// <summary>
+    /// Answers 404 to what is not on the port that a request came to. The port is the connection's: a client can write any <c>Host</c>.
+    /// </summary>
     public static void UseOperationsPort(this WebApplication app)
     {
         var options = app.Services.GetRequiredService<IOptions<OperationsOptions>>();
@@ -67,5 +69,6 @@ internal static class OperationsPort
         return ports.Length > 0 ? ports : ["http://localhost:5000"];
     }
 
-    private static string[] Split(string? list) => (list ?? "").Split(';', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+    private static string[] Split(string? list) =>
+        (list ?? "").Split(';', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
 }

@@ -13,7 +13,7 @@ internal sealed class DatabaseOptions
     public bool SampleData { get; init; }
 
     /// <summary>
-    /// Migrates the schema at start. Without it the role needs no rights on the schema; the command <c>migrate</c> migrates as another role.
+    /// Migrates the schema at start. If not, the role needs no rights on the schema; the command <c>migrate</c> migrates as another role.
     /// </summary>
     public bool Migrate { get; init; } = true;
 
@@ -77,8 +77,8 @@ internal sealed partial class Migrations(
     {
         if (Upgrade(IsMigration).GetScriptsToExecute() is { Count: > 0 } missing)
         {
-            throw new InvalidOperationException(
-                $"The database lacks {string.Join(", ", missing.Select(script => script.Name))}: run the command migrate as the owner of the schema first.");
+            var names = string.Join(", ", missing.Select(script => script.Name));
+            throw new InvalidOperationException($"The database lacks {names}: run the command migrate as the owner of the schema first.");
         }
     }
 

@@ -16,7 +16,11 @@ internal sealed partial class ApiProcess : IDisposable
         // artifacts/bin/CachingApi.Tests/<configuration> stands beside artifacts/bin/CachingApi/<configuration>.
         var here = new DirectoryInfo(AppContext.BaseDirectory);
         var service = Path.Combine(here.Parent!.Parent!.FullName, "CachingApi", here.Name, "CachingApi.dll");
-        var start = new ProcessStartInfo("dotnet", [service, .. arguments, "--urls", "http://127.0.0.1:0"]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo("dotnet", [service, .. arguments, "--urls", "http://127.0.0.1:0"])
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
 
         // What a developer has in the environment is not for tests.
         foreach (var name in start.Environment.Keys.Where(name => name.StartsWith("ConnectionStrings", StringComparison.OrdinalIgnoreCase)).ToArray())
@@ -46,7 +50,8 @@ internal sealed partial class ApiProcess : IDisposable
     public static async Task<ApiProcess> StartAsync(Dictionary<string, string> settings)
     {
         var process = new ApiProcess(settings, []);
-        await Eventually.TrueAsync(() => process._process.HasExited || process._log.Any(line => Listening().IsMatch(line)), "the service to start");
+        await Eventually.TrueAsync(
+            () => process._process.HasExited || process._log.Any(line => Listening().IsMatch(line)), "the service to start");
         var address = process._log.Select(line => Listening().Match(line)).FirstOrDefault(match => match.Success);
         Assert.True(address is not null, $"The service did not start: {string.Join('\n', process._log)}");
         process.Client.BaseAddress = new(address.Groups[1].Value);

@@ -8,7 +8,8 @@ namespace CachingApi.Tests.Api;
 internal sealed record RawAnswer(int Status, string Head, string Body)
 {
     /// <summary>A header's value; empty if the answer does not have it.</summary>
-    public string Header(string name) => Head.Split("\r\n").FirstOrDefault(line => line.StartsWith($"{name}: ", StringComparison.OrdinalIgnoreCase))?[(name.Length + 2)..] ?? "";
+    public string Header(string name) =>
+        Head.Split("\r\n").FirstOrDefault(line => line.StartsWith($"{name}: ", StringComparison.OrdinalIgnoreCase))?[(name.Length + 2)..] ?? "";
 }
 
 /// <summary>Sends bytes that no client library has touched.</summary>
@@ -81,7 +82,8 @@ internal static class RawRequest
         while (true)
         {
             var end = Array.IndexOf(bytes, (byte)'\r', position);
-            var size = int.Parse(Encoding.ASCII.GetString(bytes, position, end - position), NumberStyles.HexNumber, CultureInfo.InvariantCulture);
+            var number = Encoding.ASCII.GetString(bytes, position, end - position);
+            var size = int.Parse(number, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
             if (size == 0)
             {
                 return Encoding.UTF8.GetString(body.ToArray());

@@ -19,14 +19,16 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
     private const int Requests = 6000;
 
     /// <summary>The operations that succeed only with an id that no generator can know.</summary>
-    private static readonly string[] RareSuccesses = ["POST /cache/dead-letters/{id}/retry", "DELETE /cache/dead-letters/{id}", "GET /cache/warm/{id}"];
+    private static readonly string[] RareSuccesses =
+        ["POST /cache/dead-letters/{id}/retry", "DELETE /cache/dead-letters/{id}", "GET /cache/warm/{id}"];
 
     [Fact]
     public async Task No_request_causes_a_500_and_each_answer_is_one_that_the_document_declares()
     {
         await using var upstream = await FakeOpenMeteo.StartAsync(TimeProvider.System, "--urls", "http://127.0.0.1:0");
         await using var api = await ApiNode.StartAsync(servers, WeatherNode.Settings(upstream, Settings()));
-        var operations = OpenApiOperation.AllOf(JsonSerializer.Deserialize<JsonElement>(await api.Anonymous.GetStringAsync("/swagger/v1/swagger.json")));
+        var document = await api.Anonymous.GetStringAsync("/swagger/v1/swagger.json");
+        var operations = OpenApiOperation.AllOf(JsonSerializer.Deserialize<JsonElement>(document));
         using var accounts = new Accounts(api);
         var statuses = new ConcurrentDictionary<(string Operation, int Status), int>();
         var requests = Gen.OneOf([.. operations.Select(FuzzRequests.Of)]);
@@ -42,7 +44,8 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
                     close: request.Framing is Framing.CutOff);
                 if (Problem(request, answer) is { } problem)
                 {
-                    throw new InvalidOperationException($"{problem}\n{answer?.Head}\n\n{answer?.Body}\n\nThe log:\n{string.Join('\n', api.Log.TakeLast(3))}");
+                    var log = string.Join('\n', api.Log.TakeLast(3));
+                    throw new InvalidOperationException($"{problem}\n{answer?.Head}\n\n{answer?.Body}\n\nThe log:\n{log}");
                 }
 
                 if (answer is not null)
@@ -57,7 +60,8 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
 
         foreach (var operation in statuses.GroupBy(status => status.Key.Operation).OrderBy(group => group.Key))
         {
-            output.WriteLine($"{operation.Key}: {string.Join(", ", operation.OrderBy(status => status.Key.Status).Select(status => $"{status.Key.Status} {status.Value}×"))}");
+            var counts = operation.OrderBy(status => status.Key.Status).Select(status => $"{status.Key.Status} {status.Value}×");
+            output.WriteLine($"{operation.Key}: {string.Join(", ", counts)}");
         }
 
         // Otherwise the requests would not get as far as to what they are to test.
@@ -77,7 +81,8 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
             ["Weather:Budget:PerHour"] = "10000000",
             ["Weather:Budget:PerDay"] = "100000000",
         };
-        var options = JsonNode.Parse(File.ReadAllText(ComposeTests.Root("appsettings.json")), documentOptions: new() { CommentHandling = JsonCommentHandling.Skip })!;
+        var options = JsonNode.Parse(
+            File.ReadAllText(ComposeTests.Root("appsettings.json")), documentOptions: new() { CommentHandling = JsonCommentHandling.Skip })!;
         foreach (var (name, policy) in options["RateLimits"]!["Policies"]!.AsObject())
         {
             if (!name.StartsWith("demo-", StringComparison.Ordinal))
@@ -179,10 +184,10 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
             var answer = await client.PostAsJsonAsync("/sessions", new { user.Email, ApiNode.Password, transport });
             answer.EnsureSuccessStatusCode();
             var session = await answer.JsonAsync();
-            return new(
-                user.Id.ToString(),
-                session.GetProperty("id").GetString()!,
-                transport is "cookie" ? $"Cookie: {answer.Header("Set-Cookie").Split(';')[0]}\r\n" : $"Authorization: Bearer {session.GetProperty("token").GetString()}\r\n");
+            var header = transport is "cookie"
+                ? $"Cookie: {answer.Header("Set-Cookie").Split(';')[0]}\r\n"
+                : $"Authorization: Bearer {session.GetProperty("token").GetString()}\r\n";
+            return new(user.Id.ToString(), session.GetProperty("id").GetString()!, header);
         }
     }
 

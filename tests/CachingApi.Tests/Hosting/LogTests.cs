@@ -32,7 +32,7 @@ public sealed class LogTests(TestServers servers)
         await RawHttp.GetAsync(api.Client.BaseAddress!, Path);
 
         await Eventually.TrueAsync(() => api.Log.Any(line => line.Contains("forged", StringComparison.Ordinal)), "the line");
-        Assert.All(api.Log, line => Assert.False(string.IsNullOrEmpty(JsonSerializer.Deserialize<JsonElement>(line).GetProperty("@m").GetString())));
+        Assert.All(api.Log, line => Assert.NotEmpty(JsonSerializer.Deserialize<JsonElement>(line).GetProperty("@m").GetString()!));
         Assert.DoesNotContain(api.Log, line => line.Contains('\u001b', StringComparison.Ordinal));
     }
 

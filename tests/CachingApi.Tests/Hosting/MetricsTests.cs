@@ -152,9 +152,11 @@ public sealed partial class MetricsTests(TestServers servers)
         var users = string.Join('\n', new[] { "ops/recording.yml", "ops/alerts.yml", "ops/grafana/dashboards/cachingapi.json", "README.md" }
             .Select(file => File.ReadAllText(ComposeTests.Root(file))));
 
-        var metrics = Family().Matches(await service.Api.Anonymous.GetStringAsync("/metrics")).Select(match => match.Groups[1].Value).Where(name => name != "target_info" && !name.StartsWith("redis_", StringComparison.Ordinal)); // of Redis are documented all
+        var metrics = Family().Matches(await service.Api.Anonymous.GetStringAsync("/metrics")).Select(match => match.Groups[1].Value);
 
-        Assert.All(metrics, name => Assert.True(Regex.IsMatch(users, $@"\b{name}(_bucket|_count|_sum)?\b"), name));
+        // The documentation names those of Redis together.
+        var others = metrics.Where(name => name != "target_info" && !name.StartsWith("redis_", StringComparison.Ordinal));
+        Assert.All(others, name => Assert.True(Regex.IsMatch(users, $@"\b{name}(_bucket|_count|_sum)?\b"), name));
     }
 
     private static bool Holds(string metrics, string sample) => metrics.Contains($"\n{sample}", StringComparison.Ordinal);

@@ -71,7 +71,7 @@ internal sealed class OpenApiOperation
 
         if (schema.TryGetProperty("type", out var type))
         {
-            var types = type.ValueKind is JsonValueKind.Array ? type.EnumerateArray().Select(item => item.GetString()!).ToArray() : [type.GetString()!];
+            string[] types = type.ValueKind is JsonValueKind.Array ? [.. type.EnumerateArray().Select(item => item.GetString()!)] : [type.GetString()!];
             if (!types.Any(name => Is(value, name)))
             {
                 return $"{path} is {value.ValueKind}, not {string.Join('|', types)}.";
@@ -85,13 +85,16 @@ internal sealed class OpenApiOperation
                 : default;
             return missing.ValueKind is JsonValueKind.String
                 ? $"{path}.{missing} is missing."
-                : properties.EnumerateObject()
-                    .Select(property => value.TryGetProperty(property.Name, out var part) ? Mismatch(part, property.Value, $"{path}.{property.Name}") : null)
+                : value.EnumerateObject()
+                    .Where(member => properties.TryGetProperty(member.Name, out _))
+                    .Select(member => Mismatch(member.Value, properties.GetProperty(member.Name), $"{path}.{member.Name}"))
                     .FirstOrDefault(mismatch => mismatch is not null);
         }
 
         return value.ValueKind is JsonValueKind.Array && schema.TryGetProperty("items", out var items)
-            ? value.EnumerateArray().Select((item, index) => Mismatch(item, items, $"{path}[{index}]")).FirstOrDefault(mismatch => mismatch is not null)
+            ? value.EnumerateArray()
+                .Select((item, index) => Mismatch(item, items, $"{path}[{index}]"))
+                .FirstOrDefault(mismatch => mismatch is not null)
             : null;
     }
 
