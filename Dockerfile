@@ -1,15 +1,19 @@
-FROM mcr.microsoft.com/dotnet/sdk:10.0 AS build
+FROM mcr.microsoft.com/dotnet/sdk:10.0.401 AS build
 WORKDIR /source
 
-# A layer of its own, which only a changed dependency makes anew.
+# A layer of its own, which only a changed dependency makes anew. The lock file pins every package by its hash.
 COPY global.json Directory.Build.props Directory.Packages.props ./
-COPY src/CachingApi/CachingApi.csproj src/CachingApi/
-RUN dotnet restore src/CachingApi --use-current-runtime -p:PublishReadyToRun=true
+COPY .config .config
+COPY src/CachingApi/CachingApi.csproj src/CachingApi/packages.lock.json src/CachingApi/
+RUN dotnet tool restore && dotnet restore src/CachingApi --locked-mode --use-current-runtime -p:PublishReadyToRun=true
 
 COPY . .
 RUN dotnet publish src/CachingApi --no-restore -c Release --use-current-runtime --self-contained false -p:PublishReadyToRun=true -o /app
+# The software bill of materials: every package that the service is built from, in CycloneDX's form.
+RUN dotnet CycloneDX src/CachingApi/CachingApi.csproj --disable-package-restore --base-intermediate-output-path /source/artifacts \
+    --set-name CachingApi --output-format Json --output /app --filename sbom.cdx.json
 
-FROM mcr.microsoft.com/dotnet/aspnet:10.0
+FROM mcr.microsoft.com/dotnet/aspnet:10.0.12
 WORKDIR /app
 COPY --from=build /app .
 USER $APP_UID

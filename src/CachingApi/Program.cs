@@ -12,6 +12,12 @@ using CachingApi.Weather;
 var builder = WebApplication.CreateBuilder(new WebApplicationOptions { Args = args, ContentRootPath = AppContext.BaseDirectory });
 
 builder.AddApiConventions();
+if (args is ["migrate", ..])
+{
+    return await builder.MigrateAsync();
+}
+
+builder.AddOperationsPort();
 builder.Services
     .AddPostgres()
     .AddRedis()

@@ -22,9 +22,58 @@ public sealed class ComposeTests
 
         Assert.Matches("^[0-9]+m$", Text(service, "mem_limit"));
         Assert.Matches("^[0-9.]+$", Text(service, "cpus"));
-        Assert.Equal("unless-stopped", Text(service, "restart"));
+        // The migrations come to an end.
+        Assert.Equal(name is "migrations" ? "on-failure" : "unless-stopped", Text(service, "restart"));
         Assert.True(service.ContainsKey("healthcheck") || IsBuiltHere(service) && Dockerfile().Contains("\nHEALTHCHECK ", StringComparison.Ordinal));
-        Assert.True(IsBuiltHere(service) || Regex.IsMatch(Text(service, "image"), @":v?[0-9]"), "The image has no version.");
+    }
+
+    [Fact]
+    public void Every_image_is_pinned_to_a_patch()
+    {
+        var images = Services.Values.Where(service => !IsBuiltHere(service)).Select(service => Text(service, "image"))
+            .Concat(Regex.Matches(Dockerfile(), @"(?m)^FROM (\S+)").Select(match => match.Groups[1].Value))
+            .ToArray();
+
+        Assert.NotEmpty(images);
+        // A major version of PostgreSQL has one number.
+        Assert.All(images, image => Assert.Matches(@"^postgres:\d+\.\d+$|:v?\d+\.\d+\.\d+$", image));
+    }
+
+    [Theory]
+    [InlineData("prometheus")]
+    [InlineData("grafana")]
+    [InlineData("proxy")]
+    public void Only_the_service_shares_a_network_with_the_databases(string name)
+    {
+        Assert.All(["postgres", "redis", "redis-state"], database => Assert.Equal(["data"], Items(Services[database], "networks")));
+        Assert.NotEmpty(Items(Services[name], "networks"));
+        Assert.DoesNotContain("data", Items(Services[name], "networks"));
+    }
+
+    [Fact]
+    public void The_log_of_postgres_does_not_quote_values_here_and_in_dev()
+    {
+        Assert.Contains("-c log_error_verbosity=terse", Text(Services["postgres"], "command"), StringComparison.Ordinal);
+        Assert.Matches(@"postgres_options=\(.*-c log_error_verbosity=terse\)", File.ReadAllText(Root("dev")));
+    }
+
+    [Fact]
+    public void The_service_does_not_know_the_passwords_of_the_owner_and_the_superuser()
+    {
+        var settings = ((Dictionary<object, object>)Services["api"]["environment"]).Values.Select(value => $"{value}").ToArray();
+
+        Assert.Contains(settings, setting => setting.Contains("Username=cachingapi_service;", StringComparison.Ordinal));
+        Assert.DoesNotContain(settings, setting => Regex.IsMatch(setting, "POSTGRES_(OWNER_)?PASSWORD"));
+        Assert.Equal("false", $"{((Dictionary<object, object>)Services["api"]["environment"])["Database__Migrate"]}");
+    }
+
+    [Fact]
+    public void Prometheus_asks_on_the_port_for_operations_which_the_proxy_does_not_forward()
+    {
+        var port = $"{((Dictionary<object, object>)Services["api"]["environment"])["Operations__Port"]}";
+
+        Assert.Contains($"port: {port}\n", File.ReadAllText(Root("ops/prometheus.yml")), StringComparison.Ordinal);
+        Assert.DoesNotContain(port, File.ReadAllText(Root("ops/nginx.conf")), StringComparison.Ordinal);
     }
 
     /// <remarks>PostgreSQL and the state's Redis begin as root, to make their volume their own, and then become another user.</remarks>
@@ -93,7 +142,21 @@ public sealed class ComposeTests
         var network = Regex.Match(text, @"subnet: (\S+)").Groups[1].Value;
         Assert.NotEqual("", network);
         Assert.Contains($"Network__KnownProxies__0: {network}\n", text, StringComparison.Ordinal);
-        Assert.Contains("proxy_set_header X-Forwarded-For $remote_addr;", File.ReadAllText(Root("ops/nginx.conf")), StringComparison.Ordinal);
+        Assert.Equal(["front"], Items(Services["proxy"], "networks"));
+        var members = Services.Where(service => Items(service.Value, "networks").Contains("front")).Select(service => service.Key);
+        Assert.Equal(["api", "proxy"], members.Order());
+    }
+
+    /// <summary>A TLS end before the proxy is believed if the configuration names it, and by default none is.</summary>
+    [Fact]
+    public void The_proxy_believes_no_header_of_a_client()
+    {
+        var proxy = File.ReadAllText(Root("ops/nginx.conf"));
+        Assert.Contains("proxy_set_header X-Forwarded-For $client_address;", proxy, StringComparison.Ordinal);
+        Assert.Contains("proxy_set_header X-Forwarded-Proto $client_scheme;", proxy, StringComparison.Ordinal);
+        Assert.Contains("default $remote_addr;", proxy, StringComparison.Ordinal);
+        Assert.Contains("default $scheme;", proxy, StringComparison.Ordinal);
+        Assert.All(File.ReadLines(Root("ops/tls-ends.conf")), line => Assert.StartsWith("#", line, StringComparison.Ordinal));
     }
 
     [Fact]
@@ -106,6 +169,9 @@ public sealed class ComposeTests
         Assert.Matches(@"cache_options=\(.*--maxmemory-policy allkeys-lfu\)", dev);
         Assert.Matches(@"state_options=\(.*--appendonly yes --appendfsync always --maxmemory-policy noeviction\)", dev);
     }
+
+    /// <summary>The command of a service of the compose file.</summary>
+    internal static string Command(string service) => Text(Services[service], "command");
 
     private static Dictionary<string, Dictionary<string, object>> Read()
     {
@@ -125,6 +191,8 @@ public sealed class ComposeTests
 
     private static string Dockerfile() => File.ReadAllText(Root("Dockerfile"));
 
-    private static string Root(string path, [CallerFilePath] string here = "") =>
-        Path.GetFullPath(Path.Combine(Path.GetDirectoryName(here)!, "..", "..", path));
+    /// <summary>The path of a file of the repository.</summary>
+    internal static string Root(string path) => Path.GetFullPath(Path.Combine(Here(), "..", "..", path));
+
+    private static string Here([CallerFilePath] string here = "") => Path.GetDirectoryName(here)!;
 }

@@ -5,6 +5,7 @@ using Microsoft.AspNetCore.Http.Json;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Serilog;
 using Serilog.Events;
+using Serilog.Formatting.Compact;
 
 namespace CachingApi.Hosting;
 
@@ -17,12 +18,23 @@ internal static class ApiConventions
     {
         // Each host has a logger of its own: the static one would be the last host's of this process.
         builder.Host.UseSerilog(
-            (context, services, log) => log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services), preserveStaticLogger: true);
+            (context, services, log) =>
+            {
+                log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services);
+                if (!context.Configuration.GetSection("Serilog:WriteTo").Exists())
+                {
+                    var isDevelopment = context.HostingEnvironment.IsDevelopment();
+                    log.WriteTo.Console(isDevelopment ? new ConsoleText() : new RenderedCompactJsonFormatter());
+                }
+            },
+            preserveStaticLogger: true);
         builder.Services.Configure<KestrelServerOptions>(kestrel =>
         {
             kestrel.AddServerHeader = false;
             kestrel.Limits.MaxRequestBodySize = MaxBodyBytes;
+            kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(10);
         });
+        builder.Services.AddHsts(hsts => (hsts.MaxAge, hsts.IncludeSubDomains) = (TimeSpan.FromDays(365), true));
         builder.Services.Configure<JsonOptions>(json => Strict(json.SerializerOptions));
         builder.Services.Configure<RouteHandlerOptions>(routes => routes.ThrowOnBadRequest = true);
         builder.Services.AddValidation();
@@ -46,6 +58,8 @@ internal static class ApiConventions
         app.UseSecurityHeaders();
         app.UseExceptionHandler();
         app.UseStatusCodePages();
+        app.UseOperationsPort();
+        app.UseJsonCharset();
         return app;
     }
 

@@ -1,16 +1,30 @@
+using System.Globalization;
 using System.Reflection;
+using System.Text.Json;
+using System.Text.Json.Nodes;
 using Microsoft.AspNetCore.Authorization;
 using Microsoft.AspNetCore.Mvc;
+using Microsoft.AspNetCore.WebUtilities;
+using Microsoft.Extensions.Options;
 using Microsoft.OpenApi;
 using Swashbuckle.AspNetCore.SwaggerGen;
 
 namespace CachingApi.Hosting;
+
+/// <summary>The section <c>Swagger</c>.</summary>
+internal sealed class SwaggerOptions
+{
+    /// <summary>Whether there are the OpenAPI document and Swagger UI.</summary>
+    public bool Enabled { get; init; } = true;
+}
 
 /// <summary>Swagger: the document is made of the routes, their types and the comments in the source.</summary>
 internal static class ApiDocs
 {
     public static IServiceCollection AddApiDocs(this IServiceCollection services)
     {
+        services.AddValidatedOptions<SwaggerOptions>("Swagger");
+        services.AddSingleton<OpenApiDocument>();
         services.AddEndpointsApiExplorer();
         return services.AddSwaggerGen(docs =>
         {
@@ -24,14 +38,23 @@ internal static class ApiDocs
             docs.SupportNonNullableReferenceTypes();
             docs.NonNullableReferenceTypesAsRequired();
             docs.IncludeXmlComments(Path.Combine(AppContext.BaseDirectory, $"{Assembly.GetExecutingAssembly().GetName().Name}.xml"));
+            docs.OperationFilter<RequestDocs>();
             docs.OperationFilter<AuthorizationDocs>();
+            docs.SchemaFilter<NullableReferences>();
+            docs.MapType<JsonNode>(() => new OpenApiSchema()); // any JSON
         });
     }
 
     public static WebApplication UseApiDocs(this WebApplication app)
     {
-        app.UseSwagger(swagger => swagger.OpenApiVersion = OpenApiSpecVersion.OpenApi3_1);
-        app.UseSwaggerUI(ui => ui.DocumentTitle = "CachingApi");
+        var options = app.Services.GetRequiredService<IOptions<SwaggerOptions>>();
+        app.UseWhen(
+            context => context.Request.Path.StartsWithSegments("/swagger") && HttpMethods.IsGet(context.Request.Method) && options.Value.Enabled,
+            swagger => swagger
+                .UseWhen(
+                    context => context.Request.Path == OpenApiDocument.Path,
+                    document => document.Run(context => context.RequestServices.GetRequiredService<OpenApiDocument>().WriteAsync(context)))
+                .UseSwaggerUI(ui => ui.DocumentTitle = "CachingApi"));
         return app;
     }
 
@@ -61,10 +84,7 @@ internal static class ApiDocs
                     new() { [new OpenApiSecuritySchemeReference("bearer", context.Document)] = [] },
                     new() { [new OpenApiSecuritySchemeReference("cookie", context.Document)] = [] },
                 ];
-                var problem = context.SchemaGenerator.GenerateSchema(typeof(ProblemDetails), context.SchemaRepository);
-                responses.TryAdd("401", Problem("Unauthorized", problem));
-                responses.TryAdd("403", Problem("Forbidden", problem));
-                responses.TryAdd("503", Problem("Service Unavailable", problem));
+                AddProblems(responses, context, 401, 403, 503);
             }
 
             operation.Responses = [];
@@ -74,10 +94,67 @@ internal static class ApiDocs
             }
         }
 
-        private static OpenApiResponse Problem(string description, IOpenApiSchema schema) => new()
+    }
+
+    /// <summary>Documents how requests are refused before an endpoint: bodies that cannot be read, and changes from other sites.</summary>
+    private sealed class RequestDocs : IOperationFilter
+    {
+        public void Apply(OpenApiOperation operation, OperationFilterContext context)
         {
-            Description = description,
-            Content = new Dictionary<string, IOpenApiMediaType> { ["application/problem+json"] = new OpenApiMediaType { Schema = schema } },
-        };
+            var responses = operation.Responses ??= [];
+            if (operation.RequestBody is not null)
+            {
+                AddProblems(responses, context, 400, 413, 415);
+            }
+
+            if (context.ApiDescription.HttpMethod is not "GET")
+            {
+                AddProblems(responses, context, 403);
+            }
+        }
+    }
+
+    /// <summary>A property that refers to another schema and may be <c>null</c> says so.</summary>
+    private sealed class NullableReferences : ISchemaFilter
+    {
+        public void Apply(IOpenApiSchema schema, SchemaFilterContext context)
+        {
+            if (schema is not OpenApiSchema { Properties: { } properties })
+            {
+                return;
+            }
+
+            var nullability = new NullabilityInfoContext();
+            var nullable = context.Type.GetProperties().Where(property => nullability.Create(property).ReadState is NullabilityState.Nullable);
+            foreach (var property in nullable)
+            {
+                var name = JsonNamingPolicy.CamelCase.ConvertName(property.Name);
+                if (properties.TryGetValue(name, out var value) && value is OpenApiSchemaReference reference)
+                {
+                    properties[name] = new OpenApiSchema
+                    {
+                        Description = reference.Description,
+                        OneOf =
+                        [
+                            new OpenApiSchema { Type = JsonSchemaType.Null },
+                            new OpenApiSchemaReference(reference.Reference.Id!, reference.Reference.HostDocument),
+                        ],
+                    };
+                }
+            }
+        }
+    }
+
+    private static void AddProblems(OpenApiResponses responses, OperationFilterContext context, params int[] statuses)
+    {
+        var problem = new OpenApiMediaType { Schema = context.SchemaGenerator.GenerateSchema(typeof(ProblemDetails), context.SchemaRepository) };
+        foreach (var status in statuses)
+        {
+            responses.TryAdd(status.ToString(CultureInfo.InvariantCulture), new OpenApiResponse
+            {
+                Description = ReasonPhrases.GetReasonPhrase(status),
+                Content = new Dictionary<string, IOpenApiMediaType> { ["application/problem+json"] = problem },
+            });
+        }
     }
 }

@@ -62,7 +62,7 @@ internal static class Errors
                 StatusCodes.Status404NotFound => "There is no such thing here.",
                 StatusCodes.Status405MethodNotAllowed => "This method is not allowed here; see the header Allow.",
                 StatusCodes.Status413PayloadTooLarge => $"The body may hold {MaxBodyBytes(context.HttpContext)} bytes at most.",
-                StatusCodes.Status415UnsupportedMediaType => "The body must be application/json.",
+                StatusCodes.Status415UnsupportedMediaType => "The body must be application/json in UTF-8.",
                 StatusCodes.Status500InternalServerError => "This is a fault of ours, and has been logged.",
                 _ => problem.Title,
             };
@@ -85,6 +85,7 @@ internal static class Errors
     {
         public bool CanWrite(ProblemDetailsContext context) => true;
 
+        /// <remarks>If the client has gone, writing has no effect; to cancel it would be another error.</remarks>
         public ValueTask WriteAsync(ProblemDetailsContext context)
         {
             Complete(context);
@@ -93,7 +94,7 @@ internal static class Errors
                 context.ProblemDetails.GetType(),
                 json.Value.SerializerOptions,
                 MediaTypeNames.Application.ProblemJson,
-                context.HttpContext.RequestAborted));
+                CancellationToken.None));
         }
     }
 

@@ -1,6 +1,7 @@
 using System.ComponentModel.DataAnnotations;
 using System.Net;
 using Microsoft.AspNetCore.HttpOverrides;
+using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.Options;
 using IPNetwork = System.Net.IPNetwork;
 
@@ -11,6 +12,14 @@ internal sealed class NetworkOptions : IValidatableObject
 {
     /// <summary>The proxies whose word counts for where a request comes from: addresses, or networks such as <c>10.0.0.0/8</c>.</summary>
     public string[] KnownProxies { get; init; } = [];
+
+    /// <summary>How many connections a process has open at once; it closes further ones at once.</summary>
+    [Range(1, 1_000_000)]
+    public int MaxConnections { get; init; } = 10_000;
+
+    /// <summary>How long a connection stays open without a request.</summary>
+    [Range(typeof(TimeSpan), "00:00:01", "01:00:00")]
+    public TimeSpan KeepAlive { get; init; } = TimeSpan.FromMinutes(1);
 
     public IEnumerable<ValidationResult> Validate(ValidationContext validationContext) =>
         KnownProxies.Where(proxy => Parse(proxy) is null).Select(proxy =>
@@ -31,6 +40,11 @@ internal static class KnownProxies
     public static IServiceCollection AddKnownProxies(this IServiceCollection services)
     {
         services.AddValidatedOptions<NetworkOptions>("Network");
+        services.AddOptions<KestrelServerOptions>().Configure<IOptions<NetworkOptions>>((kestrel, network) =>
+        {
+            kestrel.Limits.MaxConcurrentConnections = network.Value.MaxConnections;
+            kestrel.Limits.KeepAliveTimeout = network.Value.KeepAlive;
+        });
         services.AddOptions<ForwardedHeadersOptions>().Configure<IOptions<NetworkOptions>>((headers, network) =>
         {
             headers.ForwardedHeaders = ForwardedHeaders.XForwardedFor | ForwardedHeaders.XForwardedProto;

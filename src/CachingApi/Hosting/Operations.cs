@@ -1,3 +1,4 @@
+using System.Diagnostics.Metrics;
 using CachingApi.Caching;
 using CachingApi.Storage;
 using Microsoft.Extensions.Diagnostics.HealthChecks;
@@ -18,13 +19,10 @@ internal static class Operations
                 "CachingApi.*",
                 "Npgsql",
                 "System.Runtime",
-                "Microsoft.AspNetCore.Hosting",
-                "Microsoft.AspNetCore.Server.Kestrel")
+                "Microsoft.AspNetCore.Hosting")
             // To Prometheus _count is a part of a histogram: promtool says so.
             .AddView("db.client.connection.count", "db.client.connections")
-            .AddView("dotnet.assembly.count", "dotnet.assemblies")
-            .AddView("dotnet.process.cpu.count", "dotnet.process.cpus")
-            .AddView("dotnet.timer.count", "dotnet.timers")
+            .AddView(instrument => IsShown(instrument) ? null : MetricStreamConfiguration.Drop)
             .AddPrometheusExporter(prometheus =>
             {
                 prometheus.ScopeInfoEnabled = false;
@@ -41,6 +39,7 @@ internal static class Operations
                 .AddOtlpExporter());
         }
 
+        services.AddSingleton<Readiness>();
         services.AddHealthChecks()
             .AddCheck<PostgresHealth>("postgres", timeout: TimeSpan.FromSeconds(2))
             .AddCheck<RedisHealth>("redis", timeout: TimeSpan.FromSeconds(2));
@@ -49,9 +48,29 @@ internal static class Operations
 
     public static void MapOperations(this WebApplication app)
     {
-        app.MapHealthChecks("/health/live", new() { Predicate = _ => false, ResponseWriter = Report }).AllowAnonymous();
-        app.MapHealthChecks("/health/ready", new() { ResponseWriter = Report, ResultStatusCodes = { [HealthStatus.Degraded] = 200 } }).AllowAnonymous();
-        app.MapPrometheusScrapingEndpoint("/metrics").AllowAnonymous();
+        app.MapHealthChecks("/health/live", new() { Predicate = _ => false, ResponseWriter = Report })
+            .AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: true));
+        app.MapMethods("/health/ready", ["GET", "HEAD"], ReadAsync)
+            .AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: false)).ExcludeFromDescription();
+        app.MapPrometheusScrapingEndpoint("/metrics").AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: false));
+    }
+
+    /// <summary>Whether a chart, an alert or the documentation uses an instrument; of the service's own all are used.</summary>
+    private static bool IsShown(Instrument instrument) => instrument.Meter.Name switch
+    {
+        "Npgsql" => instrument.Name is "db.client.operation.duration" or "db.client.connection.count",
+        "System.Runtime" => instrument.Name is "dotnet.process.cpu.time" or "dotnet.process.memory.working_set" or "dotnet.gc.pause.time",
+        "Microsoft.AspNetCore.Hosting" => instrument.Name is "http.server.request.duration",
+        _ => true,
+    };
+
+    private static async Task ReadAsync(HttpContext context, Readiness readiness)
+    {
+        var report = await readiness.ReadAsync();
+        context.Response.StatusCode = report.Status is HealthStatus.Unhealthy
+            ? StatusCodes.Status503ServiceUnavailable
+            : StatusCodes.Status200OK;
+        await Report(context, report);
     }
 
     /// <summary>What a monitor asks for every few seconds fills neither log nor traces.</summary>
@@ -63,6 +82,29 @@ internal static class Operations
         return context.Response.WriteAsJsonAsync(new Health(
             report.Status.ToString().ToLowerInvariant(),
             report.Entries.ToDictionary(check => check.Key, check => check.Value.Description ?? check.Value.Status.ToString().ToLowerInvariant())));
+    }
+
+    /// <summary>The readiness, computed once a second at most, however often clients ask for it.</summary>
+    private sealed class Readiness(HealthCheckService checks, TimeProvider time)
+    {
+        private static readonly TimeSpan MaxAge = TimeSpan.FromSeconds(1);
+
+        private readonly Lock _lock = new();
+        private Task<HealthReport>? _report;
+        private long _begun;
+
+        public Task<HealthReport> ReadAsync()
+        {
+            lock (_lock)
+            {
+                if (_report is null || (_report.IsCompleted && time.GetElapsedTime(_begun) >= MaxAge))
+                {
+                    (_begun, _report) = (time.GetTimestamp(), checks.CheckHealthAsync());
+                }
+
+                return _report;
+            }
+        }
     }
 
     private sealed record Health(string Status, Dictionary<string, string> Checks);

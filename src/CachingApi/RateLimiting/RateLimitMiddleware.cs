@@ -56,9 +56,17 @@ internal sealed class RateLimitMiddleware(RequestDelegate next, RateLimitPolicie
         return await limiter.DecideAsync(demands, context.RequestAborted);
     }
 
-    /// <summary>Last, so that the headers are also on an error, which begins its answer anew.</summary>
+    /// <summary>
+    /// Last, so that the headers are also on an error, which begins its answer anew. An answer that shared caches may keep has none: a
+    /// cache would show one client's permits to others.
+    /// </summary>
     private static void Describe(HttpResponse response, string policies, string limits) => response.OnStarting(() =>
     {
+        if (response.GetTypedHeaders().CacheControl is { Public: true })
+        {
+            return Task.CompletedTask;
+        }
+
         response.Headers["RateLimit-Policy"] = policies;
         if (limits.Length > 0)
         {

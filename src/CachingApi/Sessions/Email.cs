@@ -10,7 +10,20 @@ internal static class Email
     public const int MaxLength = 254;
 
     /// <summary>The form in which two addresses are compared: letter case and the composition of characters don't count.</summary>
-    public static string Key(string email) => email.Trim().Normalize(NormalizationForm.FormC).ToLowerInvariant();
+    public static string Key(string email) => (Composed(email) ?? email.Trim()).ToLowerInvariant();
+
+    /// <summary>The composed form (NFC); <c>null</c> if a text has none because it holds code points that are no characters.</summary>
+    public static string? Composed(string text)
+    {
+        try
+        {
+            return text.Trim().Normalize(NormalizationForm.FormC);
+        }
+        catch (ArgumentException)
+        {
+            return null;
+        }
+    }
 }
 
 /// <summary>An e-mail address that mail could be sent to: one local part, one domain with a dot, no display name.</summary>
@@ -19,7 +32,11 @@ public sealed class EmailFormatAttribute() : ValidationAttribute("This is not an
 {
     public override bool IsValid(object? value)
     {
-        var text = (value as string ?? "").Trim().Normalize(NormalizationForm.FormC);
+        if (Email.Composed(value as string ?? "") is not { } text)
+        {
+            return false;
+        }
+
         return text.Length is 0 or > Email.MaxLength // other attributes speak of these
             || (MailAddress.TryCreate(text, out var address)
                 && address.Address == text

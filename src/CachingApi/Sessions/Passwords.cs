@@ -1,3 +1,4 @@
+using System.Buffers.Text;
 using System.Threading.RateLimiting;
 using CachingApi.Storage;
 using Microsoft.AspNetCore.Identity;
@@ -34,7 +35,9 @@ internal sealed class Passwords : IDisposable
     public Task<string> HashAsync(string password, CancellationToken cancel) =>
         BoundedAsync(() => _hasher.HashPassword(_nobody, password), cancel);
 
-    /// <summary>Whether the password is right. An account that does not exist takes as long as a wrong password.</summary>
+    /// <summary>
+    /// Whether the password is right. An account that does not exist, or whose stored hash is none, takes as long as a wrong password.
+    /// </summary>
     /// <exception cref="UnavailableException">Too many are waiting already.</exception>
     public async Task<bool> VerifyAsync(string? hash, string password, CancellationToken cancel) =>
         await CheckAsync(hash, password, cancel) is not PasswordVerificationResult.Failed;
@@ -44,8 +47,9 @@ internal sealed class Passwords : IDisposable
     public Task<PasswordVerificationResult> CheckAsync(string? hash, string password, CancellationToken cancel) => BoundedAsync(
         () =>
         {
-            var result = _hasher.VerifyHashedPassword(_nobody, hash ?? _dummy.Value, password);
-            return hash is null ? PasswordVerificationResult.Failed : result;
+            var isHash = hash is { Length: > 0 } && Base64.IsValid(hash);
+            var result = _hasher.VerifyHashedPassword(_nobody, isHash ? hash! : _dummy.Value, password);
+            return isHash ? result : PasswordVerificationResult.Failed;
         },
         cancel);
 

@@ -20,7 +20,7 @@ public sealed class CreateSession
 {
     /// <summary>The account's e-mail address, in any letter case.</summary>
     /// <example>ada@example.org</example>
-    [Required, StringLength(254)]
+    [Required, StringLength(Sessions.Email.MaxLength), EmailFormat]
     public string Email { get; init; } = "";
 
     /// <summary>The account's password.</summary>

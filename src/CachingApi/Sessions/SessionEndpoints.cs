@@ -189,7 +189,7 @@ internal static class SessionEndpoints
         {
             return (await request.ReadFromJsonAsync<CreateSession>(context.RequestAborted))?.Email is { } email ? Email.Key(email) : null;
         }
-        catch (Exception error) when (error is JsonException or BadHttpRequestException)
+        catch (Exception error) when (error is JsonException or IOException)
         {
             return null; // the handler finds the same, and says so
         }

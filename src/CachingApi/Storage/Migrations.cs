@@ -12,6 +12,11 @@ internal sealed class DatabaseOptions
     /// <summary>Adds the users of <c>db/sample-data.sql</c>, once.</summary>
     public bool SampleData { get; init; }
 
+    /// <summary>
+    /// Migrates the schema at start. If not, the role needs no rights on the schema; the command <c>migrate</c> migrates as another role.
+    /// </summary>
+    public bool Migrate { get; init; } = true;
+
     /// <summary>Follows the changes of the tables, whoever makes them, over logical replication.</summary>
     public bool ChangeCapture { get; init; } = true;
 
@@ -38,17 +43,25 @@ internal sealed partial class Migrations(
     public async Task StartAsync(CancellationToken cancellationToken)
     {
         await using var connection = await OpenAsync(cancellationToken);
+        if (!database.Value.Migrate)
+        {
+            Compare();
+            return;
+        }
+
         await using var command = connection.CreateCommand();
         command.CommandText = "SELECT pg_advisory_lock($1)";
         command.CommandTimeout = 0;
         command.Parameters.Add(new() { Value = LockKey });
         await command.ExecuteNonQueryAsync(cancellationToken);
 
-        Apply(script => script.StartsWith("db/0", StringComparison.Ordinal));
+        Apply(IsMigration);
         if (database.Value.SampleData)
         {
             Apply(script => script == "db/sample-data.sql");
         }
+
+        await GrantAsync(connection, cancellationToken);
 
         // The lock belongs to the server's session, which a pooled connection would keep.
         command.CommandText = "SELECT pg_advisory_unlock($1)";
@@ -57,16 +70,21 @@ internal sealed partial class Migrations(
 
     public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;
 
+    private static bool IsMigration(string script) => script.StartsWith("db/0", StringComparison.Ordinal);
+
+    /// <exception cref="InvalidOperationException">The schema is not that of this build.</exception>
+    private void Compare()
+    {
+        if (Upgrade(IsMigration).GetScriptsToExecute() is { Count: > 0 } missing)
+        {
+            var names = string.Join(", ", missing.Select(script => script.Name));
+            throw new InvalidOperationException($"The database lacks {names}: run the command migrate as the owner of the schema first.");
+        }
+    }
+
     private void Apply(Func<string, bool> scripts)
     {
-        var upgrade = DeployChanges.To.PostgresqlDatabase(connections.Value.Postgres)
-            .WithScriptsEmbeddedInAssembly(Assembly.GetExecutingAssembly(), scripts)
-            .WithTransactionPerScript()
-            .WithVariablesDisabled()
-            .LogToNowhere()
-            .Build();
-
-        var result = upgrade.PerformUpgrade();
+        var result = Upgrade(scripts).PerformUpgrade();
         if (!result.Successful)
         {
             throw new InvalidOperationException($"The migration {result.ErrorScript?.Name} failed: {result.Error.Message}", result.Error);
@@ -76,6 +94,21 @@ internal sealed partial class Migrations(
         {
             Log.Applied(log, script.Name);
         }
+    }
+
+    private UpgradeEngine Upgrade(Func<string, bool> scripts) => DeployChanges.To.PostgresqlDatabase(connections.Value.Postgres)
+        .WithScriptsEmbeddedInAssembly(Assembly.GetExecutingAssembly(), scripts)
+        .WithTransactionPerScript()
+        .WithVariablesDisabled()
+        .LogToNowhere()
+        .Build();
+
+    /// <summary>Runs <c>db/grants.sql</c>, each time, because the role may have been made since.</summary>
+    private static async Task GrantAsync(NpgsqlConnection connection, CancellationToken cancel)
+    {
+        using var script = new StreamReader(Assembly.GetExecutingAssembly().GetManifestResourceStream("db/grants.sql")!);
+        await using var command = new NpgsqlCommand(await script.ReadToEndAsync(cancel), connection);
+        await command.ExecuteNonQueryAsync(cancel);
     }
 
     /// <summary>A database may start later than its service: that is waited for, up to a limit.</summary>

@@ -35,6 +35,24 @@ internal static class StorageSetup
         return services.AddSingleton<ChangeSource>().AddHostedService<Migrations>().AddHostedService<PostgresUp>();
     }
 
+    /// <summary>The command <c>migrate</c>: migrates the schema and ends. It needs PostgreSQL only.</summary>
+    public static async Task<int> MigrateAsync(this WebApplicationBuilder builder)
+    {
+        var connections = builder.Configuration.GetSection("ConnectionStrings").Get<ConnectionStrings>() ?? new();
+        if (connections.Postgres.Length == 0)
+        {
+            await Console.Error.WriteLineAsync("ConnectionStrings:Postgres is needed: that of the role that owns the schema.");
+            return 1;
+        }
+
+        builder.Services.AddOptions<ConnectionStrings>().BindConfiguration("ConnectionStrings");
+        builder.Services.AddOptions<DatabaseOptions>().BindConfiguration("Database");
+        builder.Services.AddSingleton(NpgsqlDataSource.Create(connections.Postgres)).AddSingleton<Migrations>();
+        await using var app = builder.Build();
+        await app.Services.GetRequiredService<Migrations>().StartAsync(app.Lifetime.ApplicationStopping);
+        return 0;
+    }
+
     public static IServiceCollection AddRedis(this IServiceCollection services)
     {
         services.AddValidatedOptions<RedisOptions>("Redis");

@@ -1,21 +1,26 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
+using System.Text.RegularExpressions;
 using CachingApi.Tests.Servers;
 
 namespace CachingApi.Tests.Api;
 
 /// <summary>The service as a process of its own, for what a host inside the tests cannot show: how it starts, ends, and is killed.</summary>
-internal sealed class ApiProcess : IDisposable
+internal sealed partial class ApiProcess : IDisposable
 {
     private readonly Process _process;
     private readonly ConcurrentQueue<string> _log = new();
 
-    private ApiProcess(Dictionary<string, string> settings)
+    private ApiProcess(Dictionary<string, string> settings, string[] arguments)
     {
         // artifacts/bin/CachingApi.Tests/<configuration> stands beside artifacts/bin/CachingApi/<configuration>.
         var here = new DirectoryInfo(AppContext.BaseDirectory);
         var service = Path.Combine(here.Parent!.Parent!.FullName, "CachingApi", here.Name, "CachingApi.dll");
-        var start = new ProcessStartInfo("dotnet", [service, "--urls", "http://127.0.0.1:0"]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo("dotnet", [service, .. arguments, "--urls", "http://127.0.0.1:0"])
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
 
         // What a developer has in the environment is not for tests.
         foreach (var name in start.Environment.Keys.Where(name => name.StartsWith("ConnectionStrings", StringComparison.OrdinalIgnoreCase)).ToArray())
@@ -44,20 +49,19 @@ internal sealed class ApiProcess : IDisposable
     /// <summary>Starts it and waits until it answers.</summary>
     public static async Task<ApiProcess> StartAsync(Dictionary<string, string> settings)
     {
-        var process = new ApiProcess(settings);
-        const string Listening = "Now listening on: ";
+        var process = new ApiProcess(settings, []);
         await Eventually.TrueAsync(
-            () => process._process.HasExited || process._log.Any(line => line.Contains(Listening, StringComparison.Ordinal)), "the service to start");
-        var address = process._log.Select(line => line.Split(Listening)).FirstOrDefault(parts => parts.Length == 2);
+            () => process._process.HasExited || process._log.Any(line => Listening().IsMatch(line)), "the service to start");
+        var address = process._log.Select(line => Listening().Match(line)).FirstOrDefault(match => match.Success);
         Assert.True(address is not null, $"The service did not start: {string.Join('\n', process._log)}");
-        process.Client.BaseAddress = new(address[1].Split(' ')[0]);
+        process.Client.BaseAddress = new(address.Groups[1].Value);
         return process;
     }
 
     /// <summary>Runs it to its end, which it comes to by itself.</summary>
-    public static async Task<(int ExitCode, string[] Log)> RunAsync(Dictionary<string, string> settings)
+    public static async Task<(int ExitCode, string[] Log)> RunAsync(Dictionary<string, string> settings, params string[] arguments)
     {
-        using var process = new ApiProcess(settings);
+        using var process = new ApiProcess(settings, arguments);
         await process._process.WaitForExitAsync().WaitAsync(TimeSpan.FromMinutes(1));
         return (process._process.ExitCode, process.Log);
     }
@@ -79,6 +83,10 @@ internal sealed class ApiProcess : IDisposable
 
         _process.Dispose();
     }
+
+    /// <remarks>The first one: a port for operations is listed after it.</remarks>
+    [GeneratedRegex(@"Now listening on: [\\""]*(http://[\w.:]+)")]
+    private static partial Regex Listening();
 
     private void Keep(object sender, DataReceivedEventArgs line)
     {

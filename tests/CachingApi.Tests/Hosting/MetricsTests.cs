@@ -143,6 +143,22 @@ public sealed partial class MetricsTests(TestServers servers)
         await Promtool.CheckMetricsAsync(withoutRedis);
     }
 
+    [Fact]
+    public async Task Each_is_used_by_a_chart_an_alert_or_the_documentation()
+    {
+        await using var service = await BusyService.StartAsync(servers);
+        await service.WorkAsync();
+        await Eventually.TrueAsync(async () => await service.Api.MetricAsync("redis_db_keys") > 0, "another look at Redis");
+        var users = string.Join('\n', new[] { "ops/recording.yml", "ops/alerts.yml", "ops/grafana/dashboards/cachingapi.json", "README.md" }
+            .Select(file => File.ReadAllText(ComposeTests.Root(file))));
+
+        var metrics = Family().Matches(await service.Api.Anonymous.GetStringAsync("/metrics")).Select(match => match.Groups[1].Value);
+
+        // The documentation names those of Redis together.
+        var others = metrics.Where(name => name != "target_info" && !name.StartsWith("redis_", StringComparison.Ordinal));
+        Assert.All(others, name => Assert.True(Regex.IsMatch(users, $@"\b{name}(_bucket|_count|_sum)?\b"), name));
+    }
+
     private static bool Holds(string metrics, string sample) => metrics.Contains($"\n{sample}", StringComparison.Ordinal);
 
     private static IEnumerable<string> Of(string metrics, string name, string role) =>
@@ -150,6 +166,9 @@ public sealed partial class MetricsTests(TestServers servers)
 
     [GeneratedRegex("^(cache|change_capture|rate_limit|sessions|weather|write_behind|redis|pg)_")]
     private static partial Regex Own();
+
+    [GeneratedRegex("(?m)^# TYPE ([a-z_0-9]+) ")]
+    private static partial Regex Family();
 
     [GeneratedRegex("(?<name>[a-z_]+)=\"(?<value>[^\"]*)\"")]
     private static partial Regex Label();

@@ -27,6 +27,22 @@ public sealed class WeatherContractTests(TestServers servers)
             await answer.Content.ReadAsStringAsync());
     }
 
+    /// <remarks>A shared cache would show one client's permits to all others.</remarks>
+    [Fact]
+    public async Task An_answer_that_shared_caches_may_keep_says_nothing_of_limits()
+    {
+        await using var node = await WeatherNode.StartAsync(servers, new() { ["RateLimits:Enabled"] = "true" }, Sunny);
+
+        foreach (var city in new[] { "Zürich", "Nowhere at all" })
+        {
+            var answer = await node.GetAsync(city);
+            Assert.StartsWith("public", answer.Header("Cache-Control"), StringComparison.Ordinal);
+            Assert.Equal(("", ""), (answer.Header("RateLimit"), answer.Header("RateLimit-Policy")));
+        }
+
+        Assert.NotEmpty((await node.GetAsync("a/b")).Header("RateLimit")); // a 400, which is nobody else's
+    }
+
     [Fact]
     public async Task Both_units_come_from_one_entry()
     {

@@ -1,0 +1,108 @@
+using System.Net;
+using System.Net.Http.Json;
+using System.Text;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using CachingApi.Tests.Users;
+
+namespace CachingApi.Tests.Hosting;
+
+/// <summary>Requests that once caused a 500, each by itself.</summary>
+public sealed class BadRequestTests(TestServers servers)
+{
+    private const string Login = """{"email":"ada@example.org","password":"dew on moss"}""";
+
+    [Theory]
+    [InlineData("application/json; charset=utf-8", 401)]
+    [InlineData("application/json;charset=UTF8", 401)]
+    [InlineData("application/json; charset=\"utf-8\"", 401)]
+    [InlineData("application/json; charset=\"UTF\\-8\"", 401)]
+    [InlineData("application/json; charset=", 415)]
+    [InlineData("application/json; charset=\"\"", 415)]
+    [InlineData("application/json; charset=utf-7", 415)]
+    [InlineData("application/json; charset=utf-16", 415)]
+    [InlineData("application/json; charset=foo", 415)]
+    [InlineData("application/json; charset=utf-8; charset=foo", 415)]
+    public async Task Utf_8_in_any_spelling_is_read_and_every_other_charset_is_a_415(string contentType, int status)
+    {
+        await using var api = await StartAsync();
+        using var content = new ByteArrayContent(Encoding.UTF8.GetBytes(Login));
+        content.Headers.TryAddWithoutValidation("Content-Type", contentType);
+
+        await UserContractTests.AssertProblemAsync(await api.Anonymous.PostAsync("/sessions", content), (HttpStatusCode)status);
+    }
+
+    [Fact]
+    public async Task A_charset_matters_to_no_route_without_a_body()
+    {
+        await using var api = await StartAsync();
+        using var request = new HttpRequestMessage(HttpMethod.Get, "/limits") { Content = new ByteArrayContent([]) };
+        request.Content.Headers.TryAddWithoutValidation("Content-Type", "application/json; charset=foo");
+
+        Assert.Equal(HttpStatusCode.OK, (await api.Anonymous.SendAsync(request)).StatusCode);
+    }
+
+    [Theory]
+    [InlineData(@"ada\ufffe@example.org")]
+    [InlineData(@"ada\u0000@example.org")]
+    public async Task A_login_by_an_address_that_is_no_text_is_a_400(string email)
+    {
+        await using var api = await StartAsync();
+        using var content = new StringContent($$"""{"email":"{{email}}","password":"dew on moss"}""", Encoding.UTF8, "application/json");
+
+        var answer = await api.Anonymous.PostAsync("/sessions", content);
+
+        var problem = await UserContractTests.AssertProblemAsync(answer, HttpStatusCode.BadRequest);
+        Assert.True(problem.GetProperty("errors").TryGetProperty("email", out _));
+    }
+
+    [Theory]
+    [InlineData("80000000")]
+    [InlineData("ffffffffffffffff")]
+    [InlineData("x")]
+    public async Task A_chunk_whose_size_is_no_size_is_a_400(string size)
+    {
+        await using var api = await StartAsync();
+
+        var request = Request($"Transfer-Encoding: chunked\r\n\r\n{size}\r\n{Login}\r\n0\r\n\r\n");
+        var answer = await RawRequest.SendAsync(api.Anonymous.BaseAddress!, request);
+
+        Assert.Equal(400, answer!.Status);
+        Assert.Equal("application/problem+json", answer.Header("Content-Type"));
+    }
+
+    [Fact]
+    public async Task A_client_that_resets_the_connection_within_the_body_is_no_error_of_the_service()
+    {
+        await using var api = await StartAsync(("Serilog:MinimumLevel:Default", "Information"));
+
+        var request = Request($"Content-Length: {Login.Length}\r\n\r\n{Login[..10]}");
+        await RawRequest.SendAsync(api.Anonymous.BaseAddress!, request, reset: true);
+
+        bool Logged(string text) => api.Log.Any(line => line.Contains(text, StringComparison.Ordinal));
+        await Eventually.TrueAsync(() => Logged("/sessions"), "the line of the request");
+        Assert.False(Logged("responded 5"));
+        Assert.False(Logged("   at "));
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("not base64!")]
+    [InlineData("AAAA")]
+    public async Task A_stored_hash_that_is_none_lets_nobody_in(string hash)
+    {
+        await using var api = await StartAsync();
+        var user = await api.CreateUserAsync();
+        await api.SqlAsync($"UPDATE users SET password_hash = '{hash}' WHERE id = '{user.Id}'");
+
+        var answer = await api.Anonymous.PostAsJsonAsync("/sessions", new { user.Email, ApiNode.Password });
+
+        await UserContractTests.AssertProblemAsync(answer, HttpStatusCode.Unauthorized);
+    }
+
+    private Task<ApiNode> StartAsync(params (string Name, string Value)[] settings) => ApiNode.StartAsync(
+        servers, new(settings.ToDictionary(setting => setting.Name, setting => setting.Value)) { ["RateLimits:Enabled"] = "true" });
+
+    private static byte[] Request(string framingAndBody) => Encoding.ASCII.GetBytes(
+        $"POST /sessions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n{framingAndBody}");
+}
