@@ -60,6 +60,11 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
     private const string Group = "writers";
     private const int MaxDeadLetters = 10_000;
 
+    /// <summary>How many dead letters one entity has at most.</summary>
+    public const int MaxDeadLettersOfOne = 20;
+
+    private static readonly TimeSpan DeadLettersCounted = TimeSpan.FromDays(30);
+
     private static readonly string FinishScript = Lua.Load("write_behind_finish.lua");
     private static readonly string ReacceptScript = Lua.Load("write_behind_reaccept.lua");
 
@@ -136,7 +141,7 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
         RedisKey[] keys = [Key, DeadLetters, .. finished.Select(done => Thing(done.Write.Id))];
         RedisValue[] arguments =
         [
-            Group, KeptMilliseconds, MaxDeadLetters,
+            Group, KeptMilliseconds, MaxDeadLetters, MaxDeadLettersOfOne, (long)DeadLettersCounted.TotalMilliseconds,
             .. finished.SelectMany(done => new RedisValue[] { done.Write.Token, done.Version, done.Reason ?? "" }),
         ];
         return redis.OnStateAsync(state => state.ScriptEvaluateAsync(FinishScript, keys, arguments), cancel);
