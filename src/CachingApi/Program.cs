@@ -31,6 +31,7 @@ app.UseKnownProxies();
 app.UseApiConventions();
 app.UseLivePage();
 app.UseApiDocs();
+app.UseCrossSiteForgeryCheck();
 app.UseRateLimits();
 app.UseSessions();
 
