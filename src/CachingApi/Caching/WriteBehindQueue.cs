@@ -85,6 +85,9 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
 
     private RedisKey DeadLetters { get; } = Name(redis, "dead-letters");
 
+    /// <summary>The ids of a thing's dead letters, the oldest first.</summary>
+    private RedisKey DeadLettersOf(string id) => Name(redis, $"thing:{id}:dead-letters");
+
     /// <summary>What is known of a thing: its pending value, and the versions given out.</summary>
     public RedisKey Thing(string id) => Name(redis, $"thing:{id}");
 
@@ -199,8 +202,16 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
         (await redis.OnStateAsync(state => state.StreamRangeAsync(DeadLetters, id, id), cancel)).Select(Letter).SingleOrDefault();
 
     /// <summary><c>false</c> where there is no such dead letter.</summary>
-    public async Task<bool> DropAsync(string id, CancellationToken cancel) =>
-        await redis.OnStateAsync(state => state.StreamDeleteAsync(DeadLetters, [(RedisValue)id]), cancel) == 1L;
+    public async Task<bool> DropAsync(string id, CancellationToken cancel)
+    {
+        if (await DeadLetterAsync(id, cancel) is not { } letter)
+        {
+            return false;
+        }
+
+        await redis.OnStateAsync(state => state.ListRemoveAsync(DeadLettersOf(letter.Write.Id), id), cancel);
+        return await redis.OnStateAsync(state => state.StreamDeleteAsync(DeadLetters, [(RedisValue)id]), cancel) == 1L;
+    }
 
     public void Dispose() => _signal.Dispose();
 

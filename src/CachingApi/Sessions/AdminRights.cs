@@ -16,7 +16,9 @@ namespace CachingApi.Sessions;
 internal sealed class AdminRights(AccountRepository accounts, TimeProvider time)
 {
     private static readonly TimeSpan ConfirmEvery = TimeSpan.FromMilliseconds(500);
-    private static readonly TimeSpan Deadline = TimeSpan.FromMilliseconds(250);
+
+    /// <summary>How long a request waits for PostgreSQL if the role was confirmed before, and if it was not.</summary>
+    private static readonly TimeSpan Deadline = TimeSpan.FromMilliseconds(250), FirstDeadline = TimeSpan.FromSeconds(5);
 
     /// <summary>The administrators, and the timestamps of the last questions about them.</summary>
     private readonly ConcurrentDictionary<Guid, long> _confirmed = new();
@@ -36,7 +38,7 @@ internal sealed class AdminRights(AccountRepository accounts, TimeProvider time)
         var asked = time.GetTimestamp();
         try
         {
-            if (await RoleAsync(userId, cancel) is not Caller.AdminRole)
+            if (await RoleAsync(userId, isConfirmed ? Deadline : FirstDeadline, cancel) is not Caller.AdminRole)
             {
                 _confirmed.TryRemove(userId, out _);
                 return false;
@@ -54,10 +56,10 @@ internal sealed class AdminRights(AccountRepository accounts, TimeProvider time)
         return true;
     }
 
-    private async Task<string?> RoleAsync(Guid userId, CancellationToken cancel)
+    private async Task<string?> RoleAsync(Guid userId, TimeSpan timeout, CancellationToken cancel)
     {
         using var deadline = CancellationTokenSource.CreateLinkedTokenSource(cancel);
-        deadline.CancelAfter(Deadline);
+        deadline.CancelAfter(timeout);
         try
         {
             return await accounts.RoleAsync(userId, deadline.Token).WaitAsync(deadline.Token);

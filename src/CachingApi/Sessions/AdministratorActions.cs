@@ -34,7 +34,7 @@ internal static class AdministratorActions
         context.User.IsInRole(Caller.AdminRole)
         && context.GetEndpoint() is RouteEndpoint endpoint
         && endpoint.RoutePattern.RawText?.TrimEnd('/') != NotLogged
-        && endpoint.Metadata.GetOrderedMetadata<IAuthorizeData>().LastOrDefault()?.Policy switch
+        && endpoint.Metadata.GetMetadata<IAuthorizeData>()?.Policy switch
         {
             Caller.Admin => true,
             Caller.SelfOrAdmin => !Caller.IsSelf(context.User, context),

@@ -34,7 +34,7 @@ internal sealed partial class SecurityEvents(ILogger<SecurityEvents> log)
     public void WriteAction(HttpContext context, string outcome)
     {
         var session = context.Features.Get<Session>();
-        var route = (context.GetEndpoint() as RouteEndpoint)?.RoutePattern.RawText;
+        var route = (context.GetEndpoint() as RouteEndpoint)?.RoutePattern.RawText?.TrimEnd('/');
         Guid? target = Guid.TryParse(context.GetRouteValue("id") as string, out var id) ? id : null;
         Log.Action(log, AdministratorAction, outcome, context.Request.Method, route, target, session?.UserId, session?.Id, Network(context));
     }

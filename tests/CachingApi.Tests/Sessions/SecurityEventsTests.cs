@@ -37,9 +37,11 @@ public sealed class SecurityEventsTests(TestServers servers)
             return (client, login.GetProperty("id").GetString()!);
         }
 
-        void Logged(string start, string? userId, string? sessionId)
+        async Task LoggedAsync(string start, string? userId, string? sessionId)
         {
-            var line = Assert.Single(api.Log, line => !events.Contains(line) && Plain(line).StartsWith($"Security event {start}", StringComparison.Ordinal));
+            await Eventually.TrueAsync(() => api.Log.Any(line => !events.Contains(line)), "an event"); // some follow their answer
+            var line = Assert.Single(api.Log, line => !events.Contains(line));
+            Assert.StartsWith($"Security event {start}", Plain(line), StringComparison.Ordinal);
             Assert.Contains($"user {userId ?? "null"}, session {sessionId ?? "null"}, from 203.0.113.0/24", Plain(line), StringComparison.Ordinal);
             events.AddRange(api.Log);
         }
@@ -47,11 +49,11 @@ public sealed class SecurityEventsTests(TestServers servers)
         events.AddRange(api.Log);
         var (client, session) = await SessionAsync(user.Email);
         using var _ = client;
-        Logged("login: success", $"{user.Id}", session);
+        await LoggedAsync("login: success", $"{user.Id}", session);
         await LogInAsync(user.Email, "not the password");
-        Logged("login: failure", $"{user.Id}", null);
+        await LoggedAsync("login: failure", $"{user.Id}", null);
         await LogInAsync("nobody@example.org", "not the password");
-        Logged("login: failure", null, null);
+        await LoggedAsync("login: failure", null, null);
         for (var failure = 0; failure <= LoginBackoff.FreeFailures; failure++)
         {
             await LogInAsync("somebody@example.org", "not the password");
@@ -59,31 +61,31 @@ public sealed class SecurityEventsTests(TestServers servers)
 
         events.AddRange(api.Log);
         Assert.Equal(HttpStatusCode.TooManyRequests, (await LogInAsync("somebody@example.org", "not the password")).StatusCode);
-        Logged("login: delayed", null, null);
+        await LoggedAsync("login: delayed", null, null);
 
         var created = await SendAsync(
             api.Anonymous, HttpMethod.Post, "/users", new { email = "new@example.org", displayName = "Ada", password = ApiNode.Password });
-        Logged("registration: success", (await created.JsonAsync()).GetProperty("id").GetString(), null);
+        await LoggedAsync("registration: success", (await created.JsonAsync()).GetProperty("id").GetString(), null);
         await SendAsync(client, HttpMethod.Get, "/users");
-        Logged("access-denial: denied", $"{user.Id}", session);
+        await LoggedAsync("access-denial: denied", $"{user.Id}", session);
         await SendAsync(api.Anonymous, HttpMethod.Post, "/sessions", new { email = user.Email, password = "x" }, "cross-site");
-        Logged("cross-site-request: denied", null, null);
+        await LoggedAsync("cross-site-request: denied", null, null);
 
         var password = $"/users/{user.Id}/password";
         await SendAsync(client, HttpMethod.Put, password, new { currentPassword = "not the password", newPassword = "dew on the moss" });
-        Logged("password-change: failure", $"{user.Id}", session);
+        await LoggedAsync("password-change: failure", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Put, password, new { currentPassword = ApiNode.Password, newPassword = "dew on the moss" });
-        Logged("password-change: success", $"{user.Id}", session);
+        await LoggedAsync("password-change: success", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Post, "/sessions/current/reauthentication", new { currentPassword = "dew on the moss" });
-        Logged("reauthentication: success", $"{user.Id}", session);
+        await LoggedAsync("reauthentication: success", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Put, $"/users/{user.Id}", new { email = "next@example.org", displayName = "Ada" });
-        Logged("email-change: success", $"{user.Id}", session);
+        await LoggedAsync("email-change: success", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Delete, "/sessions");
-        Logged("session-revocation: all others", $"{user.Id}", session);
+        await LoggedAsync("session-revocation: all others", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Delete, $"/sessions/{session}");
-        Logged("session-revocation: one", $"{user.Id}", session);
+        await LoggedAsync("session-revocation: one", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Get, "/sessions/current");
-        Logged("session-rejection: There is no such session.", null, null);
+        await LoggedAsync("session-rejection: There is no such session.", null, null);
 
         var (admin, adminSession) = await SessionAsync(ApiNode.AdminEmail);
         using var __ = admin;
@@ -101,13 +103,13 @@ public sealed class SecurityEventsTests(TestServers servers)
         })
         {
             await SendAsync(admin, method, path);
-            Logged($"administrator-action: {action}", adminId, adminSession);
+            await LoggedAsync($"administrator-action: {action}", adminId, adminSession);
         }
 
         await SendAsync(admin, HttpMethod.Get, $"/users/{adminId}");
         Assert.DoesNotContain(api.Log, line => !events.Contains(line));
         await SendAsync(admin, HttpMethod.Delete, "/sessions/current");
-        Logged("logout: success", adminId, adminSession);
+        await LoggedAsync("logout: success", adminId, adminSession);
 
         foreach (var secret in new[]
         {
@@ -119,5 +121,5 @@ public sealed class SecurityEventsTests(TestServers servers)
         }
     }
 
-    private static string Plain(string line) => line.Replace("\"", "", StringComparison.Ordinal).Replace("/ on", " on", StringComparison.Ordinal);
+    private static string Plain(string line) => line.Replace("\"", "", StringComparison.Ordinal);
 }
