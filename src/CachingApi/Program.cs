@@ -37,6 +37,7 @@ app.UseKnownProxies();
 app.UseApiConventions();
 app.UseLivePage();
 app.UseApiDocs();
+app.UseCrossSiteForgeryCheck();
 app.UseRateLimits();
 app.UseSessions();
 

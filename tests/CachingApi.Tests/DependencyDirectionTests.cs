@@ -26,7 +26,10 @@ public sealed class DependencyDirectionTests
     [Fact]
     public void Users_knows_of_sessions_who_is_calling_their_passwords_and_how_to_end_them() =>
         Assert.Equal(
-            ["AccountRepository", "Caller", "Email", "EmailFormat", "Passwords", "SessionService", "UncommonPassword"],
+            [
+                "Account", "AccountRepository", "Caller", "Email", "EmailFormat", "PasswordRules", "Passwords", "RecentAuthentication", "SecurityEvents",
+                "SessionAuthentication", "SessionService", "UncommonPassword",
+            ],
             Sources("Users")
                 .SelectMany(file => Regex.Matches(Code(file), $@"(?<![\w.])({string.Join('|', TypesOf("Sessions"))})\b(?!\s*[;=,{{}}])").Select(match => match.Groups[1].Value))
                 .Where(name => name != "Session")

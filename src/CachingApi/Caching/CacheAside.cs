@@ -28,12 +28,21 @@ internal sealed partial class CacheAside(
     /// <exception cref="Exception">Thrown by <paramref name="load"/>, if not even a stale entry is cached.</exception>
     /// <exception cref="UnavailableException">Too many loads of this cache wait already.</exception>
     public ValueTask<CacheResult> GetAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken cancel)
+        where T : class => GetAsync(key, load, admit: null, cancel);
+
+    /// <inheritdoc cref="GetAsync{T}(CacheKey{T}, Func{CancellationToken, Task{T}}, CancellationToken)"/>
+    /// <param name="admit">
+    /// Called if nothing is cached that could be served, before this caller waits for a load: it may refuse the caller by an exception, which
+    /// does not count as a failure of the load.
+    /// </param>
+    public ValueTask<CacheResult> GetAsync<T>(
+        CacheKey<T> key, Func<CancellationToken, Task<T?>> load, Func<Task>? admit, CancellationToken cancel)
         where T : class
     {
         var now = time.GetUtcNow();
         if (Find(key, now) is not { } held)
         {
-            return new(ReadAsync(key, load, cancel));
+            return new(ReadAsync(key, load, admit, cancel));
         }
 
         metrics.Request(key.Cache.Name, "memory", ResultOf(held));
@@ -54,7 +63,8 @@ internal sealed partial class CacheAside(
         return held;
     }
 
-    private async Task<CacheResult> ReadAsync<T>(CacheKey<T> key, Func<CancellationToken, Task<T?>> load, CancellationToken cancel)
+    private async Task<CacheResult> ReadAsync<T>(
+        CacheKey<T> key, Func<CancellationToken, Task<T?>> load, Func<Task>? admit, CancellationToken cancel)
         where T : class
     {
         var cache = key.Cache;
@@ -80,6 +90,11 @@ internal sealed partial class CacheAside(
         }
 
         var stale = held?.IsUsable(now) == true ? held : null;
+        if (stale is null && admit is not null)
+        {
+            await admit();
+        }
+
         var flight = FlyAsync(read with { HadStale = stale is not null, FreshBeyond = now }, look.Answered, cancel);
         try
         {

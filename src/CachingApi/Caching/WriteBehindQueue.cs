@@ -60,6 +60,11 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
     private const string Group = "writers";
     private const int MaxDeadLetters = 10_000;
 
+    /// <summary>How many dead letters one entity has at most.</summary>
+    public const int MaxDeadLettersOfOne = 20;
+
+    private static readonly TimeSpan DeadLettersCounted = TimeSpan.FromDays(30);
+
     private static readonly string FinishScript = Lua.Load("write_behind_finish.lua");
     private static readonly string ReacceptScript = Lua.Load("write_behind_reaccept.lua");
 
@@ -79,6 +84,9 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
     public RedisKey DiskMark { get; } = Name(redis, "disk");
 
     private RedisKey DeadLetters { get; } = Name(redis, "dead-letters");
+
+    /// <summary>The ids of a thing's dead letters, the oldest first.</summary>
+    private RedisKey DeadLettersOf(string id) => Name(redis, $"thing:{id}:dead-letters");
 
     /// <summary>What is known of a thing: its pending value, and the versions given out.</summary>
     public RedisKey Thing(string id) => Name(redis, $"thing:{id}");
@@ -136,7 +144,7 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
         RedisKey[] keys = [Key, DeadLetters, .. finished.Select(done => Thing(done.Write.Id))];
         RedisValue[] arguments =
         [
-            Group, KeptMilliseconds, MaxDeadLetters,
+            Group, KeptMilliseconds, MaxDeadLetters, MaxDeadLettersOfOne, (long)DeadLettersCounted.TotalMilliseconds,
             .. finished.SelectMany(done => new RedisValue[] { done.Write.Token, done.Version, done.Reason ?? "" }),
         ];
         return redis.OnStateAsync(state => state.ScriptEvaluateAsync(FinishScript, keys, arguments), cancel);
@@ -194,8 +202,16 @@ internal sealed class WriteBehindQueue(Redis redis, IOptions<WriteBehindOptions>
         (await redis.OnStateAsync(state => state.StreamRangeAsync(DeadLetters, id, id), cancel)).Select(Letter).SingleOrDefault();
 
     /// <summary><c>false</c> where there is no such dead letter.</summary>
-    public async Task<bool> DropAsync(string id, CancellationToken cancel) =>
-        await redis.OnStateAsync(state => state.StreamDeleteAsync(DeadLetters, [(RedisValue)id]), cancel) == 1L;
+    public async Task<bool> DropAsync(string id, CancellationToken cancel)
+    {
+        if (await DeadLetterAsync(id, cancel) is not { } letter)
+        {
+            return false;
+        }
+
+        await redis.OnStateAsync(state => state.ListRemoveAsync(DeadLettersOf(letter.Write.Id), id), cancel);
+        return await redis.OnStateAsync(state => state.StreamDeleteAsync(DeadLetters, [(RedisValue)id]), cancel) == 1L;
+    }
 
     public void Dispose() => _signal.Dispose();
 

@@ -2,16 +2,23 @@
 -- KEYS[1]  the queue       KEYS[2]  the dead letters       KEYS[3...]  the thing of each write, see write_behind_accept.lua
 -- ARGV[1]  the consumer group
 -- ARGV[2]  for how long, in milliseconds, what is known of a thing is kept
--- ARGV[3]  how many dead letters are kept
--- ARGV[4...]  of each write its token, the version that the thing has now, and why it is dead ('': it is not)
+-- ARGV[3]  how many dead letters are kept in all    ARGV[4]  how many of one thing: their ids are in a list of its own, by which the
+--          oldest one gives way, so that one user cannot displace the dead letters of all others
+-- ARGV[5]  for how long, in milliseconds, that list is kept after the last dead letter
+-- ARGV[6...]  of each write its token, the version that the thing has now, and why it is dead ('': it is not)
 local done = {}
 for i = 3, #KEYS do
-  local at = 4 + (i - 3) * 3
+  local at = 6 + (i - 3) * 3
   local token, version, reason = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local entry = token .. '-0'
   local dead = reason ~= '' and redis.call('XRANGE', KEYS[1], entry, entry)[1]
   if dead then
-    redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'token', token, 'reason', reason, unpack(dead[2]))
+    local letter = redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[3], '*', 'token', token, 'reason', reason, unpack(dead[2]))
+    local letters = KEYS[i] .. ':dead-letters'
+    if redis.call('RPUSH', letters, letter) > tonumber(ARGV[4]) then
+      redis.call('XDEL', KEYS[2], redis.call('LPOP', letters))
+    end
+    redis.call('PEXPIRE', letters, ARGV[5])
   end
   done[#done + 1] = entry
 

@@ -56,7 +56,7 @@ internal static class DeadLetterEndpoints
     }
 
     /// <summary>Lists writes that were acknowledged and could not be persisted, the latest first.</summary>
-    /// <remarks>The last 10,000 or so are kept, until they are retried or dropped.</remarks>
+    /// <remarks>The last 10,000 or so are kept, and the last 20 of one user, until they are retried or dropped.</remarks>
     /// <param name="limit">How many at most, 1 to 1,000.</param>
     internal static async Task<Ok<DeadWrite[]>> List(
         WriteBehindQueue queue, HttpResponse response, CancellationToken cancel, [Range(1, 1000)] int limit = 100)

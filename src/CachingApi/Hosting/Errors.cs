@@ -47,7 +47,7 @@ internal static class Errors
         var problem = context.ProblemDetails;
         problem.Status ??= context.HttpContext.Response.StatusCode;
         problem.Title ??= ReasonPhrases.GetReasonPhrase(problem.Status.Value);
-        problem.Type = Type(problem.Status.Value);
+        problem.Type = HasOwnType(problem) ? problem.Type : Type(problem.Status.Value);
         if (problem is HttpValidationProblemDetails { Errors: var errors } validation)
         {
             validation.Errors = errors.ToDictionary(error => JsonNamingPolicy.CamelCase.ConvertName(error.Key), error => error.Value);
@@ -70,6 +70,9 @@ internal static class Errors
     }
 
     private static long? MaxBodyBytes(HttpContext context) => context.Features.Get<IHttpMaxRequestBodySizeFeature>()?.MaxRequestBodySize;
+
+    /// <summary>Whether an endpoint has given the type; the framework's own are of this site.</summary>
+    private static bool HasOwnType(ProblemDetails problem) => problem.Type?.StartsWith("https://tools.ietf.org/", StringComparison.Ordinal) == false;
 
     /// <summary>The section of RFC 9110 that defines a status, where it does: they are numbered in order. 429 has a type of IANA's.</summary>
     private static string Type(int status) => status switch

@@ -1,4 +1,3 @@
-using System.Buffers.Binary;
 using System.Net;
 using System.Net.Sockets;
 using System.Security.Claims;
@@ -12,6 +11,7 @@ namespace CachingApi.RateLimiting;
 internal static class Partition
 {
     public const string Ip = "ip";
+    public const string Network = "network";
     public const string User = "user";
     public const string Session = "session";
     public const string ApiKey = "api-key";
@@ -29,32 +29,33 @@ internal static class Partition
         User => Name(User, (await AuthenticateAsync(context))?.Identity?.Name),
         Session => Name(Session, (await AuthenticateAsync(context))?.FindFirstValue(SessionIdClaim)),
         ApiKey => Name(ApiKey, Hash(context.Request.Headers[ApiKeyHeader])),
-        Account when limit.Account is not null => Name(Account, Hash(await limit.Account(context))),
+        Network => $"{Network}:{NetworkOf(context.Connection.RemoteIpAddress)}",
+        // By network as well: if an account's attempts were counted together, a stranger could use up those of its owner.
+        Account when limit.Account is not null && Hash(await limit.Account(context)) is { } account =>
+            $"{Account}:{account}:{Address(context.Connection.RemoteIpAddress)}",
         _ => null,
     } ?? Address(context.Connection.RemoteIpAddress);
 
     /// <summary>An address; of IPv6 the network (/64), as that is what one customer has.</summary>
-    public static string Address(IPAddress? address)
+    public static string Address(IPAddress? address) =>
+        address is null ? "ip:unknown"
+        : Unmapped(address) is { AddressFamily: not AddressFamily.InterNetworkV6 } v4 ? $"ip:{v4}"
+        : $"ip:{Prefix(address, 8)}/64";
+
+    /// <summary>The network of an address, as large as one organisation may have: /24 of IPv4, /48 of IPv6.</summary>
+    public static string NetworkOf(IPAddress? address) =>
+        address is null ? "unknown"
+        : Unmapped(address) is { AddressFamily: not AddressFamily.InterNetworkV6 } v4 ? $"{Prefix(v4, 3)}/24"
+        : $"{Prefix(address, 6)}/48";
+
+    private static IPAddress Unmapped(IPAddress address) => address.IsIPv4MappedToIPv6 ? address.MapToIPv4() : address;
+
+    private static IPAddress Prefix(IPAddress address, int length)
     {
-        if (address is null)
-        {
-            return "ip:unknown";
-        }
-
-        if (address.IsIPv4MappedToIPv6)
-        {
-            address = address.MapToIPv4();
-        }
-
-        if (address.AddressFamily is not AddressFamily.InterNetworkV6)
-        {
-            return $"ip:{address}";
-        }
-
         Span<byte> bytes = stackalloc byte[16];
-        address.TryWriteBytes(bytes, out _);
-        BinaryPrimitives.WriteUInt64BigEndian(bytes[8..], 0);
-        return $"ip:{new IPAddress(bytes)}/64";
+        address.TryWriteBytes(bytes, out var all);
+        bytes[length..].Clear();
+        return new(bytes[..all]);
     }
 
     private static string? Name(string partition, string? value) => string.IsNullOrEmpty(value) ? null : $"{partition}:{value}";

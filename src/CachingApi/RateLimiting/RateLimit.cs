@@ -4,7 +4,8 @@ namespace CachingApi.RateLimiting;
 /// <param name="Policy">The name of the policy; <c>null</c> for the one that the route's <c>policy</c> names.</param>
 /// <param name="Cost">How many permits a request spends.</param>
 /// <param name="Account">Says which account a request is about, for the policies by account.</param>
-internal sealed record RateLimit(string? Policy, int Cost, Func<HttpContext, ValueTask<string?>>? Account);
+/// <param name="Deferred">Whether the endpoint acquires the permits, not the middleware.</param>
+internal sealed record RateLimit(string? Policy, int Cost, Func<HttpContext, ValueTask<string?>>? Account, bool Deferred = false);
 
 internal static class RateLimitExtensions
 {
@@ -16,6 +17,13 @@ internal static class RateLimitExtensions
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(cost);
         return endpoint.WithMetadata(new RateLimit(policy, cost, account)).ProducesProblem(StatusCodes.Status429TooManyRequests);
     }
+
+    /// <summary>
+    /// Limits some requests of an endpoint, which acquires the permits itself when it knows that a request is one of those
+    /// (<see cref="RequestLimits.AcquireDeferredAsync"/>).
+    /// </summary>
+    public static TBuilder DeferRateLimit<TBuilder>(this TBuilder endpoint, string policy, int cost = 1) where TBuilder : IEndpointConventionBuilder =>
+        endpoint.WithMetadata(new RateLimit(policy, cost, null, Deferred: true)).ProducesProblem(StatusCodes.Status429TooManyRequests);
 
     /// <summary>Limits an endpoint by the policy that its route names.</summary>
     public static TBuilder RequireNamedRateLimit<TBuilder>(this TBuilder endpoint) where TBuilder : IEndpointConventionBuilder =>

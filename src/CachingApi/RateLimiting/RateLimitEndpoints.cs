@@ -24,7 +24,9 @@ public sealed record LimitPolicy
     /// <example>10</example>
     public required long WindowSeconds { get; init; }
 
-    /// <summary>Whose requests are counted together: <c>ip</c>, <c>user</c>, <c>session</c>, <c>api-key</c> or <c>account</c>.</summary>
+    /// <summary>
+    /// Whose requests are counted together: <c>ip</c>, <c>network</c>, <c>user</c>, <c>session</c>, <c>api-key</c> or <c>account</c>.
+    /// </summary>
     /// <example>ip</example>
     public required string Partition { get; init; }
 }
@@ -71,7 +73,8 @@ internal static class RateLimitEndpoints
             .AddSingleton<RedisLimits>()
             .AddSingleton<LocalLimits>()
             .AddSingleton<Denials>()
-            .AddSingleton<RateLimiter>();
+            .AddSingleton<RateLimiter>()
+            .AddSingleton<RequestLimits>();
     }
 
     /// <summary>Limits what follows. Authentication does: who is limited by address is refused without it.</summary>
@@ -87,7 +90,8 @@ internal static class RateLimitEndpoints
         var limits = routes.MapGroup("/limits").WithTags("Limits").AllowAnonymous().ProducesProblem(StatusCodes.Status503ServiceUnavailable);
 
         limits.MapGet("/", List).RequireRateLimit("default");
-        limits.MapGet("/{policy}", Spend).RequireNamedRateLimit().ProducesProblem(StatusCodes.Status404NotFound);
+        limits.MapGet("/{policy}", Spend).RequireNamedRateLimit()
+            .ProducesProblem(StatusCodes.Status403Forbidden).ProducesProblem(StatusCodes.Status404NotFound);
     }
 
     /// <summary>Lists the policies.</summary>
@@ -101,6 +105,10 @@ internal static class RateLimitEndpoints
     }).ToArray());
 
     /// <summary>Spends one permit of a policy, and says what is left.</summary>
+    /// <remarks>
+    /// The policies <c>demo-*</c> exist to be tried. Of any other policy this route has permits of its own: a request here leaves
+    /// those of the routes that the policy limits as they are, and a browser's request for another site is a 403.
+    /// </remarks>
     /// <param name="policy">The policy's name, such as <c>demo-fixed-window</c>.</param>
     internal static Results<Ok<LimitState>, ProblemHttpResult> Spend(string policy, RateLimitPolicies policies, HttpContext context)
     {

@@ -9,12 +9,19 @@ internal static class RateLimitHeaders
     private const long EarlyMilliseconds = 10;
 
     /// <summary>What the policies allow: <c>"login";q=10;w=60</c>, a quota in a window of so many seconds.</summary>
-    public static string Policies(RateLimitPolicy[] policies) =>
-        policies is [var only] ? only.Quota : string.Join(", ", policies.Select(policy => policy.Quota));
+    public static string Policies(Decision decision) => decision is { Earlier: null, Required: [var only] }
+        ? only.Quota
+        : string.Join(", ", All(decision).SelectMany(one => one.Required).Distinct().Select(policy => policy.Quota));
 
     /// <summary>What is left of them: <c>"login";r=7;t=42</c>, and in how many seconds there is more. Nothing where nobody counts.</summary>
-    public static string Limits(Decision decision) => string.Join(", ", decision.Policies.Where(policy => policy.Permits is not null).Select(policy =>
-        string.Create(CultureInfo.InvariantCulture, $"\"{policy.Demand.Policy.Name}\";r={policy.Left(decision.Allowed)};t={Seconds(policy.Permits!.Value.Reset)}")));
+    public static string Limits(Decision decision) => decision is { Earlier: null, Policies: [var only] }
+        ? Limit(decision, only)
+        : string.Join(", ", All(decision).SelectMany(one => one.Policies.Select(policy => Limit(one, policy))).Where(limit => limit.Length > 0));
+
+    private static Decision[] All(Decision decision) => decision.Earlier is { } earlier ? [earlier, decision] : [decision];
+
+    private static string Limit(Decision decision, PolicyDecision policy) => policy.Permits is not { } permits ? "" : string.Create(
+        CultureInfo.InvariantCulture, $"\"{policy.Demand.Policy.Name}\";r={policy.Left(decision.Allowed)};t={Seconds(permits.Reset)}");
 
     /// <summary>In how many seconds a denied request may come back: at least one.</summary>
     public static long RetryAfter(Decision decision) => Seconds(Denied(decision).Max(policy => policy.Permits!.Value.Wait) + EarlyMilliseconds);

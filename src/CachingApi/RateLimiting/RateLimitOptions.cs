@@ -56,11 +56,12 @@ internal sealed class RateLimitSettings : IValidatableObject
     /// <summary>Whose requests are counted together.</summary>
     [AllowedValues(
         RateLimiting.Partition.Ip,
+        RateLimiting.Partition.Network,
         RateLimiting.Partition.User,
         RateLimiting.Partition.Session,
         RateLimiting.Partition.ApiKey,
         RateLimiting.Partition.Account,
-        ErrorMessage = "ip, user, session, api-key or account is expected")]
+        ErrorMessage = "ip, network, user, session, api-key or account is expected")]
     public string Partition { get; init; } = RateLimiting.Partition.Ip;
 
     /// <summary>What holds while Redis is away.</summary>

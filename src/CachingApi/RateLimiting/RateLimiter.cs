@@ -26,6 +26,12 @@ internal readonly record struct PolicyDecision(Demand Demand, Verdict Verdict, P
 internal sealed record Decision(Verdict Verdict, PolicyDecision[] Policies)
 {
     public bool Allowed => Verdict is Verdict.Allowed;
+
+    /// <summary>All policies that the request must meet; a rejection that is remembered is of one of them.</summary>
+    public RateLimitPolicy[] Required { get; init; } = [];
+
+    /// <summary>The decision on the same request before, by other policies.</summary>
+    public Decision? Earlier { get; init; }
 }
 
 /// <summary>Decides on requests: from memory who is denied already, else in Redis, else by what the policies say of its absence.</summary>

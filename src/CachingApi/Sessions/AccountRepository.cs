@@ -29,11 +29,32 @@ internal sealed class AccountRepository(NpgsqlDataSource postgres)
             cancellationToken: cancel));
     }
 
-    public async Task<string?> EmailAsync(Guid id, CancellationToken cancel)
+    public async Task<Account?> FindAsync(Guid id, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        return await connection.QuerySingleOrDefaultAsync<Account>(new CommandDefinition(
+            """
+            SELECT id, role, password_hash AS PasswordHash
+            FROM users
+            WHERE id = @id
+            """,
+            new { id },
+            cancellationToken: cancel));
+    }
+
+    /// <summary>The e-mail address and the name of a user, which are no good passwords.</summary>
+    public async Task<(string Email, string DisplayName)?> NamesAsync(Guid id, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        return await connection.QuerySingleOrDefaultAsync<(string, string)?>(new CommandDefinition(
+            "SELECT email, display_name FROM users WHERE id = @id", new { id }, cancellationToken: cancel));
+    }
+
+    public async Task<string?> RoleAsync(Guid id, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         return await connection.ExecuteScalarAsync<string?>(new CommandDefinition(
-            "SELECT email FROM users WHERE id = @id", new { id }, cancellationToken: cancel));
+            "SELECT role FROM users WHERE id = @id", new { id }, cancellationToken: cancel));
     }
 
     /// <summary>Sets a password's hash, unless it is not the expected one any more. No cached copy of a user holds it.</summary>

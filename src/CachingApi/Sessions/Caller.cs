@@ -31,9 +31,11 @@ internal static class Caller
             context.User.IsInRole(AdminRole) || IsSelf(context)));
     }
 
-    private static bool IsSelf(AuthorizationHandlerContext context) =>
-        context.Resource is HttpContext http
-        && Guid.TryParse(context.User.FindFirstValue(UserIdClaim), out var self)
+    /// <summary>Whether the route's <c>id</c> names the user.</summary>
+    public static bool IsSelf(ClaimsPrincipal user, HttpContext http) =>
+        Guid.TryParse(user.FindFirstValue(UserIdClaim), out var self)
         && Guid.TryParse(http.GetRouteValue("id") as string, out var named)
         && self == named;
+
+    private static bool IsSelf(AuthorizationHandlerContext context) => context.Resource is HttpContext http && IsSelf(context.User, http);
 }

@@ -1,41 +1,46 @@
+using Microsoft.AspNetCore.Authorization;
+
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// Refuses a state-changing request that rides on the session cookie and comes from another site: by <c>Sec-Fetch-Site</c>,
-/// or <c>Origin</c> where a browser does not send that (OWASP, Cross-Site Request Forgery Prevention Cheat Sheet).
+/// Rejects a state-changing request that a browser sends for another site, if the request has the session cookie or needs no session:
+/// by <c>Sec-Fetch-Site</c>, or by <c>Origin</c> if the browser does not send that (OWASP, Cross-Site Request Forgery Prevention Cheat
+/// Sheet).
 /// </summary>
+/// <remarks>
+/// A request is exempt only if its session comes from a bearer token, because no browser adds that by itself. Login and registration
+/// are never exempt: a forged login would put the victim into the attacker's account, and both spend permits of the victim's address.
+/// The check comes before the rate limits, so that a forged request spends none.
+/// </remarks>
 internal static class CrossSiteForgery
 {
     public static IApplicationBuilder UseCrossSiteForgeryCheck(this IApplicationBuilder app) => app.Use(static async (context, next) =>
     {
-        if (!IsForged(context.Request))
+        if (!IsChecked(context) || !CrossSite.IsSource(context.Request))
         {
             await next(context);
             return;
         }
 
+        context.RequestServices.GetRequiredService<SecurityEvents>().Write(SecurityEvents.CrossSiteRequest, "denied", context);
         await Results.Problem(
             statusCode: StatusCodes.Status403Forbidden,
             detail: "A request that changes something must come from this site, or carry a bearer token.").ExecuteAsync(context);
     });
 
-    private static bool IsForged(HttpRequest request)
+    private static bool IsChecked(HttpContext context)
     {
-        if (HttpMethods.IsGet(request.Method) || HttpMethods.IsHead(request.Method) || HttpMethods.IsOptions(request.Method)
-            || !request.Cookies.ContainsKey(SessionAuthentication.CookieName)
-            || request.Headers.Authorization.Count > 0)
+        var request = context.Request;
+        if (HttpMethods.IsGet(request.Method) || HttpMethods.IsHead(request.Method) || HttpMethods.IsOptions(request.Method))
         {
             return false;
         }
 
-        var site = request.Headers["Sec-Fetch-Site"].ToString();
-        if (site.Length > 0)
-        {
-            return site is not ("same-origin" or "none");
-        }
-
-        // Neither header: no browser, so nobody was tricked into sending it.
-        var origin = request.Headers.Origin.ToString();
-        return origin.Length > 0 && !string.Equals(origin, $"{request.Scheme}://{request.Host}", StringComparison.OrdinalIgnoreCase);
+        return context.GetEndpoint()?.Metadata.GetMetadata<IAllowAnonymous>() is not null
+            || (HasSessionCookie(request) && SessionAuthentication.TokenOf(request) is not { Transport: SessionTransport.Bearer });
     }
+
+    /// <summary>In any letter case and any number: a cookie that authentication does not accept is checked, too.</summary>
+    private static bool HasSessionCookie(HttpRequest request) =>
+        request.Headers.Cookie.Any(header => header!.Contains(SessionAuthentication.CookieName, StringComparison.OrdinalIgnoreCase));
 }

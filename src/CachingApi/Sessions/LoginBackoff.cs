@@ -1,40 +1,101 @@
 using System.Security.Cryptography;
 using System.Text;
 using CachingApi.Storage;
+using StackExchange.Redis;
 
 namespace CachingApi.Sessions;
 
+/// <summary>The client that attempts to log in.</summary>
+/// <param name="Network">The network that its address counts for.</param>
+/// <param name="Device">The token of its device cookie; <c>null</c> if it has none.</param>
+/// <param name="UserAgent">What it calls itself.</param>
+internal sealed record LoginClient(string Network, string? Device, string UserAgent);
+
+/// <summary>An attempt that takes a password.</summary>
+/// <param name="Wait">How long it must wait; zero if it may go on, and is counted.</param>
+/// <param name="IsKnown">Whether it comes from a network or device that has logged in to the account before, or from a live session.</param>
+/// <param name="Counts">The keys that count it, its own first.</param>
+internal sealed record LoginAttempt(TimeSpan Wait, bool IsKnown, RedisKey[] Counts);
+
 /// <summary>
-/// Exponential back-off for each account: after a few wrong passwords each further attempt must wait, twice as long every time,
-/// until one is right. Sessions that exist are not concerned, so nobody is logged out by it.
+/// Exponential back-off: after some wrong passwords each further attempt must wait, twice as long every time. Failures count by account
+/// and network together, so that a stranger's failures never keep the owner out. A looser count by account alone bounds what many
+/// networks can try together.
 /// </summary>
-/// <remarks>It goes by the address that was given, whether there is such an account or not, and so tells nothing.</remarks>
+/// <remarks>
+/// A network or device that has logged in to the account before is not subject to the count by account alone (OWASP, "Slow Down Online
+/// Guessing Attacks with Device Cookies"), because that count is the one that strangers can fill. A device counts by itself, so that
+/// others in its network do not keep it out. The device cookie holds a random token, and Redis the hash of it: unlike a signed cookie,
+/// it needs no key that all processes share.
+/// An attempt counts for the e-mail address as it was given, whether it has an account or not, so the answer does not tell.
+/// An attempt by a live session, such as a change of the password, counts by that session alone.
+/// </remarks>
 internal sealed class LoginBackoff(Redis redis)
 {
     public const int FreeFailures = 10;
 
+    /// <summary>Of all networks and devices together that are not known.</summary>
+    public const int FreeFailuresOfAccount = 100;
+
+    private const int MaxKnown = 40;
+
     private static readonly TimeSpan FirstWait = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan LongestWait = TimeSpan.FromMinutes(5);
     private static readonly TimeSpan Remembered = TimeSpan.FromHours(1);
+    private static readonly TimeSpan KnownFor = TimeSpan.FromDays(90);
 
-    private static readonly string Script = Lua.Load("login_attempt.lua");
+    private static readonly string AttemptScript = Lua.Load("login_attempt.lua");
+    private static readonly string SuccessScript = Lua.Load("login_success.lua");
+    private static readonly string WithdrawScript = Lua.Load("login_withdraw.lua");
 
-    /// <summary>Counts an attempt; returns how long it must wait, zero where it may go on.</summary>
+    /// <summary>Counts an attempt to log in.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
-    public async Task<TimeSpan> AttemptAsync(string email, CancellationToken cancel)
+    public async Task<LoginAttempt> AttemptAsync(string email, LoginClient client, CancellationToken cancel)
     {
-        var wait = await redis.OnStateAsync(
-            state => state.ScriptEvaluateAsync(Script, [Key(email)], [FreeFailures, Milliseconds(FirstWait), Milliseconds(LongestWait), Milliseconds(Remembered)]),
-            cancel);
-        return TimeSpan.FromMilliseconds((long)wait);
+        var prefix = Prefix(email);
+        var (network, device) = (Hash(client.Network), client.Device is { } token ? Hash(token) : "none");
+        var known = await redis.OnStateAsync(state => state.SortedSetScoresAsync(prefix + "known", [network, device]), cancel);
+        return known[1] is not null ? await CountAsync([prefix + device], isKnown: true, cancel)
+            : known[0] is not null ? await CountAsync([prefix + network], isKnown: true, cancel)
+            : await CountAsync([prefix + network, prefix + "all"], isKnown: false, cancel);
     }
 
-    /// <summary>The attempt turned out well.</summary>
+    /// <summary>Counts an attempt by a live session.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
-    public Task ForgetAsync(string email, CancellationToken cancel) => redis.OnStateAsync(state => state.KeyDeleteAsync(Key(email)), cancel);
+    public Task<LoginAttempt> AttemptAsync(Session session, CancellationToken cancel) =>
+        CountAsync([$"{redis.KeyPrefix}:logins:{{{session.UserId}}}:{session.Id}"], isKnown: true, cancel);
 
-    private string Key(string email) =>
-        $"{redis.KeyPrefix}:logins:{Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(Email.Key(email))).AsSpan(0, 16))}";
+    /// <summary>The login succeeded: its failures are forgotten, and its network and device are known from now on.</summary>
+    /// <exception cref="UnavailableException">Redis is away.</exception>
+    public Task SucceededAsync(LoginAttempt attempt, string email, LoginClient client, CancellationToken cancel)
+    {
+        RedisKey[] keys = [Prefix(email) + "known", .. attempt.Counts];
+        RedisValue[] arguments =
+            [MaxKnown, Milliseconds(KnownFor), Hash(client.Network), .. client.Device is { } device ? new RedisValue[] { Hash(device) } : []];
+        return redis.OnStateAsync(state => state.ScriptEvaluateAsync(SuccessScript, keys, arguments), cancel);
+    }
+
+    /// <summary>The password was right: the failures of a live session are forgotten.</summary>
+    /// <exception cref="UnavailableException">Redis is away.</exception>
+    public Task SucceededAsync(LoginAttempt attempt, CancellationToken cancel) =>
+        redis.OnStateAsync(state => state.KeyDeleteAsync(attempt.Counts), cancel);
+
+    /// <summary>No password was checked, so the attempt does not count.</summary>
+    /// <exception cref="UnavailableException">Redis is away.</exception>
+    public Task WithdrawAsync(LoginAttempt attempt, CancellationToken cancel) =>
+        redis.OnStateAsync(state => state.ScriptEvaluateAsync(WithdrawScript, attempt.Counts), cancel);
+
+    private async Task<LoginAttempt> CountAsync(RedisKey[] counts, bool isKnown, CancellationToken cancel)
+    {
+        RedisValue[] arguments = [Milliseconds(FirstWait), Milliseconds(LongestWait), Milliseconds(Remembered), FreeFailures, FreeFailuresOfAccount];
+        var wait = await redis.OnStateAsync(state => state.ScriptEvaluateAsync(AttemptScript, counts, arguments), cancel);
+        return new(TimeSpan.FromMilliseconds((long)wait), isKnown, counts);
+    }
+
+    /// <summary>The braces put all of an account's keys into one slot of a Redis Cluster.</summary>
+    private string Prefix(string email) => $"{redis.KeyPrefix}:logins:{{{Hash(Email.Key(email))}}}:";
+
+    private static string Hash(string text) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(text)).AsSpan(0, 16));
 
     private static long Milliseconds(TimeSpan time) => (long)time.TotalMilliseconds;
 }

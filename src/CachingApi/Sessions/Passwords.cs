@@ -1,5 +1,5 @@
-using System.Buffers.Text;
-using System.Threading.RateLimiting;
+using System.Buffers.Binary;
+using System.Text;
 using CachingApi.Storage;
 using Microsoft.AspNetCore.Identity;
 using Microsoft.Extensions.Options;
@@ -10,54 +10,92 @@ namespace CachingApi.Sessions;
 /// Hashes passwords (PBKDF2 with HMAC-SHA512, by the framework's hasher). That is slow on purpose, so only half of the
 /// processors may be at it at once: a flood of logins leaves the other requests theirs.
 /// </summary>
-internal sealed class Passwords : IDisposable
+internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimeProvider time)
 {
     /// <summary>OWASP's figure for PBKDF2-HMAC-SHA512 (Password Storage Cheat Sheet).</summary>
     public const int Iterations = 220_000;
 
-    private readonly PasswordHasher<object> _hasher;
-    private readonly object _nobody = new();
-    private readonly Lazy<string> _dummy;
-    private readonly ConcurrencyLimiter _limiter = new(new()
-    {
-        PermitLimit = Math.Max(1, Environment.ProcessorCount / 2),
-        QueueLimit = 100,
-        QueueProcessingOrder = QueueProcessingOrder.OldestFirst,
-    });
+    public const int MinLength = 12, MaxLength = 128;
 
-    public Passwords(IOptions<PasswordHasherOptions> options)
+    /// <summary>How long a password waits for a processor at most.</summary>
+    public static readonly TimeSpan MaxWait = TimeSpan.FromSeconds(2);
+
+    private static readonly object Nobody = new();
+
+    private readonly PasswordHasher<object> _hasher = new(options);
+    private readonly Lazy<string> _dummy = new(() => new PasswordHasher<object>(options).HashPassword(Nobody, Guid.NewGuid().ToString()));
+    private readonly HashingSlots _slots = new(Math.Max(1, Environment.ProcessorCount / 2), MaxWait, time);
+
+    /// <exception cref="UnavailableException">No processor is free within <see cref="MaxWait"/>.</exception>
+    public Task<string> HashAsync(string password, bool preferred, CancellationToken cancel) =>
+        BoundedAsync(() => _hasher.HashPassword(Nobody, Normalized(password)), preferred, cancel);
+
+    /// <summary>Whether the password is right. An account that does not exist takes as long as a wrong password.</summary>
+    /// <param name="preferred">Whether it goes before those that are not preferred.</param>
+    /// <exception cref="UnavailableException">No processor is free within <see cref="MaxWait"/>.</exception>
+    public async Task<bool> VerifyAsync(string? hash, string password, bool preferred, CancellationToken cancel) =>
+        await CheckAsync(hash, password, preferred, cancel) is not PasswordVerificationResult.Failed;
+
+    /// <summary>As <see cref="VerifyAsync"/>; and says so if the hash should be made anew.</summary>
+    /// <exception cref="UnavailableException">No processor is free within <see cref="MaxWait"/>.</exception>
+    public Task<PasswordVerificationResult> CheckAsync(string? hash, string password, bool preferred, CancellationToken cancel) =>
+        BoundedAsync(() => Check(hash, password), preferred, cancel);
+
+    private PasswordVerificationResult Check(string? hash, string password)
     {
-        _hasher = new(options);
-        _dummy = new(() => _hasher.HashPassword(_nobody, Guid.NewGuid().ToString()));
+        if (hash is null || !IsHash(hash))
+        {
+            _hasher.VerifyHashedPassword(Nobody, _dummy.Value, password);
+            return PasswordVerificationResult.Failed;
+        }
+
+        var normalized = Normalized(password);
+        var result = _hasher.VerifyHashedPassword(Nobody, hash, normalized);
+
+        // A hash from before passwords were normalised.
+        return result is PasswordVerificationResult.Failed && normalized != password
+            && _hasher.VerifyHashedPassword(Nobody, hash, password) is not PasswordVerificationResult.Failed
+            ? PasswordVerificationResult.SuccessRehashNeeded
+            : result;
     }
 
-    /// <exception cref="UnavailableException">Too many are waiting already.</exception>
-    public Task<string> HashAsync(string password, CancellationToken cancel) =>
-        BoundedAsync(() => _hasher.HashPassword(_nobody, password), cancel);
+    /// <summary>One form (NFC) for all keyboards: é is one character on some and two on others (NIST SP 800-63B, section 5.1.1.2).</summary>
+    /// <remarks>Normalisation throws if the text has the noncharacter U+FFFE; JSON cannot hold a lone surrogate, which it does not take either.</remarks>
+    private static string Normalized(string password) =>
+        password.Contains('\uFFFE', StringComparison.Ordinal) ? password : password.Normalize(NormalizationForm.FormC);
 
     /// <summary>
-    /// Whether the password is right. An account that does not exist, or whose stored hash is none, takes as long as a wrong password.
+    /// Whether the hasher can verify a password with it at all. With anything else, such as the empty hash of a sample user, it would
+    /// answer at once or throw, and so tell that there is such an account.
     /// </summary>
-    /// <exception cref="UnavailableException">Too many are waiting already.</exception>
-    public async Task<bool> VerifyAsync(string? hash, string password, CancellationToken cancel) =>
-        await CheckAsync(hash, password, cancel) is not PasswordVerificationResult.Failed;
-
-    /// <summary>As <see cref="VerifyAsync"/>; and says so where the hash was made with fewer iterations than are asked for now.</summary>
-    /// <exception cref="UnavailableException">Too many are waiting already.</exception>
-    public Task<PasswordVerificationResult> CheckAsync(string? hash, string password, CancellationToken cancel) => BoundedAsync(
-        () =>
-        {
-            var isHash = hash is { Length: > 0 } && Base64.IsValid(hash);
-            var result = _hasher.VerifyHashedPassword(_nobody, isHash ? hash! : _dummy.Value, password);
-            return isHash ? result : PasswordVerificationResult.Failed;
-        },
-        cancel);
-
-    public void Dispose() => _limiter.Dispose();
-
-    private async Task<T> BoundedAsync<T>(Func<T> work, CancellationToken cancel)
+    /// <remarks>The format of ASP.NET Core Identity, version 3: 1, then algorithm, iterations and length of the salt, 32 bits each.</remarks>
+    private static bool IsHash(string hash)
     {
-        using var permit = await _limiter.AcquireAsync(1, cancel);
-        return permit.IsAcquired ? await Task.Run(work, cancel) : throw new UnavailableException("A processor for hashing passwords");
+        const int HeaderBytes = 13, MinBytes = HeaderBytes + 16 + 16;
+        Span<byte> bytes = stackalloc byte[256];
+        return Convert.TryFromBase64String(hash, bytes, out var length)
+            && length >= MinBytes
+            && bytes[0] == 1
+            && BinaryPrimitives.ReadUInt32BigEndian(bytes[1..]) <= 2
+            && BinaryPrimitives.ReadUInt32BigEndian(bytes[5..]) is > 0 and <= int.MaxValue
+            && BinaryPrimitives.ReadUInt32BigEndian(bytes[9..]) is >= 16 and var salt
+            && salt <= length - HeaderBytes - 16;
+    }
+
+    private async Task<T> BoundedAsync<T>(Func<T> work, bool preferred, CancellationToken cancel)
+    {
+        if (!await _slots.EnterAsync(preferred, cancel))
+        {
+            throw new UnavailableException("A processor for hashing passwords") { RetryAfter = MaxWait };
+        }
+
+        try
+        {
+            return await Task.Run(work, CancellationToken.None);
+        }
+        finally
+        {
+            _slots.Leave();
+        }
     }
 }

@@ -66,6 +66,10 @@ public sealed record Session
 
     [JsonIgnore]
     internal SessionTransport Transport { get; init; }
+
+    /// <summary>How long ago the password was given, by the clock of Redis.</summary>
+    [JsonIgnore]
+    internal TimeSpan SinceAuthentication { get; init; }
 }
 
 /// <summary>A session that has just begun.</summary>
@@ -95,14 +99,24 @@ public sealed class ChangePassword
     [Required, StringLength(128)]
     public string CurrentPassword { get; init; } = "";
 
-    /// <summary>The new password, 8 to 128 characters, not one of the most common.</summary>
+    /// <summary>The new password, 12 to 128 characters, not a common one, and not the e-mail address or the name.</summary>
     /// <example>an even longer and more unusual sentence</example>
-    [Required, StringLength(128, MinimumLength = 8), UncommonPassword]
+    [Required, StringLength(Passwords.MaxLength, MinimumLength = Passwords.MinLength), UncommonPassword]
     public string NewPassword { get; init; } = "";
+}
+
+/// <summary>The caller's password, once more.</summary>
+public sealed class Reauthenticate
+{
+    /// <summary>The caller's password.</summary>
+    /// <example>a long and unusual sentence</example>
+    [Required, StringLength(Passwords.MaxLength)]
+    public string CurrentPassword { get; init; } = "";
 }
 
 [JsonSerializable(typeof(CreateSession))]
 [JsonSerializable(typeof(ChangePassword))]
+[JsonSerializable(typeof(Reauthenticate))]
 [JsonSerializable(typeof(Session[]))]
 [JsonSerializable(typeof(Session))]
 [JsonSerializable(typeof(NewSession))]

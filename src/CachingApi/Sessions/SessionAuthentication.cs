@@ -9,7 +9,12 @@ namespace CachingApi.Sessions;
 
 /// <summary>The authentication scheme: says who is calling, by the session whose token came as a cookie or as a bearer token.</summary>
 internal sealed class SessionAuthentication(
-    SessionStore sessions, IOptionsMonitor<AuthenticationSchemeOptions> options, ILoggerFactory logs, UrlEncoder encoder)
+    SessionStore sessions,
+    AdminRights rights,
+    SecurityEvents events,
+    IOptionsMonitor<AuthenticationSchemeOptions> options,
+    ILoggerFactory logs,
+    UrlEncoder encoder)
     : AuthenticationHandler<AuthenticationSchemeOptions>(options, logs, encoder)
 {
     public const string SchemeName = "Session";
@@ -27,7 +32,7 @@ internal sealed class SessionAuthentication(
             return SessionToken.Parse(header[BearerPrefix.Length..].Trim()) is { } bearer ? (bearer, SessionTransport.Bearer) : null;
         }
 
-        return request.Cookies[CookieName] is { } cookie && SessionToken.Parse(cookie) is { } token ? (token, SessionTransport.Cookie) : null;
+        return RequestCookies.Find(request, CookieName) is { } cookie && SessionToken.Parse(cookie) is { } token ? (token, SessionTransport.Cookie) : null;
     }
 
     protected override async Task<AuthenticateResult> HandleAuthenticateAsync()
@@ -43,6 +48,13 @@ internal sealed class SessionAuthentication(
             if (await sessions.UseAsync(token, Context.RequestAborted) is not { } session || session.Transport != transport)
             {
                 return AuthenticateResult.Fail("There is no such session.");
+            }
+
+            if (session.Role is Caller.AdminRole && !await rights.HoldAsync(session.UserId, Context.RequestAborted))
+            {
+                await sessions.EndAllAsync(session.UserId, CancellationToken.None);
+                events.Write(SecurityEvents.RoleChange, "sessions ended", Context, session.UserId, session.Id);
+                return AuthenticateResult.Fail("The user's role has changed.");
             }
 
             Context.Features.Set(session);

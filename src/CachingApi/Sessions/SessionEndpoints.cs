@@ -1,8 +1,8 @@
-using System.Globalization;
 using System.Text.Json;
 using CachingApi.Hosting;
 using CachingApi.RateLimiting;
 using Microsoft.AspNetCore.Authentication;
+using Microsoft.AspNetCore.Authorization;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.HttpResults;
 using Microsoft.AspNetCore.Identity;
@@ -45,15 +45,19 @@ internal static class SessionEndpoints
             .AddSingleton<Passwords>()
             .AddSingleton<LoginBackoff>()
             .AddSingleton<AccountRepository>()
+            .AddSingleton<AdminRights>()
+            .AddSingleton<SecurityEvents>()
+            .AddSingleton<RecentAuthentication>()
+            .AddSingleton<IAuthorizationMiddlewareResultHandler, LoggedAuthorization>()
             .AddSingleton<SessionService>();
     }
 
     /// <summary>Says who is calling, and what they may do.</summary>
     public static WebApplication UseSessions(this WebApplication app)
     {
-        app.UseCrossSiteForgeryCheck();
         app.UseAuthentication();
         app.UseAuthorization();
+        app.UseAdministratorActionLog();
         return app;
     }
 
@@ -62,12 +66,15 @@ internal static class SessionEndpoints
         var sessions = routes.MapGroup("/sessions").WithTags("Sessions").RequireAuthorization(Caller.Anyone)
             .ProducesProblems(StatusCodes.Status503ServiceUnavailable).AddEndpointFilter(NotStored);
 
-        sessions.MapPost("/", LogIn).AllowAnonymous().RequireRateLimit("login").RequireRateLimit("login-account", account: AccountAsync)
+        sessions.MapPost("/", LogIn).AllowAnonymous()
+            .RequireRateLimit("login").RequireRateLimit("login-network").RequireRateLimit("login-account", account: AccountAsync)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status401Unauthorized);
         sessions.MapGet("/", List).RequireRateLimit("default");
         sessions.MapDelete("/", EndOthers).RequireRateLimit("default");
         sessions.MapGet("/current", Current).RequireRateLimit("default");
         sessions.MapDelete("/current", LogOut).RequireRateLimit("default");
+        sessions.MapPost("/current/reauthentication", Reauthenticate).RequireRateLimit("default")
+            .ProducesProblems(StatusCodes.Status400BadRequest);
         sessions.MapDelete("/{id}", End).RequireRateLimit("default")
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
 
@@ -78,22 +85,34 @@ internal static class SessionEndpoints
     /// <summary>Logs in.</summary>
     /// <remarks>
     /// With <c>transport: "cookie"</c>, the token is set as the cookie <c>__Host-session</c>, which browsers keep on https and
-    /// on localhost only. With <c>"bearer"</c> it is in the body. A session that the request carries is ended.
+    /// on localhost only. With <c>"bearer"</c> it is in the body. A session that the request carries is ended. The first login by cookie
+    /// also sets <c>__Host-device</c>: with it, wrong passwords that others try do not delay this browser's logins.
     /// </remarks>
     internal static async Task<Results<Created<NewSession>, ProblemHttpResult>> LogIn(
-        CreateSession credentials, HttpContext context, SessionService sessions, CancellationToken cancel)
+        CreateSession credentials, HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
     {
-        var previous = SessionAuthentication.TokenOf(context.Request)?.Token;
-        var login = await sessions.LogInAsync(credentials, context.Request.Headers.UserAgent.ToString(), previous, cancel);
+        var request = context.Request;
+        var previous = SessionAuthentication.TokenOf(request)?.Token;
+        var byCookie = credentials.Transport is not SessionTransport.Bearer;
+        var known = DeviceCookie.Read(request);
+        var device = known ?? (byCookie ? DeviceCookie.New() : null);
+        var client = new LoginClient(Partition.Address(context.Connection.RemoteIpAddress), device, request.Headers.UserAgent.ToString());
+        var login = await sessions.LogInAsync(credentials, client, previous, cancel);
+        events.Write(SecurityEvents.Login, login.Outcome, context, login.UserId, login.Session?.Id);
         if (!login.Done)
         {
             context.Response.Headers.WWWAuthenticate = "Bearer";
-            return Refused(login, "The e-mail address or the password is wrong.", StatusCodes.Status401Unauthorized, context.Response);
+            return RecentAuthentication.Refusal(
+                login, "The e-mail address or the password is wrong.", StatusCodes.Status401Unauthorized, context.Response);
         }
 
         if (login.Session!.Token is null)
         {
             context.Response.Cookies.Append(SessionAuthentication.CookieName, login.Token!.Value.Text, Cookie());
+            if (known is null)
+            {
+                context.Response.Cookies.Append(DeviceCookie.Name, device!, DeviceCookie.Options());
+            }
         }
 
         return TypedResults.Created("/sessions/current", login.Session);
@@ -106,31 +125,57 @@ internal static class SessionEndpoints
     /// <summary>Ends one of my sessions.</summary>
     /// <param name="id">The session's id, from the list.</param>
     internal static async Task<Results<NoContent, ProblemHttpResult>> End(
-        Guid id, HttpContext context, SessionService sessions, CancellationToken cancel) =>
-        await sessions.EndAsync(Mine(context).UserId, id, cancel)
-            ? TypedResults.NoContent()
-            : TypedResults.Problem(statusCode: StatusCodes.Status404NotFound);
-
-    /// <summary>Ends all my sessions but this one.</summary>
-    internal static async Task<NoContent> EndOthers(HttpContext context, SessionService sessions, CancellationToken cancel)
+        Guid id, HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
     {
-        await sessions.EndOthersAsync(TokenOf(context), cancel);
+        if (!await sessions.EndAsync(Mine(context).UserId, id, cancel))
+        {
+            return TypedResults.Problem(statusCode: StatusCodes.Status404NotFound);
+        }
+
+        events.Write(SecurityEvents.SessionRevocation, "one", context, sessionId: id);
         return TypedResults.NoContent();
     }
+
+    /// <summary>Ends all my sessions but this one.</summary>
+    internal static async Task<NoContent> EndOthers(
+        HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
+    {
+        await sessions.EndOthersAsync(TokenOf(context), cancel);
+        events.Write(SecurityEvents.SessionRevocation, "all others", context);
+        return TypedResults.NoContent();
+    }
+
+    /// <summary>Gives my password once more.</summary>
+    /// <remarks>
+    /// For ten minutes after that, as after a login, my e-mail address can be changed and my account be deleted without the password.
+    /// Wrong passwords count by session, and delay no login.
+    /// </remarks>
+    internal static async Task<Results<NoContent, ProblemHttpResult>> Reauthenticate(
+        Reauthenticate credentials, HttpContext context, RecentAuthentication authentication, CancellationToken cancel) =>
+        await authentication.ReauthenticateAsync(context, credentials.CurrentPassword, keep: true, cancel) is { } refusal
+            ? refusal
+            : TypedResults.NoContent();
 
     /// <summary>Changes my password.</summary>
     /// <remarks>
     /// My other sessions end. A session by cookie goes on under a new cookie, one by bearer token under its own token. Wrong
-    /// passwords count as failed logins do.
+    /// passwords count by session: wrong passwords of failed logins delay no change.
     /// </remarks>
-    internal static async Task<Results<NoContent, ProblemHttpResult>> ChangePassword(
-        Guid id, ChangePassword change, HttpContext context, SessionService sessions, CancellationToken cancel)
+    internal static async Task<Results<NoContent, ValidationProblem, ProblemHttpResult>> ChangePassword(
+        Guid id, ChangePassword change, HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
     {
         var token = TokenOf(context);
         var changed = await sessions.ChangePasswordAsync(change, Mine(context), token, cancel);
+        events.Write(SecurityEvents.PasswordChange, changed.Outcome, context);
+        if (changed.Problem is { } problem)
+        {
+            return TypedResults.ValidationProblem(new Dictionary<string, string[]> { ["newPassword"] = [problem] });
+        }
+
         if (!changed.Done)
         {
-            return Refused(changed, "The current password is wrong.", StatusCodes.Status403Forbidden, context.Response);
+            return RecentAuthentication.Refusal(
+                changed, "The current password is wrong.", StatusCodes.Status403Forbidden, context.Response);
         }
 
         if (changed.Token != token)
@@ -145,9 +190,10 @@ internal static class SessionEndpoints
     internal static Ok<Session> Current(HttpContext context) => TypedResults.Ok(Mine(context));
 
     /// <summary>Logs out.</summary>
-    internal static async Task<NoContent> LogOut(HttpContext context, SessionService sessions, CancellationToken cancel)
+    internal static async Task<NoContent> LogOut(HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
     {
         await sessions.LogOutAsync(TokenOf(context), cancel);
+        events.Write(SecurityEvents.Logout, "success", context);
         context.Response.Cookies.Delete(SessionAuthentication.CookieName, Cookie());
         return TypedResults.NoContent();
     }
@@ -161,18 +207,6 @@ internal static class SessionEndpoints
     private static Session Mine(HttpContext context) => context.Features.GetRequiredFeature<Session>() with { Current = true };
 
     private static SessionToken TokenOf(HttpContext context) => SessionAuthentication.TokenOf(context.Request)!.Value.Token;
-
-    private static ProblemHttpResult Refused(PasswordAttempt attempt, string reason, int status, HttpResponse response)
-    {
-        if (attempt.Wait == TimeSpan.Zero)
-        {
-            return TypedResults.Problem(reason, statusCode: status);
-        }
-
-        var seconds = (long)Math.Ceiling(attempt.Wait.TotalSeconds);
-        response.Headers.RetryAfter = seconds.ToString(CultureInfo.InvariantCulture);
-        return TypedResults.Problem($"Too many wrong passwords; come back in {seconds} s.", statusCode: StatusCodes.Status429TooManyRequests);
-    }
 
     /// <summary>The account that a login is about, whether there is such a one or not; <c>null</c> where the body does not say.</summary>
     /// <remarks>The body is read as the handler will read it, so that no way of writing one names an account to one of them only.</remarks>

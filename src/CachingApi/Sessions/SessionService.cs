@@ -8,7 +8,14 @@ namespace CachingApi.Sessions;
 /// <param name="Wait">For how long the account takes no attempts; zero where it does.</param>
 /// <param name="Session">The new session of a login.</param>
 /// <param name="Token">The token that is in force now.</param>
-internal sealed record PasswordAttempt(bool Done, TimeSpan Wait = default, NewSession? Session = null, SessionToken? Token = null);
+/// <param name="UserId">The account's user, if there is such an account.</param>
+/// <param name="Problem">Why the new password is refused, if it is.</param>
+internal sealed record PasswordAttempt(
+    bool Done, TimeSpan Wait = default, NewSession? Session = null, SessionToken? Token = null, Guid? UserId = null, string? Problem = null)
+{
+    /// <summary>The outcome, as security events name it.</summary>
+    public string Outcome => Done ? "success" : Wait > TimeSpan.Zero ? "delayed" : Problem is null ? "failure" : "refused";
+}
 
 /// <summary>Logging in and out: the session store pattern. Sessions live in Redis alone, as nothing else needs them.</summary>
 internal sealed partial class SessionService(
@@ -16,6 +23,7 @@ internal sealed partial class SessionService(
     Passwords passwords,
     LoginBackoff backoff,
     SessionStore sessions,
+    AdminRights rights,
     SessionMetrics metrics,
     TimeProvider time,
     ILogger<SessionService> log)
@@ -29,35 +37,41 @@ internal sealed partial class SessionService(
     /// 2. the password is changed, and the user's sessions are ended;
     /// 3. the login begins a session, which nobody would end any more.
     /// </remarks>
-    public async Task<PasswordAttempt> LogInAsync(CreateSession login, string device, SessionToken? previous, CancellationToken cancel)
+    public async Task<PasswordAttempt> LogInAsync(CreateSession login, LoginClient client, SessionToken? previous, CancellationToken cancel)
     {
-        if (await backoff.AttemptAsync(login.Email, cancel) is var wait && wait > TimeSpan.Zero)
+        var attempt = await backoff.AttemptAsync(login.Email, client, cancel);
+        if (attempt.Wait > TimeSpan.Zero)
         {
             metrics.Count("delayed");
-            return new(false, wait);
+            return new(false, attempt.Wait);
         }
 
         var account = await accounts.FindAsync(login.Email, cancel);
-        var check = await passwords.CheckAsync(account?.PasswordHash, login.Password, cancel);
+        var check = await CheckAsync(attempt, account?.PasswordHash, login.Password, cancel);
         if (check is PasswordVerificationResult.Failed)
         {
             metrics.Count("refused");
-            return new(false);
+            return new(false, UserId: account?.Id);
         }
 
         var id = Guid.CreateVersion7(time.GetUtcNow());
         var token = SessionToken.New(account!.Id);
-        device = device.Length > MaxDeviceLength ? device[..MaxDeviceLength] : device;
+        var device = client.UserAgent.Length > MaxDeviceLength ? client.UserAgent[..MaxDeviceLength] : client.UserAgent;
         var transport = login.Transport ?? SessionTransport.Cookie;
         var expires = await sessions.CreateAsync(token, id, account.Role, transport, device, cancel);
         if (await accounts.FindAsync(login.Email, cancel) != account)
         {
             await sessions.EndAsync(token, CancellationToken.None);
             metrics.Count("refused");
-            return new(false);
+            return new(false, UserId: account.Id);
         }
 
-        await backoff.ForgetAsync(login.Email, cancel);
+        await backoff.SucceededAsync(attempt, login.Email, client, cancel);
+        if (account.Role is Caller.AdminRole)
+        {
+            rights.Confirm(account.Id);
+        }
+
         if (previous is { } old)
         {
             await sessions.EndAsync(old, cancel);
@@ -70,7 +84,34 @@ internal sealed partial class SessionService(
 
         metrics.Count("created");
         var shown = transport is SessionTransport.Bearer ? token.Text : null;
-        return new(true, Session: new() { Id = id, UserId = account.Id, ExpiresAt = expires, Token = shown }, Token: token);
+        return new(true, Session: new() { Id = id, UserId = account.Id, ExpiresAt = expires, Token = shown }, Token: token, UserId: account.Id);
+    }
+
+    /// <summary>Checks the password of a session's user once more.</summary>
+    /// <param name="token">The session's token, if it is to be noted that the password was given; <c>null</c> otherwise.</param>
+    public async Task<PasswordAttempt> ReauthenticateAsync(string password, Session current, SessionToken? token, CancellationToken cancel)
+    {
+        var attempt = await backoff.AttemptAsync(current, cancel);
+        if (attempt.Wait > TimeSpan.Zero)
+        {
+            metrics.Count("delayed");
+            return new(false, attempt.Wait);
+        }
+
+        var account = await accounts.FindAsync(current.UserId, cancel);
+        if (await CheckAsync(attempt, account?.PasswordHash, password, cancel) is PasswordVerificationResult.Failed)
+        {
+            metrics.Count("refused");
+            return new(false);
+        }
+
+        await backoff.SucceededAsync(attempt, cancel);
+        if (token is { } kept)
+        {
+            await sessions.AuthenticatedAsync(kept, cancel);
+        }
+
+        return new(true);
     }
 
     public async Task LogOutAsync(SessionToken token, CancellationToken cancel)
@@ -119,25 +160,31 @@ internal sealed partial class SessionService(
     /// </summary>
     public async Task<PasswordAttempt> ChangePasswordAsync(ChangePassword change, Session current, SessionToken token, CancellationToken cancel)
     {
-        if (await accounts.EmailAsync(current.UserId, cancel) is not { } email)
+        if (await accounts.NamesAsync(current.UserId, cancel) is not var (email, displayName))
         {
             return new(false);
         }
 
-        if (await backoff.AttemptAsync(email, cancel) is var wait && wait > TimeSpan.Zero)
+        if (PasswordRules.Problem(change.NewPassword, email, displayName) is { } problem)
         {
-            metrics.Count("delayed");
-            return new(false, wait);
+            return new(false, Problem: problem);
         }
 
-        var account = await accounts.FindAsync(email, cancel);
-        if (!await passwords.VerifyAsync(account?.PasswordHash, change.CurrentPassword, cancel))
+        var attempt = await backoff.AttemptAsync(current, cancel);
+        if (attempt.Wait > TimeSpan.Zero)
+        {
+            metrics.Count("delayed");
+            return new(false, attempt.Wait);
+        }
+
+        var account = await accounts.FindAsync(current.UserId, cancel);
+        if (await CheckAsync(attempt, account?.PasswordHash, change.CurrentPassword, cancel) is PasswordVerificationResult.Failed)
         {
             return new(false);
         }
 
         // From here on it is finished even if the caller goes away: a new password with old sessions would be half of it.
-        var hash = await passwords.HashAsync(change.NewPassword, cancel);
+        var hash = await passwords.HashAsync(change.NewPassword, preferred: true, cancel);
         if (!await accounts.ChangePasswordAsync(account!.Id, account.PasswordHash, hash, CancellationToken.None))
         {
             return new(false);
@@ -145,16 +192,31 @@ internal sealed partial class SessionService(
 
         var next = current.Transport is SessionTransport.Cookie ? SessionToken.New(account.Id) : token;
         await sessions.EndOthersAsync(token, next, CancellationToken.None);
-        await backoff.ForgetAsync(email, CancellationToken.None);
+        await sessions.AuthenticatedAsync(next, CancellationToken.None);
+        await backoff.SucceededAsync(attempt, CancellationToken.None);
         metrics.Count("revoked");
         return new(true, Token: next);
+    }
+
+    /// <summary>If no processor is free to check the password, the attempt does not count.</summary>
+    private async Task<PasswordVerificationResult> CheckAsync(LoginAttempt attempt, string? hash, string password, CancellationToken cancel)
+    {
+        try
+        {
+            return await passwords.CheckAsync(hash, password, attempt.IsKnown, cancel);
+        }
+        catch (UnavailableException)
+        {
+            await backoff.WithdrawAsync(attempt, cancel);
+            throw;
+        }
     }
 
     private async Task RehashAsync(Account account, string password, CancellationToken cancel)
     {
         try
         {
-            var hash = await passwords.HashAsync(password, cancel);
+            var hash = await passwords.HashAsync(password, preferred: true, cancel);
             await accounts.ChangePasswordAsync(account.Id, account.PasswordHash, hash, cancel);
         }
         catch (UnavailableException)

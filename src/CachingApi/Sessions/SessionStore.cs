@@ -15,6 +15,7 @@ internal sealed class SessionStore(Redis redis, IOptions<SessionPolicy> policy)
     private static readonly string UseScript = Lua.Load("session_use.lua");
     private static readonly string ListScript = Lua.Load("session_list.lua");
     private static readonly string EndScript = Lua.Load("session_end.lua");
+    private static readonly string AuthenticatedScript = Lua.Load("session_authenticated.lua");
     private static readonly string RevokeScript = Lua.Load("session_revoke.lua");
 
     /// <summary>How many sessions a user has at most: one more ends the one that has not been used for longest.</summary>
@@ -42,6 +43,11 @@ internal sealed class SessionStore(Redis redis, IOptions<SessionPolicy> policy)
             state => state.ScriptEvaluateAsync(UseScript, [Key(token), RevokedKey(token.UserId)], [_idle]), cancel);
         return result.IsNull ? null : Read(token.UserId, result);
     }
+
+    /// <summary>Notes that the password was given now, if the session still exists.</summary>
+    /// <exception cref="UnavailableException">Redis is away.</exception>
+    public Task AuthenticatedAsync(SessionToken token, CancellationToken cancel) =>
+        redis.OnStateAsync(state => state.ScriptEvaluateAsync(AuthenticatedScript, [Key(token)]), cancel);
 
     /// <summary>A user's sessions.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
@@ -87,6 +93,7 @@ internal sealed class SessionStore(Redis redis, IOptions<SessionPolicy> policy)
             CreatedAt = FromUnixMilliseconds(Number(fields[4])),
             LastSeenAt = FromUnixMilliseconds(Number(fields[5])),
             ExpiresAt = FromUnixMilliseconds(Math.Min(Number(fields[5]) + _idle, Number(fields[6]))),
+            SinceAuthentication = TimeSpan.FromMilliseconds(Number(fields[7])),
         };
     }
 

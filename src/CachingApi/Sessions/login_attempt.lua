@@ -1,18 +1,30 @@
 -- Counts an attempt to log in as a failure until it turns out well, so that attempts made at the same time count as well.
--- KEYS[1]  the failures of the account since the last success, and until when the next attempt must wait (milliseconds)
--- ARGV     how many failures are free, the first wait and the longest in milliseconds, how long failures are remembered
+-- KEYS[1]  the failures of the client at this account since its last success, and until when the next attempt must wait
+--          (milliseconds); kept for an hour after the last failure
+-- KEYS[2]  the same of all unknown clients of the account, if this one is unknown; kept for an hour after the first failure, so that
+--          one client alone, whose own count slows it down, never fills it
+-- ARGV     the first wait and the longest, and how long failures are kept, in milliseconds; how many failures are free of KEYS[1],
+--          and of KEYS[2]
 -- Returns for how many milliseconds the attempt must wait; 0 where it may go on, and is counted.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local state = redis.call('HMGET', KEYS[1], 'failures', 'until')
-local failures, ends = tonumber(state[1]) or 0, tonumber(state[2]) or 0
-if ends > now then
-  return ends - now
+local failures, wait = {}, 0
+for i, key in ipairs(KEYS) do
+  local state = redis.call('HMGET', key, 'failures', 'until')
+  failures[i] = tonumber(state[1]) or 0
+  wait = math.max(wait, (tonumber(state[2]) or 0) - now)
+end
+if wait > 0 then
+  return wait
 end
 
-failures = failures + 1
-local over = failures - tonumber(ARGV[1])
-local wait = over > 0 and math.min(tonumber(ARGV[3]), tonumber(ARGV[2]) * 2 ^ math.min(over - 1, 30)) or 0
-redis.call('HSET', KEYS[1], 'failures', failures, 'until', string.format('%.0f', now + wait))
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+for i, key in ipairs(KEYS) do
+  local count = failures[i] + 1
+  local over = count - tonumber(ARGV[3 + i])
+  local pause = over > 0 and math.min(tonumber(ARGV[2]), tonumber(ARGV[1]) * 2 ^ math.min(over - 1, 30)) or 0
+  redis.call('HSET', key, 'failures', count, 'until', string.format('%.0f', now + pause))
+  if i == 1 or redis.call('PTTL', key) < 0 then
+    redis.call('PEXPIRE', key, ARGV[3])
+  end
+end
 return 0

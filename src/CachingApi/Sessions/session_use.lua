@@ -1,8 +1,8 @@
 -- Reads a session and moves its idle limit on. Only what exists is changed, so a session that was ended cannot come back.
 -- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
 -- ARGV[1]  idle limit in milliseconds
--- Returns nil, or id, role, transport, device, created, seen and until (milliseconds).
-local session = redis.call('HMGET', KEYS[1], 'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born')
+-- Returns nil, or id, role, transport, device, created, seen, until, and how long ago the password was given (milliseconds).
+local session = redis.call('HMGET', KEYS[1], 'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born', 'authenticated')
 if not session[1] then
   return nil
 end
@@ -23,4 +23,6 @@ if now - seen >= math.min(60000, idle / 20) then
   redis.call('PEXPIRE', KEYS[1], math.min(idle, ends - now))
 end
 
+-- A session of an older build has not noted it: then it was given at login.
+session[8] = string.format('%.0f', now - tonumber(session[9] or session[5]))
 return session

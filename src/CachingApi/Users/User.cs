@@ -50,7 +50,7 @@ public sealed record UserPage
 }
 
 /// <summary>A user to be.</summary>
-public sealed class CreateUser
+public sealed class CreateUser : IValidatableObject
 {
     /// <summary>The e-mail address. No two users have the same one, whatever the letter case.</summary>
     /// <example>ada@example.org</example>
@@ -62,10 +62,14 @@ public sealed class CreateUser
     [Required, StringLength(100), PlainText]
     public string DisplayName { get; init; } = "";
 
-    /// <summary>The password, 8 to 128 characters, not one of the most common.</summary>
+    /// <summary>The password, 12 to 128 characters, not a common one, and not the e-mail address or the name.</summary>
     /// <example>a long and unusual sentence</example>
-    [Required, StringLength(128, MinimumLength = 8), UncommonPassword]
+    [Required, StringLength(Passwords.MaxLength, MinimumLength = Passwords.MinLength), UncommonPassword]
     public string Password { get; init; } = "";
+
+    /// <summary>Compares the password with the account's own words.</summary>
+    public IEnumerable<ValidationResult> Validate(ValidationContext validationContext) =>
+        PasswordRules.Problem(Password, Email, DisplayName) is { } problem ? [new(problem, [nameof(Password)])] : [];
 }
 
 /// <summary>What a user is changed to.</summary>
@@ -80,6 +84,18 @@ public sealed record UpdateUser
     /// <example>Ada King, Countess of Lovelace</example>
     [Required, StringLength(100), PlainText]
     public string DisplayName { get; init; } = "";
+
+    /// <summary>The caller's password: needed for another e-mail address if it was given more than ten minutes ago.</summary>
+    [StringLength(Passwords.MaxLength)]
+    public string? CurrentPassword { get; init; }
+}
+
+/// <summary>What the deletion of a user may need.</summary>
+public sealed record DeleteUser
+{
+    /// <summary>The caller's password: needed if it was given more than ten minutes ago.</summary>
+    [StringLength(Passwords.MaxLength)]
+    public string? CurrentPassword { get; init; }
 }
 
 /// <summary>A change of a user as it is written behind.</summary>
@@ -99,5 +115,6 @@ public sealed class PlainTextAttribute() : ValidationAttribute("Control characte
 [JsonSerializable(typeof(UserPage))]
 [JsonSerializable(typeof(CreateUser))]
 [JsonSerializable(typeof(UpdateUser))]
+[JsonSerializable(typeof(DeleteUser))]
 [JsonSerializable(typeof(UserChange))]
 internal sealed partial class UserJson : JsonSerializerContext;

@@ -26,6 +26,7 @@ internal static class UserEndpoints
             .AddSingleton<UserCache>()
             .AddSingleton<UserRepository>()
             .AddSingleton<UserService>()
+            .AddSingleton<EmailChanges>()
             .AddSingleton<UserChanges>()
             .AddSingleton<UserWriteBehind>()
             .AddWriteBehind(provider => provider.GetRequiredService<UserWriteBehind>().Target)
@@ -41,13 +42,15 @@ internal static class UserEndpoints
         var users = routes.MapGroup("/users").WithTags("Users")
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status503ServiceUnavailable);
 
-        users.MapPost("/", Create).AllowAnonymous().RequireRateLimit("registration")
+        users.MapPost("/", Create).AllowAnonymous().RequireRateLimit("registration").RequireRateLimit("registration-network")
             .ProducesProblems(StatusCodes.Status409Conflict);
         users.MapGet("/", List).RequireAuthorization(Caller.Admin).RequireRateLimit("default")
             .Produces<UserPage>().Produces(StatusCodes.Status304NotModified);
         users.MapGet("/{id}", Find).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .Produces<User>().Produces(StatusCodes.Status304NotModified).ProducesProblems(StatusCodes.Status404NotFound);
+        // A change of the e-mail address can find out whether an address is in use, as a registration can: it counts as one.
         users.MapPut("/{id}", Update).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
+            .DeferRateLimit("email-change").DeferRateLimit("registration").DeferRateLimit("registration-network")
             .ProducesProblems(StatusCodes.Status404NotFound, StatusCodes.Status409Conflict, StatusCodes.Status412PreconditionFailed);
         users.MapDelete("/{id}", Delete).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .ProducesProblems(StatusCodes.Status404NotFound);
@@ -55,10 +58,14 @@ internal static class UserEndpoints
 
     /// <summary>Creates a user.</summary>
     internal static async Task<Results<Created<User>, ProblemHttpResult>> Create(
-        CreateUser user, HttpResponse response, UserService users, UserCache cached, CancellationToken cancel) =>
-        await users.CreateAsync(user, cancel) is { } created
-            ? TypedResults.Created($"/users/{created.Id}", WithETag(created, cached, response))
-            : Refused(UserWrite.EmailInUse);
+        CreateUser user, HttpContext context, UserService users, UserCache cached, SecurityEvents events, CancellationToken cancel)
+    {
+        var created = await users.CreateAsync(user, cancel);
+        events.Write(SecurityEvents.Registration, created is null ? "failure" : "success", context, created?.Id);
+        return created is null
+            ? Refused(UserWrite.EmailInUse)
+            : TypedResults.Created($"/users/{created.Id}", WithETag(created, cached, context.Response));
+    }
 
     /// <summary>Lists users, newest first.</summary>
     /// <param name="limit">How many at most, 1 to 100.</param>
@@ -73,31 +80,69 @@ internal static class UserEndpoints
         new CachedJson(await users.FindAsync(id, cancel), CacheControl, shape: cached.ETagShape);
 
     /// <summary>Changes a user.</summary>
+    /// <remarks>
+    /// Another e-mail address needs the caller's password, if that was given more than ten minutes ago (403 of type
+    /// <c>reauthentication-required</c>), counts as a registration does, and ends the user's other sessions.
+    /// </remarks>
     /// <param name="ifMatch">The ETag that must still hold, or the answer is 412: so nobody's change is overwritten unseen.</param>
     /// <param name="strategy">
     /// <c>write-through</c> and <c>invalidate</c> answer 200 after the commit. <c>write-behind</c> answers 202 when the change is
-    /// in a durable queue: it is shown at once and in the database soon, but an e-mail address that turns out to be in use is
-    /// found out only then, and the change is dropped. Where it cannot be queued, it is written through (200). What a crash of Redis
-    /// can lose of acknowledged changes depends on its <c>appendfsync</c>: <c>always</c> nothing, <c>everysec</c> the last second.
+    /// in a durable queue: it is shown at once and in the database soon. Where it cannot be queued, and if it changes the e-mail address,
+    /// it is written through (200). What a crash of Redis can lose of acknowledged changes depends on its <c>appendfsync</c>:
+    /// <c>always</c> nothing, <c>everysec</c> the last second.
     /// </param>
     internal static async Task<Results<Ok<User>, Accepted<User>, ProblemHttpResult>> Update(
         Guid id,
         UpdateUser user,
+        HttpContext context,
         UserService users,
         UserCache cached,
-        HttpResponse response,
+        EmailChanges emailChanges,
+        CancellationToken cancel,
         [FromHeader(Name = "If-Match")] string? ifMatch = null,
         [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind, null)] string? strategy = null)
     {
-        var (outcome, updated) = await users.UpdateAsync(id, user, ETags.Versions(ifMatch, cached.ETagShape), WriteStrategies.Parse(strategy));
+        var versions = ETags.Versions(ifMatch, cached.ETagShape);
+        var (outcome, updated) = await users.UpdateAsync(id, user, versions, WriteStrategies.Parse(strategy), mayChangeEmail: false);
+        if (outcome is UserWrite.EmailChange)
+        {
+            if (await emailChanges.RefusalAsync(context, user.CurrentPassword, cancel) is { } refusal)
+            {
+                return refusal;
+            }
+
+            (outcome, updated) = await users.UpdateAsync(id, user, versions, WriteStrategies.Parse(strategy), mayChangeEmail: true);
+            await emailChanges.CompleteAsync(context, id, changed: updated is not null);
+        }
+
         return updated is null ? Refused(outcome)
-            : outcome is UserWrite.Accepted ? TypedResults.Accepted($"/users/{id}", WithETag(updated, cached, response))
-            : TypedResults.Ok(WithETag(updated, cached, response));
+            : outcome is UserWrite.Accepted ? TypedResults.Accepted($"/users/{id}", WithETag(updated, cached, context.Response))
+            : TypedResults.Ok(WithETag(updated, cached, context.Response));
     }
 
     /// <summary>Deletes a user and ends that user's sessions.</summary>
-    internal static async Task<Results<NoContent, ProblemHttpResult>> Delete(Guid id, UserService users) =>
-        await users.DeleteAsync(id) ? TypedResults.NoContent() : Refused(UserWrite.NotFound);
+    /// <remarks>
+    /// It needs the caller's password, if that was given more than ten minutes ago: a body with <c>currentPassword</c>. Without it the answer
+    /// is a 403 of type <c>reauthentication-required</c>.
+    /// </remarks>
+    internal static async Task<Results<NoContent, ProblemHttpResult>> Delete(
+        Guid id,
+        HttpContext context,
+        UserService users,
+        RecentAuthentication authentication,
+        SecurityEvents events,
+        CancellationToken cancel,
+        [FromBody] DeleteUser? body = null)
+    {
+        if (await authentication.RefusalAsync(context, body?.CurrentPassword, cancel) is { } refusal)
+        {
+            return refusal;
+        }
+
+        var deleted = await users.DeleteAsync(id);
+        events.Write(SecurityEvents.AccountDeletion, deleted ? "success" : "failure", context, id);
+        return deleted ? TypedResults.NoContent() : Refused(UserWrite.NotFound);
+    }
 
     private static User WithETag(User user, UserCache cached, HttpResponse response)
     {

@@ -15,6 +15,9 @@ internal enum UserWrite
     /// <summary>It will be done: it is in the queue of write-behind.</summary>
     Accepted,
 
+    /// <summary>It would change the e-mail address, which the caller has not allowed.</summary>
+    EmailChange,
+
     /// <summary>A write with a later turn was there before, or several waited for each other: take another turn.</summary>
     Overtaken,
 }
@@ -89,9 +92,10 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
 
     /// <summary>Changes a user.</summary>
     /// <param name="versions">The versions that may be changed; <c>null</c> for any. What is pending at this turn counts, not the row under it.</param>
+    /// <param name="mayChangeEmail">Whether the e-mail address may become another one; its letter case may always change.</param>
     /// <returns>The user, or why it was not changed; where it was overtaken, the token that the row has.</returns>
     public async Task<(UserWrite Outcome, User? User, long Fence)> UpdateAsync(
-        Guid id, UserChange change, long[]? versions, WriteTurn turn, CancellationToken cancel)
+        Guid id, UserChange change, long[]? versions, bool mayChangeEmail, WriteTurn turn, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         try
@@ -101,7 +105,7 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 UPDATE users
                 SET email = @email, email_key = @emailKey, display_name = @displayName, updated_at = @updatedAt,
                     version = greatest(version + 1, @version), fence = @token
-                WHERE id = @id AND (fence < @token OR fence > @maxFence) AND (
+                WHERE id = @id AND (fence < @token OR fence > @maxFence) AND (email_key = @emailKey OR @mayChangeEmail) AND (
                     @versions::bigint[] IS NULL
                     OR CASE
                         WHEN fence <= @pendingOver OR (version <= @pendingVersion AND fence <> @pendingToken) THEN @pendingVersion
@@ -117,6 +121,7 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                     change.DisplayName,
                     change.UpdatedAt,
                     versions,
+                    mayChangeEmail,
                     turn.Token,
                     turn.Version,
                     turn.PendingToken,
@@ -130,8 +135,13 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 return (UserWrite.Done, user, turn.Token);
             }
 
-            var fence = await FenceAsync(connection, id, cancel);
-            return (fence is null ? UserWrite.NotFound : fence >= turn.Token && fence <= MaxFence(turn) ? UserWrite.Overtaken : UserWrite.VersionMismatch, null, fence ?? 0);
+            var (fence, emailKey) = await FenceAsync(connection, id, cancel);
+            var outcome =
+                fence is null ? UserWrite.NotFound
+                : fence >= turn.Token && fence <= MaxFence(turn) ? UserWrite.Overtaken
+                : emailKey != change.EmailKey && !mayChangeEmail ? UserWrite.EmailChange
+                : UserWrite.VersionMismatch;
+            return (outcome, null, fence ?? 0);
         }
         catch (PostgresException error) when (error.SqlState is PostgresErrorCodes.UniqueViolation)
         {
@@ -159,7 +169,7 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 return (UserWrite.Done, user, turn.Token);
             }
 
-            var fence = await FenceAsync(connection, id, cancel);
+            var (fence, _) = await FenceAsync(connection, id, cancel);
             return (fence is null ? UserWrite.NotFound : UserWrite.Overtaken, null, fence ?? 0);
         }
         catch (PostgresException error) when (error.SqlState is PostgresErrorCodes.DeadlockDetected)
@@ -170,19 +180,20 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
 
     /// <summary>
     /// Persists what was written behind, one write of each user, in one statement. It leaves out rows that are locked, so that a user
-    /// whose row is locked for long holds up no other.
+    /// whose row is locked for long holds up no other; and rows that have another e-mail address, because no change of it is written behind.
     /// </summary>
     /// <returns>
-    /// Of each user that exists the row's version and token, after the write or, where <c>Written</c> is <c>false</c>, as it was without.
+    /// Of each user that exists the row's version and token, after the write or, where <c>Written</c> is <c>false</c>, as it was without; and
+    /// whether the row has the e-mail address of the write.
     /// </returns>
     /// <exception cref="PostgresException">The database refuses one of them, and so all of them.</exception>
-    public async Task<IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence)>> PersistAsync(
+    public async Task<IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence, bool SameEmail)>> PersistAsync(
         IReadOnlyList<(Guid Id, long Token, long Over, long Version, UserChange Change)> writes, CancellationToken cancel)
     {
         // In one order, whoever persists what, so that hardly ever two wait for each other.
         writes = [.. writes.OrderBy(write => write.Id)];
         await using var connection = await postgres.OpenConnectionAsync(cancel);
-        var rows = await connection.QueryAsync<(Guid Id, bool Written, long Version, long Fence)>(new CommandDefinition(
+        var rows = await connection.QueryAsync<(Guid Id, bool Written, long Version, long Fence, bool SameEmail)>(new CommandDefinition(
             """
             WITH batch AS (
                 SELECT *
@@ -194,13 +205,14 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 FOR UPDATE OF users SKIP LOCKED
             ), written AS (
                 UPDATE users
-                SET email = batch.email, email_key = batch.email_key, display_name = batch.display_name, updated_at = batch.updated_at,
+                SET email = batch.email, display_name = batch.display_name, updated_at = batch.updated_at,
                     version = greatest(users.version + 1, batch.version), fence = batch.token
                 FROM batch JOIN unlocked USING (id)
-                WHERE users.id = batch.id AND (users.fence <= batch.over OR users.fence > batch.token + @maxLead)
+                WHERE users.id = batch.id AND users.email_key = batch.email_key AND (users.fence <= batch.over OR users.fence > batch.token + @maxLead)
                 RETURNING users.id, users.version, users.fence
             )
-            SELECT id, written.id IS NOT NULL, coalesce(written.version, users.version), coalesce(written.fence, users.fence)
+            SELECT id, written.id IS NOT NULL, coalesce(written.version, users.version), coalesce(written.fence, users.fence),
+                users.email_key = batch.email_key
             FROM batch JOIN users USING (id) LEFT JOIN written USING (id)
             """,
             new
@@ -216,7 +228,7 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 maxLead = WriteBehindQueue.MaxLead,
             },
             cancellationToken: cancel));
-        return rows.ToDictionary(row => row.Id, row => (row.Written, row.Version, row.Fence));
+        return rows.ToDictionary(row => row.Id, row => (row.Written, row.Version, row.Fence, row.SameEmail));
     }
 
     /// <summary>Gives a user a version later than <paramref name="version"/>, unless a later write has; <c>null</c> where there is no such user.</summary>
@@ -229,24 +241,72 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             cancellationToken: cancel));
     }
 
-    /// <summary>Makes a user an administrator with this password.</summary>
-    public async Task<User> PromoteAsync(string emailKey, string passwordHash, DateTime now, CancellationToken cancel)
+    /// <summary>Adds the administrator of the configuration; <c>null</c> if the e-mail address is in use.</summary>
+    public async Task<User?> CreateAdminAsync(Guid id, string email, string emailKey, string passwordHash, DateTime now, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        return await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
+            $"""
+            INSERT INTO users (id, email, email_key, display_name, role, password_hash, configured_as, created_at, updated_at)
+            VALUES (@id, @email, @emailKey, 'Administrator', 'admin', @passwordHash, @emailKey, @now, @now)
+            ON CONFLICT (email_key) DO NOTHING
+            RETURNING {Columns}
+            """,
+            new { id, email, emailKey, passwordHash, now },
+            cancellationToken: cancel));
+    }
+
+    /// <summary>The user whom the configuration has made an administrator by this address, whatever the user's address is now.</summary>
+    public async Task<Guid?> FindConfiguredAsync(string emailKey, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        return await connection.QuerySingleOrDefaultAsync<Guid?>(new CommandDefinition(
+            "SELECT id FROM users WHERE configured_as = @emailKey", new { emailKey }, cancellationToken: cancel));
+    }
+
+    /// <summary>Notes that a user is the administrator of the configuration.</summary>
+    public async Task SetConfiguredAsync(Guid id, string emailKey, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        await connection.ExecuteAsync(new CommandDefinition(
+            "UPDATE users SET configured_as = @emailKey WHERE id = @id", new { id, emailKey }, cancellationToken: cancel));
+    }
+
+    /// <summary>Makes a user the administrator of the configuration, with this password.</summary>
+    public async Task<User> PromoteAsync(Guid id, string emailKey, string passwordHash, DateTime now, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         return await connection.QuerySingleAsync<User>(new CommandDefinition(
             $"""
             UPDATE users
-            SET role = 'admin', password_hash = @passwordHash, version = version + 1, updated_at = @now
-            WHERE email_key = @emailKey
+            SET role = 'admin', configured_as = @emailKey, password_hash = @passwordHash, version = version + 1, updated_at = @now
+            WHERE id = @id
             RETURNING {Columns}
             """,
-            new { emailKey, passwordHash, now },
+            new { id, emailKey, passwordHash, now },
             cancellationToken: cancel));
+    }
+
+    /// <summary>Takes the role from users whom the configuration has made administrators by another address than this one.</summary>
+    public async Task<IReadOnlyList<User>> DemoteConfiguredAsync(string emailKey, DateTime now, CancellationToken cancel)
+    {
+        await using var connection = await postgres.OpenConnectionAsync(cancel);
+        var users = await connection.QueryAsync<User>(new CommandDefinition(
+            $"""
+            UPDATE users
+            SET role = 'user', configured_as = NULL, version = version + 1, updated_at = @now
+            WHERE configured_as <> @emailKey
+            RETURNING {Columns}
+            """,
+            new { emailKey, now },
+            cancellationToken: cancel));
+        return users.AsList();
     }
 
     /// <summary>A fence beyond this one orders nothing: see <see cref="WriteBehindQueue.MaxLead"/>.</summary>
     private static long MaxFence(WriteTurn turn) => turn.Token + WriteBehindQueue.MaxLead;
 
-    private static Task<long?> FenceAsync(NpgsqlConnection connection, Guid id, CancellationToken cancel) =>
-        connection.ExecuteScalarAsync<long?>(new CommandDefinition("SELECT fence FROM users WHERE id = @id", new { id }, cancellationToken: cancel));
+    private static Task<(long? Fence, string? EmailKey)> FenceAsync(NpgsqlConnection connection, Guid id, CancellationToken cancel) =>
+        connection.QuerySingleOrDefaultAsync<(long?, string?)>(new CommandDefinition(
+            "SELECT fence, email_key FROM users WHERE id = @id", new { id }, cancellationToken: cancel));
 }

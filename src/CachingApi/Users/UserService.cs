@@ -45,7 +45,7 @@ internal sealed class UserService(
     /// <summary>Invalidation: "there is no such user" may be cached. <c>null</c> where the e-mail address is in use.</summary>
     public async Task<User?> CreateAsync(CreateUser user, CancellationToken cancel)
     {
-        var hash = await passwords.HashAsync(user.Password, cancel);
+        var hash = await passwords.HashAsync(user.Password, preferred: false, cancel);
         var id = Guid.CreateVersion7(time.GetUtcNow());
         var created = await users.CreateAsync(
             id, user.Email.Trim(), Email.Key(user.Email), user.DisplayName.Trim(), hash, Now, CancellationToken.None);
@@ -59,15 +59,17 @@ internal sealed class UserService(
         return created;
     }
 
-    /// <summary>Write-through, invalidation or write-behind, as asked or configured.</summary>
-    public Task<(UserWrite Outcome, User? User)> UpdateAsync(Guid id, UpdateUser user, long[]? versions, WriteStrategy? strategy)
+    /// <summary>Write-through, invalidation or write-behind, as asked or configured; a change of the e-mail address is never written behind.</summary>
+    /// <param name="mayChangeEmail">Whether the e-mail address may become another one; without it, the outcome is <see cref="UserWrite.EmailChange"/>.</param>
+    public Task<(UserWrite Outcome, User? User)> UpdateAsync(
+        Guid id, UpdateUser user, long[]? versions, WriteStrategy? strategy, bool mayChangeEmail)
     {
         var change = new UserChange(user.Email.Trim(), Email.Key(user.Email), user.DisplayName.Trim(), Now);
         return (strategy ?? _strategy) switch
         {
-            WriteStrategy.WriteBehind => WriteBehindAsync(id, change, versions),
-            WriteStrategy.Invalidate => WriteAsync(id, change, versions, (updated, _) => InvalidateAsync(updated)),
-            _ => WriteAsync(id, change, versions, PutAsync),
+            WriteStrategy.WriteBehind => WriteBehindAsync(id, change, versions, mayChangeEmail),
+            WriteStrategy.Invalidate => WriteAsync(id, change, versions, mayChangeEmail, (updated, _) => InvalidateAsync(updated)),
+            _ => WriteAsync(id, change, versions, mayChangeEmail, PutAsync),
         };
     }
 
@@ -95,10 +97,12 @@ internal sealed class UserService(
     }
 
     /// <summary>Commits, then updates the cache.</summary>
-    private async Task<(UserWrite Outcome, User? User)> WriteAsync(Guid id, UserChange change, long[]? versions, Func<User, Moment, Task> updateCache)
+    private async Task<(UserWrite Outcome, User? User)> WriteAsync(
+        Guid id, UserChange change, long[]? versions, bool mayChangeEmail, Func<User, Moment, Task> updateCache)
     {
         var began = Moment.Now;
-        var (outcome, updated, _) = await InTurnAsync(id, turn => users.UpdateAsync(id, change, versions, turn, CancellationToken.None));
+        var (outcome, updated, _) = await InTurnAsync(
+            id, turn => users.UpdateAsync(id, change, versions, mayChangeEmail, turn, CancellationToken.None));
         if (updated is not null)
         {
             await Task.WhenAll(
@@ -127,7 +131,7 @@ internal sealed class UserService(
     }
 
     /// <summary>Queues the change and shows it; where the queue does not take it, writes it through.</summary>
-    private async Task<(UserWrite Outcome, User? User)> WriteBehindAsync(Guid id, UserChange change, long[]? versions)
+    private async Task<(UserWrite Outcome, User? User)> WriteBehindAsync(Guid id, UserChange change, long[]? versions, bool mayChangeEmail)
     {
         var began = Moment.Now;
         var found = await FindAsync(id, CancellationToken.None);
@@ -138,6 +142,12 @@ internal sealed class UserService(
 
         // Before the write is accepted: a body that cannot be read must not make a failure of a write that was taken.
         var known = JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)!;
+        if (Email.Key(known.Email) != change.EmailKey)
+        {
+            // Only the database knows whether the address is taken, and a write that is acknowledged must not be refused later.
+            return await WriteAsync(id, change, versions, mayChangeEmail, PutAsync);
+        }
+
         var value = JsonSerializer.SerializeToUtf8Bytes(change, UserJson.Default.UserChange);
         var accepted = await writeBehind.AcceptAsync($"{id}", known.Version, found.Entry.Revision.Fence, versions, value, CancellationToken.None);
         switch (accepted.State)
@@ -149,7 +159,7 @@ internal sealed class UserService(
             case AcceptState.VersionMismatch:
                 return (UserWrite.VersionMismatch, null);
             default:
-                return await WriteAsync(id, change, versions, PutAsync);
+                return await WriteAsync(id, change, versions, mayChangeEmail, PutAsync);
         }
     }
 

@@ -23,12 +23,14 @@ internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudg
     private const string Variables = "temperature_2m,apparent_temperature,relative_humidity_2m,weather_code,wind_speed_10m";
 
     /// <summary>Where a city is; <c>null</c> where there is none of this name. Of several, the upstream puts the largest first.</summary>
+    /// <param name="isNew">Whether the city is new: see <see cref="UpstreamBudget"/>.</param>
     /// <exception cref="UnavailableException">There is no answer, or none of use.</exception>
-    public async Task<Place?> FindAsync(CityName city, CancellationToken cancel)
+    public async Task<Place?> FindAsync(CityName city, bool isNew, CancellationToken cancel)
     {
         var (found, _) = await GetAsync(
             $"{Base(options.Value.GeocodingUrl)}/v1/search?name={Uri.EscapeDataString(city.Text)}&count=1&language=en&format=json",
             OpenMeteoJson.Default.Search,
+            isNew,
             cancel);
         return found.Results switch
         {
@@ -45,14 +47,16 @@ internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudg
     }
 
     /// <summary>The latest observation at a place.</summary>
+    /// <param name="isNew">Whether the city is new: see <see cref="UpstreamBudget"/>.</param>
     /// <exception cref="UnavailableException">There is no answer, or none of use.</exception>
-    public async Task<Observation> ObserveAsync(Place place, CancellationToken cancel)
+    public async Task<Observation> ObserveAsync(Place place, bool isNew, CancellationToken cancel)
     {
         var (forecast, isFake) = await GetAsync(
             string.Create(
                 CultureInfo.InvariantCulture,
                 $"{Base(options.Value.ForecastUrl)}/v1/forecast?latitude={place.Latitude:0.00}&longitude={place.Longitude:0.00}&current={Variables}"),
             OpenMeteoJson.Default.Forecast,
+            isNew,
             cancel);
         return forecast.Current is { } current
             && Finite(current.Temperature) is { } temperature
@@ -74,12 +78,14 @@ internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudg
             : throw Unusable();
     }
 
-    private async Task<(T Answer, bool IsFake)> GetAsync<T>(string url, JsonTypeInfo<T> json, CancellationToken cancel) where T : class
+    private async Task<(T Answer, bool IsFake)> GetAsync<T>(string url, JsonTypeInfo<T> json, bool isNew, CancellationToken cancel) where T : class
     {
         try
         {
             using var client = clients.CreateClient(ClientName);
-            using var response = await client.GetAsync(new Uri(url), cancel);
+            using var request = new HttpRequestMessage(HttpMethod.Get, new Uri(url));
+            request.Options.Set(UpstreamBudget.IsNew, isNew);
+            using var response = await client.SendAsync(request, cancel);
             var body = await response.Content.ReadAsByteArrayAsync(cancel);
             return response.IsSuccessStatusCode
                 ? (JsonSerializer.Deserialize(body, json) ?? throw Unusable(), response.Headers.Contains(FakeHeader))

@@ -18,8 +18,15 @@ internal enum BudgetWindow
 /// What all processes together may still ask of the upstream, counted in Redis (the state server) by its clock. It is less than
 /// what the upstream allows: when it is spent, what is kept is served stale, and the upstream need not refuse anybody.
 /// </summary>
+/// <remarks>
+/// At most half of each window is spent on cities that are new, because clients choose their names freely: the other half is kept for
+/// the cities that were found before.
+/// </remarks>
 internal sealed class UpstreamBudget : IDisposable
 {
+    /// <summary>Whether a call is for a city that is not known yet.</summary>
+    public static readonly HttpRequestOptionsKey<bool> IsNew = new("new-city");
+
     private static readonly string Script = Lua.Load("upstream_budget.lua");
     private static readonly BudgetWindow[] Windows = Enum.GetValues<BudgetWindow>();
 
@@ -46,12 +53,13 @@ internal sealed class UpstreamBudget : IDisposable
     public bool IsHalfSpent => Windows.Any(window => Left(window) is { } left && left <= _limits[(int)window - 1] / 2);
 
     /// <summary>Spends one call.</summary>
+    /// <param name="isNew">Whether it is for a city that is new.</param>
     /// <exception cref="UnavailableException">The budget is spent; it says when there is more.</exception>
-    public async Task SpendAsync(CancellationToken cancel)
+    public async Task SpendAsync(bool isNew, CancellationToken cancel)
     {
         try
         {
-            if (await AskAsync(spent: null, cancel) is var wait && wait > TimeSpan.Zero)
+            if (await AskAsync(spent: null, isNew, cancel) is var wait && wait > TimeSpan.Zero)
             {
                 throw Spent(wait);
             }
@@ -71,7 +79,7 @@ internal sealed class UpstreamBudget : IDisposable
     {
         try
         {
-            return await AskAsync(window, cancel);
+            return await AskAsync(window, isNew: false, cancel);
         }
         catch (UnavailableException)
         {
@@ -90,9 +98,9 @@ internal sealed class UpstreamBudget : IDisposable
 
     public void Dispose() => _alone.Dispose();
 
-    private async Task<TimeSpan> AskAsync(BudgetWindow? spent, CancellationToken cancel)
+    private async Task<TimeSpan> AskAsync(BudgetWindow? spent, bool isNew, CancellationToken cancel)
     {
-        RedisValue[] arguments = [_limits[0], _limits[1], _limits[2], (int)(spent ?? 0)];
+        RedisValue[] arguments = [_limits[0], _limits[1], _limits[2], (int)(spent ?? 0), isNew];
         var result = (long[])(await _redis.OnStateAsync(
             state => state.ScriptEvaluateAsync(Script, [$"{_redis.KeyPrefix}:weather-budget"], arguments), cancel))!;
         _known = new(result[1..], _time.GetUtcNow());

@@ -13,7 +13,7 @@ internal sealed class UpstreamCalls(UpstreamBudget budget, WeatherMetrics metric
 
     protected override async Task<HttpResponseMessage> SendAsync(HttpRequestMessage request, CancellationToken cancellationToken)
     {
-        await budget.SpendAsync(cancellationToken);
+        await budget.SpendAsync(request.Options.TryGetValue(UpstreamBudget.IsNew, out var isNew) && isNew, cancellationToken);
         var start = time.GetTimestamp();
         var outcome = "unreachable";
         HttpResponseMessage? response = null;

@@ -29,6 +29,7 @@ internal static class WeatherEndpoints
 
     public static void MapWeather(this IEndpointRouteBuilder routes) =>
         routes.MapGet("/weather/{city}", Find).WithTags("Weather").AllowAnonymous().RequireRateLimit("weather").Cached()
+            .DeferRateLimit("weather", cost: 2).DeferRateLimit("weather-miss")
             .Produces<WeatherReport>().Produces(StatusCodes.Status304NotModified)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound, StatusCodes.Status503ServiceUnavailable);
 
@@ -43,11 +44,34 @@ internal static class WeatherEndpoints
         [CityName] string city,
         WeatherService weather,
         WeatherCache cached,
+        RequestLimits limits,
+        HttpContext context,
         IOptions<JsonOptions> json,
         CancellationToken cancel,
         [AllowedValues(UnitsOfMeasure.Metric, UnitsOfMeasure.Imperial)] string units = UnitsOfMeasure.Metric)
     {
-        var (answer, place, observation) = await weather.FindAsync(CityName.Parse(city)!.Value, cancel);
+        // A city that is not cached is looked for upstream, whose budget is everybody's.
+        async Task AdmitAsync()
+        {
+            if (await limits.AcquireDeferredAsync(context) is { } refusal)
+            {
+                throw new RefusedException(refusal);
+            }
+        }
+
+        try
+        {
+            return Answer(await weather.FindAsync(CityName.Parse(city)!.Value, AdmitAsync, cancel), units, cached, json);
+        }
+        catch (RefusedException refused)
+        {
+            return refused.Answer;
+        }
+    }
+
+    private static CachedJson Answer(CityWeather found, string units, WeatherCache cached, IOptions<JsonOptions> json)
+    {
+        var (answer, place, observation) = found;
         if (place is null || observation is null)
         {
             return new CachedJson(answer, CachedJson.Public(answer.Entry, cached.PlaceSettings));
@@ -58,5 +82,11 @@ internal static class WeatherEndpoints
         var type = (JsonTypeInfo<WeatherReport>)json.Value.SerializerOptions.GetTypeInfo(typeof(WeatherReport));
         return new CachedJson(
             answer, CachedJson.Public(answer.Entry, cached.ObservationSettings), JsonSerializer.SerializeToUtf8Bytes(report, type));
+    }
+
+    /// <summary>The caller may not cause a look-up upstream now.</summary>
+    private sealed class RefusedException(IResult answer) : Exception
+    {
+        public IResult Answer => answer;
     }
 }

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Net;
 using System.Net.Http.Json;
 using System.Text;
@@ -23,8 +24,10 @@ public sealed class LimitedRoutesTests(TestServers servers)
             endpoint => $"{endpoint.Metadata.GetMetadata<HttpMethodMetadata>()?.HttpMethods[0] ?? "GET"} {endpoint.RoutePattern.RawText!.TrimEnd('/')}",
             endpoint => string.Join(' ', endpoint.Metadata.OfType<RateLimit>().Select(limit => limit.Policy ?? "named")));
 
-        Assert.Equal("login login-account", limits["POST /sessions"]);
-        Assert.Equal("registration", limits["POST /users"]);
+        Assert.Equal("login login-network login-account", limits["POST /sessions"]);
+        Assert.Equal("registration registration-network", limits["POST /users"]);
+        Assert.Equal("default email-change registration registration-network", limits["PUT /users/{id}"]);
+        Assert.Equal("weather weather weather-miss", limits["GET /weather/{city}"]);
         Assert.Equal("default", limits["GET /users/{id}"]);
         Assert.Equal("named", limits["GET /limits/{policy}"]);
         Assert.Equal(["GET /health/live", "GET /health/ready", "GET /metrics"], limits.Where(route => route.Value is "").Select(route => route.Key).Order());
@@ -37,7 +40,11 @@ public sealed class LimitedRoutesTests(TestServers servers)
 
         var listed = (await (await api.Anonymous.GetAsync("/limits")).JsonAsync()).EnumerateArray().ToDictionary(policy => policy.GetProperty("policy").GetString()!);
         Assert.Equal(
-            ["default", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket", "login", "login-account", "registration", "weather"], listed.Keys);
+            [
+                "default", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket", "email-change", "login", "login-account", "login-network",
+                "registration", "registration-network", "weather", "weather-miss",
+            ],
+            listed.Keys);
         Assert.Equal("""{"policy":"registration","algorithm":"fixed-window","limit":20,"windowSeconds":3600,"partition":"ip"}""", listed["registration"].GetRawText());
 
         foreach (var policy in listed.Keys.Where(name => name.StartsWith("demo", StringComparison.Ordinal)))
@@ -87,33 +94,100 @@ public sealed class LimitedRoutesTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Guesses_at_one_account_are_stopped_wherever_they_come_from_and_however_it_is_written()
+    public async Task Guesses_at_one_account_from_one_address_are_stopped_however_it_is_written_and_keep_nobody_else_out()
     {
-        await using var api = await StartAsync(("Network:KnownProxies:0", "127.0.0.1"));
+        await using var api = await StartAsync(("Network:KnownProxies:0", "127.0.0.1"), ("RateLimits:Policies:login:Limit", "1000"));
         string[] ways =
         [
             """{"email":"ada@example.org","password":"x"}""",
             """{"password":"x","email":"  ADA@example.org "}""",
             """{"\u0065mail":"\u0061da@example.org","password":"x"}""",
         ];
-        Task<HttpResponseMessage> GuessAsync(int number, Encoding? encoding = null) =>
-            PostAsync(api, new StringContent(ways[number % 3], encoding ?? Encoding.UTF8, "application/json"), $"203.0.113.{number}");
+        Task<HttpResponseMessage> GuessAsync(int number, string from, Encoding? encoding = null) =>
+            PostAsync(api, new StringContent(ways[number % 3], encoding ?? Encoding.UTF8, "application/json"), from);
 
         for (var number = 0; number < 10; number++)
         {
-            Assert.Equal(HttpStatusCode.Unauthorized, (await GuessAsync(number)).StatusCode);
+            Assert.Equal(HttpStatusCode.Unauthorized, (await GuessAsync(number, "203.0.113.1")).StatusCode);
         }
 
-        var denied = await GuessAsync(10);
+        var denied = await GuessAsync(10, "203.0.113.1");
         var problem = await UserContractTests.AssertProblemAsync(denied, HttpStatusCode.TooManyRequests);
         Assert.Equal("login-account", Assert.Single(problem.GetProperty("violated-policies").EnumerateArray()).GetString());
-        Assert.Equal(["login", "login-account"], denied.List("RateLimit-Policy").Select(policy => policy.Name));
-        Assert.Equal(HttpStatusCode.UnsupportedMediaType, (await GuessAsync(11, Encoding.Unicode)).StatusCode);
-        Assert.Equal(HttpStatusCode.Unauthorized, (await PostAsync(api, JsonContent.Create(new { email = "grace@example.org", password = "x" }), "203.0.113.10")).StatusCode);
+        Assert.Equal(["login", "login-network", "login-account"], denied.List("RateLimit-Policy").Select(policy => policy.Name));
+        Assert.Equal(HttpStatusCode.UnsupportedMediaType, (await GuessAsync(11, "203.0.113.1", Encoding.Unicode)).StatusCode);
+        Assert.Equal(
+            HttpStatusCode.Unauthorized,
+            (await PostAsync(api, JsonContent.Create(new { email = "grace@example.org", password = "x" }), "203.0.113.1")).StatusCode);
+        Assert.Equal(HttpStatusCode.Unauthorized, (await GuessAsync(12, "203.0.113.2")).StatusCode);
         // Not "ada": an id in hexadecimal may hold that.
         Assert.DoesNotContain(
             await api.KeysAsync(), key => key.Contains("example", StringComparison.OrdinalIgnoreCase) || key.Contains('@', StringComparison.Ordinal));
         Assert.Contains(await api.KeysAsync(), key => key.StartsWith("limits:{account:", StringComparison.Ordinal));
+    }
+
+    [Theory]
+    [InlineData("203.0.113.{0}", "203.0.114.1")]
+    [InlineData("2001:db8:7:{0}::1", "2001:db8:8:1::1")]
+    public async Task A_network_has_a_larger_budget_than_an_address(string network, string elsewhere)
+    {
+        await using var api = await StartAsync(
+            ("Network:KnownProxies:0", "127.0.0.1"), ("RateLimits:Policies:login-network:Limit", "4"), ("RateLimits:Policies:registration-network:Limit", "4"));
+        Task<HttpResponseMessage> LogInAsync(string from) =>
+            PostAsync(api, JsonContent.Create(new { email = $"{Guid.NewGuid():N}@example.org", password = "x" }), from);
+        Task<HttpResponseMessage> RegisterAsync(string from) => PostAsync(api, JsonContent.Create(new { email = "no" }), from, "/users");
+        string From(int number) => string.Format(CultureInfo.InvariantCulture, network, number);
+
+        for (var number = 1; number <= 4; number++)
+        {
+            Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(From(number))).StatusCode);
+            Assert.Equal(HttpStatusCode.BadRequest, (await RegisterAsync(From(number))).StatusCode);
+        }
+
+        foreach (var (denied, policy) in new[] { (await LogInAsync(From(5)), "login-network"), (await RegisterAsync(From(5)), "registration-network") })
+        {
+            var problem = await UserContractTests.AssertProblemAsync(denied, HttpStatusCode.TooManyRequests);
+            Assert.Equal(policy, Assert.Single(problem.GetProperty("violated-policies").EnumerateArray()).GetString());
+        }
+
+        Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(elsewhere)).StatusCode);
+        Assert.Equal(HttpStatusCode.BadRequest, (await RegisterAsync(elsewhere)).StatusCode);
+    }
+
+    [Theory]
+    [InlineData("login")]
+    [InlineData("registration")]
+    public async Task To_ask_for_a_policy_spends_none_of_the_permits_of_its_routes_and_another_site_cannot_ask(string policy)
+    {
+        await using var api = await StartAsync(($"RateLimits:Policies:{policy}:Limit", "2"));
+        Task<HttpResponseMessage> UseAsync() => PostAsync(api, JsonContent.Create(new { email = "no" }), to: policy == "login" ? "/sessions" : "/users");
+
+        // As an image on another site's page would ask.
+        foreach (var (name, value) in new[] { ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site"), ("Origin", "https://evil.example") })
+        {
+            using var request = new HttpRequestMessage(HttpMethod.Get, $"/limits/{policy}");
+            request.Headers.Add(name, value);
+            await UserContractTests.AssertProblemAsync(await api.Anonymous.SendAsync(request), HttpStatusCode.Forbidden);
+        }
+
+        Assert.Equal(1, (await (await api.Anonymous.GetAsync($"/limits/{policy}")).JsonAsync()).GetProperty("remaining").GetInt32());
+        Assert.Equal(0, (await (await api.Anonymous.GetAsync($"/limits/{policy}")).JsonAsync()).GetProperty("remaining").GetInt32());
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await api.Anonymous.GetAsync($"/limits/{policy}")).StatusCode);
+
+        Assert.NotEqual(HttpStatusCode.TooManyRequests, (await UseAsync()).StatusCode);
+        Assert.NotEqual(HttpStatusCode.TooManyRequests, (await UseAsync()).StatusCode);
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await UseAsync()).StatusCode);
+    }
+
+    [Fact]
+    public async Task Another_site_may_try_the_policies_that_exist_for_it()
+    {
+        await using var api = await StartAsync();
+        using var request = new HttpRequestMessage(HttpMethod.Get, "/limits/demo-fixed-window");
+        request.Headers.Add("Sec-Fetch-Site", "cross-site");
+
+        Assert.Equal(HttpStatusCode.OK, (await api.Anonymous.SendAsync(request)).StatusCode);
+        Assert.Contains(await api.KeysAsync(), key => key.StartsWith("limits:{ip:127.0.0.1}:demo-fixed-window", StringComparison.Ordinal));
     }
 
     [Theory]
@@ -131,7 +205,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
         var answer = await SendAsync();
         await UserContractTests.AssertProblemAsync(answer, (HttpStatusCode)status);
         // Also an error says what is left.
-        Assert.Equal([("login", 9L), ("login-account", 9L)], answer.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
+        Assert.Equal([("login", 9L), ("login-network", 99L), ("login-account", 9L)], answer.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
 
         for (var request = 0; request < 9; request++)
         {
@@ -160,7 +234,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Created, (await RegisterAsync("203.0.113.1")).StatusCode);
         Assert.Equal(HttpStatusCode.Created, (await RegisterAsync("203.0.113.2")).StatusCode);
         await UserContractTests.AssertProblemAsync(await RegisterAsync("203.0.113.3"), HttpStatusCode.TooManyRequests);
-        Assert.Equal("limits:{ip:127.0.0.1}:registration:fixed-window:3600000", Assert.Single(await api.KeysAsync(), key => key.StartsWith("limits:", StringComparison.Ordinal)));
+        Assert.Equal("limits:{ip:127.0.0.1}:registration:fixed-window:3600000", Assert.Single(await api.KeysAsync(), key => key.StartsWith("limits:{ip:", StringComparison.Ordinal)));
     }
 
     [Fact]
@@ -258,7 +332,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
         var all = settings.ToDictionary(setting => setting.Name, setting => setting.Value);
         all["RateLimits:Enabled"] = "true";
         // The windows of the tests' time are long, so that none ends in the middle.
-        foreach (var policy in new[] { "default", "login", "login-account", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket" })
+        foreach (var policy in new[] { "default", "login", "login-network", "login-account", "registration-network", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket" })
         {
             all[$"RateLimits:Policies:{policy}:Window"] = "1.00:00:00";
         }
@@ -268,9 +342,9 @@ public sealed class LimitedRoutesTests(TestServers servers)
 
     private static string Repeated(int status, int times) => string.Join(' ', Enumerable.Repeat(status, times));
 
-    private static Task<HttpResponseMessage> PostAsync(ApiNode api, HttpContent content, string? from = null)
+    private static Task<HttpResponseMessage> PostAsync(ApiNode api, HttpContent content, string? from = null, string to = "/sessions")
     {
-        var request = new HttpRequestMessage(HttpMethod.Post, "/sessions") { Content = content };
+        var request = new HttpRequestMessage(HttpMethod.Post, to) { Content = content };
         if (from is not null)
         {
             request.Headers.Add("X-Forwarded-For", from);

@@ -101,7 +101,7 @@ public sealed class AccessTests(TestServers servers)
             await caller.GetAsync("/sessions");
             await caller.GetAsync($"/users/{user.Id}");
             await caller.PutAsJsonAsync($"/users/{user.Id}", new { email = "taken", displayName = "" });
-            await caller.PutAsJsonAsync($"/users/{user.Id}/password", new { currentPassword = "not the password", newPassword = "dew on moss" });
+            await caller.PutAsJsonAsync($"/users/{user.Id}/password", new { currentPassword = "not the password", newPassword = "dew on the moss" });
         }
 
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
@@ -122,7 +122,7 @@ public sealed class AccessTests(TestServers servers)
         Assert.Contains(user.Id.ToString(), kept["dump"], StringComparison.Ordinal);
         foreach (var (place, text) in kept)
         {
-            foreach (var secret in new[] { bearer, cookie, bearer[22..], cookie[22..], ApiNode.Password, "not the password", "dew on moss" })
+            foreach (var secret in new[] { bearer, cookie, bearer[22..], cookie[22..], ApiNode.Password, "not the password", "dew on the moss" })
             {
                 Assert.False(text.Contains(secret, StringComparison.Ordinal), $"{secret} is in the {place}");
             }
@@ -147,6 +147,7 @@ public sealed class AccessTests(TestServers servers)
     [InlineData("DELETE", "/sessions/01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e", 401, 404, 404, 404)]
     [InlineData("GET", "/sessions/current", 401, 200, 200, 200)]
     [InlineData("DELETE", "/sessions/current", 401, 204, 204, 204)]
+    [InlineData("POST", "/sessions/current/reauthentication", 401, 400, 400, 400)]
     [InlineData("GET", "/cache/stats", 401, 403, 403, 200)]
     [InlineData("GET", "/cache/entries?key=users:{self}", 401, 403, 403, 200)]
     [InlineData("DELETE", "/cache/entries?key=users:{self}", 401, 403, 403, 204)]
@@ -175,7 +176,7 @@ public sealed class AccessTests(TestServers servers)
             else if (method == "PUT")
             {
                 request.Content = path.EndsWith("password", StringComparison.Ordinal)
-                    ? JsonContent.Create(new { currentPassword = ApiNode.Password, newPassword = "dew on moss" })
+                    ? JsonContent.Create(new { currentPassword = ApiNode.Password, newPassword = "dew on the moss" })
                     : JsonContent.Create(new { email = user.Email, displayName = "Countess" });
             }
 

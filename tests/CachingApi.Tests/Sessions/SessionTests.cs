@@ -48,7 +48,10 @@ public sealed class SessionTests(TestServers servers)
         var user = await api.CreateUserAsync();
         var created = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password });
         var cookie = created.Header("Set-Cookie");
-        Assert.Matches("^__Host-session=[A-Za-z0-9_-]{64}; path=/; secure; samesite=lax; httponly$", cookie);
+        Assert.Matches(
+            "^__Host-session=[A-Za-z0-9_-]{64}; path=/; secure; samesite=lax; httponly, "
+            + "__Host-device=[A-Za-z0-9_-]{43}; max-age=7776000; path=/; secure; samesite=lax; httponly$",
+            cookie);
         Assert.False((await created.JsonAsync()).TryGetProperty("token", out var token) && token.ValueKind is not System.Text.Json.JsonValueKind.Null);
         using var client = api.CreateBareClient();
         client.DefaultRequestHeaders.Add("Cookie", cookie.Split(';')[0]);
@@ -104,8 +107,8 @@ public sealed class SessionTests(TestServers servers)
     }
 
     [Theory]
-    [InlineData("""{"email":"a@example.org","password":"dew on moss","transport":"pigeon"}""")]
-    [InlineData("""{"email":"a@example.org","password":"dew on moss","transport":1}""")]
+    [InlineData("""{"email":"a@example.org","password":"dew on the moss","transport":"pigeon"}""")]
+    [InlineData("""{"email":"a@example.org","password":"dew on the moss","transport":1}""")]
     [InlineData("""{"email":"a@example.org"}""")]
     [InlineData("""{}""")]
     public async Task A_bad_login_is_a_400(string body)

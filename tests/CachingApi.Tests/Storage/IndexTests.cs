@@ -36,14 +36,18 @@ public sealed class IndexTests(TestServers servers)
             Assert.NotEmpty(await users.ListAsync(Guid.AllBitsSet, 101, CancellationToken.None));
             Assert.NotNull(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
             Assert.Null(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
-            Assert.Equal(UserWrite.Done, (await users.UpdateAsync(account.Id, change, [1], Turn(1), CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.VersionMismatch, (await users.UpdateAsync(account.Id, change, [1], Turn(2), CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.Overtaken, (await users.UpdateAsync(account.Id, change, [1], Turn(1), CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.Done, (await users.UpdateAsync(account.Id, change, [1], true, Turn(1), CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.VersionMismatch, (await users.UpdateAsync(account.Id, change, [1], false, Turn(2), CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.Overtaken, (await users.UpdateAsync(account.Id, change, [1], false, Turn(1), CancellationToken.None)).Outcome);
             Assert.Equal(UserWrite.EmailInUse, (await users.UpdateAsync(
-                account.Id, change with { EmailKey = "778@example.org" }, null, Turn(3), CancellationToken.None)).Outcome);
+                account.Id, change with { EmailKey = "778@example.org" }, null, true, Turn(3), CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.EmailChange, (await users.UpdateAsync(
+                account.Id, change with { EmailKey = "778@example.org" }, null, false, Turn(3), CancellationToken.None)).Outcome);
+            Assert.NotNull(await accounts.FindAsync(account.Id, CancellationToken.None));
+            Assert.Equal("user", await accounts.RoleAsync(account.Id, CancellationToken.None));
             Assert.True((await users.PersistAsync([(account.Id, 4, 3, 3, change)], CancellationToken.None))[account.Id].Written);
             Assert.Equal(7, await users.PassAsync(account.Id, 6, CancellationToken.None));
-            Assert.Equal("admin", (await users.PromoteAsync("777", "", now, CancellationToken.None)).Role);
+            Assert.Equal("admin", (await users.PromoteAsync(account.Id, "777", "", now, CancellationToken.None)).Role);
             Assert.Equal(8, (await users.DeleteAsync(account.Id, Turn(5), CancellationToken.None)).User!.Version);
 
             var (scans, indexScans) = await ScansAsync(postgres);

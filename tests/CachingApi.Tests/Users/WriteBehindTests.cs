@@ -159,13 +159,14 @@ public sealed class WriteBehindTests(TestServers servers)
     public async Task What_cannot_be_persisted_becomes_a_dead_letter_and_the_database_s_truth_is_shown_again()
     {
         await using var node = await ApiNode.StartAsync(servers, new() { ["Serilog:MinimumLevel:Default"] = "Error" });
-        var (user, owner, bystander) = (await node.CreateUserAsync(), await node.CreateUserAsync(), await node.CreateUserAsync());
+        var (user, bystander) = (await node.CreateUserAsync(), await node.CreateUserAsync());
         using var client = await node.AdminAsync();
+        await PoisonAsync(node, "NEW.display_name = 'Thief'", "P0001");
 
         await using (await TableLock.TakeAsync(node))
         {
             Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "First")).StatusCode);
-            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user with { Email = owner.Email }, "Thief")).StatusCode);
+            Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Thief")).StatusCode);
             Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, bystander, "In the same batch")).StatusCode);
             Assert.Equal("Thief", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
         }
@@ -173,7 +174,7 @@ public sealed class WriteBehindTests(TestServers servers)
         // What was acknowledged before the write that failed is not lost with it.
         await PersistedAsync(node, bystander, "In the same batch", 2);
         var letter = (await DeadAsync(client, 1))[0];
-        Assert.Equal("The e-mail address is in use.", letter.GetProperty("reason").GetString());
+        Assert.Equal("The database refuses it (P0001).", letter.GetProperty("reason").GetString());
         Assert.Equal(user.Id.ToString(), letter.GetProperty("key").GetString());
         Assert.Equal(3, letter.GetProperty("version").GetInt64());
         Assert.Equal("Thief", letter.GetProperty("value").GetProperty("displayName").GetString());
@@ -185,13 +186,13 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal(1, await node.MetricAsync("write_behind_writes_total", ("outcome", "dead")));
         Assert.Equal(4, await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")));
         Assert.Contains(node.Log, line => line.Contains(user.Id.ToString(), StringComparison.Ordinal) && line.Contains("is a dead letter", StringComparison.Ordinal));
-        Assert.DoesNotContain(node.Log, line => line.Contains(owner.Email, StringComparison.Ordinal));
+        Assert.DoesNotContain(node.Log, line => line.Contains(user.Email, StringComparison.Ordinal));
         await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_dead_letters") == 1, "it to be measured");
 
-        // A retry is a new write: it dies again while nothing has changed, and lives when the address is free.
+        // A retry is a new write: it dies again while nothing has changed, and lives when the database takes it.
         Assert.Equal(HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
         var again = (await DeadAsync(client, 1, not: letter.GetProperty("id").GetString()))[0];
-        await PutAsync(client, owner with { Email = "somewhere-else@example.org" }, "Owner", "write-through");
+        await node.SqlAsync("DROP TRIGGER poison ON users");
         Assert.Equal(HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{again.GetProperty("id")}/retry", null)).StatusCode);
         await Eventually.TrueAsync(async () => (await RowAsync(node, user)).Name == "Thief", "the retried write to be persisted");
         Assert.Equal("Thief", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
@@ -219,6 +220,41 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/cache/dead-letters/{letter.GetProperty("id")}")).StatusCode);
         Assert.Equal(HttpStatusCode.NotFound, (await client.DeleteAsync($"/cache/dead-letters/{letter.GetProperty("id")}")).StatusCode);
         Assert.Equal(HttpStatusCode.BadRequest, (await client.DeleteAsync("/cache/dead-letters/not-an-id")).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_user_has_so_many_dead_letters_and_displaces_no_other_user_s()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
+        var (user, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
+        using var client = await node.AdminAsync();
+        await PoisonAsync(node, "NEW.display_name LIKE 'Refused%'", "P0001");
+        async Task DieAsync(User whose, string name)
+        {
+            await PutAsync(client, whose, name);
+            await Eventually.TrueAsync(async () => (await NamesAsync()).FirstOrDefault() == name, $"{name} to be a dead letter");
+        }
+
+        async Task<List<string>> NamesAsync() =>
+        [
+            .. (await (await client.GetAsync("/cache/dead-letters")).JsonAsync()).EnumerateArray()
+                .Select(letter => letter.GetProperty("value").GetProperty("displayName").GetString()!),
+        ];
+
+        await DieAsync(other, "Refused, of another user");
+        for (var number = 1; number <= WriteBehindQueue.MaxDeadLettersOfOne + 2; number++)
+        {
+            await DieAsync(user, $"Refused {number}");
+        }
+
+        var kept = Enumerable.Range(3, WriteBehindQueue.MaxDeadLettersOfOne).Reverse().Select(number => $"Refused {number}");
+        Assert.Equal([.. kept, "Refused, of another user"], await NamesAsync());
+
+        // What an administrator drops leaves no gap through which others go.
+        var first = (await (await client.GetAsync("/cache/dead-letters")).JsonAsync())[0].GetProperty("id");
+        Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/cache/dead-letters/{first}")).StatusCode);
+        await DieAsync(user, "Refused once more");
+        Assert.Equal(WriteBehindQueue.MaxDeadLettersOfOne + 1, (await NamesAsync()).Count);
     }
 
     [Fact]
@@ -477,7 +513,7 @@ public sealed class WriteBehindTests(TestServers servers)
         if (commits)
         {
             var change = new UserChange(user.Email, user.Email, "Synchronous", user.UpdatedAt);
-            var (outcome, _, _) = await node.Services.GetRequiredService<UserRepository>().UpdateAsync(user.Id, change, null, turn, CancellationToken.None);
+            var (outcome, _, _) = await node.Services.GetRequiredService<UserRepository>().UpdateAsync(user.Id, change, null, false, turn, CancellationToken.None);
             Assert.Equal(UserWrite.Done, outcome);
         }
 

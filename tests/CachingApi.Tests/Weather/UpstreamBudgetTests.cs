@@ -3,7 +3,9 @@ using System.Net;
 using CachingApi.FakeUpstream;
 using CachingApi.Storage;
 using CachingApi.Tests.Api;
+using CachingApi.Tests.RateLimiting;
 using CachingApi.Tests.Servers;
+using CachingApi.Tests.Users;
 using CachingApi.Weather;
 using Microsoft.Extensions.DependencyInjection;
 using StackExchange.Redis;
@@ -84,11 +86,83 @@ public sealed class UpstreamBudgetTests(TestServers servers)
 
         for (var call = 0; call < 4; call++)
         {
-            await budget.SpendAsync(CancellationToken.None);
+            await budget.SpendAsync(isNew: false, CancellationToken.None);
         }
 
-        var outage = await Assert.ThrowsAsync<UnavailableException>(() => budget.SpendAsync(CancellationToken.None));
+        var outage = await Assert.ThrowsAsync<UnavailableException>(() => budget.SpendAsync(isNew: false, CancellationToken.None));
         Assert.InRange(outage.RetryAfter, TimeSpan.FromSeconds(1), TimeSpan.FromMinutes(1));
+    }
+
+    [Fact]
+    public async Task Half_of_the_budget_is_kept_for_cities_that_were_found_before()
+    {
+        await using var node = await WeatherNode.StartAsync(servers, new() { ["Weather:Budget:PerDay"] = "8" });
+        Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Berlin")).StatusCode);
+
+        // Names that a client makes up, and cities that are.
+        Assert.Equal(HttpStatusCode.NotFound, (await node.GetAsync("no such city 1")).StatusCode);
+        Assert.Equal(HttpStatusCode.NotFound, (await node.GetAsync("no such city 2")).StatusCode);
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, (await node.GetAsync("no such city 3")).StatusCode);
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, (await node.GetAsync("Rome")).StatusCode);
+        Assert.Equal(4, await node.Api.MetricAsync("weather_upstream_budget_left", ("window", "day")));
+
+        for (var observation = 0; observation < 4; observation++)
+        {
+            node.Time.Advance(TimeSpan.FromMinutes(20));
+            Assert.Contains("; fwd=stale; stored", (await node.GetAsync("Berlin")).CacheStatus(), StringComparison.Ordinal);
+        }
+
+        Assert.Equal(0, await node.Api.MetricAsync("weather_upstream_budget_left", ("window", "day")));
+    }
+
+    [Fact]
+    public async Task A_city_that_is_not_cached_costs_more_permits_than_one_that_is()
+    {
+        await using var node = await LimitedAsync(("weather:Limit", "9"), ("weather:Window", "1.00:00:00"));
+
+        Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Berlin")).StatusCode); // 3
+        Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Berlin")).StatusCode); // 1
+        Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Rome")).StatusCode); // 3
+        var denied = await node.GetAsync("Madrid"); // 1 of 2
+        await UserContractTests.AssertProblemAsync(denied, HttpStatusCode.TooManyRequests);
+        Assert.NotEmpty(denied.Header("Retry-After"));
+        Assert.Equal(4, node.Upstream.Calls.Count);
+        Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Rome")).StatusCode); // 1
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await node.GetAsync("Rome")).StatusCode);
+
+        // The city that one client may not look up is there for another, at once.
+        var other = await FromAsync(node, "Madrid", "203.0.113.1");
+        Assert.Equal(HttpStatusCode.OK, other.StatusCode);
+        Assert.Equal([("weather", 6L), ("weather-miss", 199L)], other.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
+    }
+
+    [Fact]
+    public async Task An_address_causes_so_many_look_ups_a_day_and_no_more()
+    {
+        await using var node = await LimitedAsync(("weather-miss:Limit", "2"));
+
+        Assert.Equal(HttpStatusCode.NotFound, (await node.GetAsync("no such city 1")).StatusCode);
+        Assert.Equal(HttpStatusCode.NotFound, (await node.GetAsync("no such city 2")).StatusCode);
+        var problem = await UserContractTests.AssertProblemAsync(await node.GetAsync("no such city 3"), HttpStatusCode.TooManyRequests);
+        Assert.Equal("weather-miss", Assert.Single(problem.GetProperty("violated-policies").EnumerateArray()).GetString());
+        Assert.Equal(HttpStatusCode.NotFound, (await node.GetAsync("no such city 1")).StatusCode);
+        Assert.Equal(2, node.Upstream.Calls.Count);
+        Assert.Equal(HttpStatusCode.NotFound, (await FromAsync(node, "no such city 3", "203.0.113.1")).StatusCode);
+    }
+
+    private Task<WeatherNode> LimitedAsync(params (string Name, string Value)[] settings)
+    {
+        var all = settings.ToDictionary(setting => $"RateLimits:Policies:{setting.Name}", setting => setting.Value);
+        all["RateLimits:Enabled"] = "true";
+        all["Network:KnownProxies:0"] = "127.0.0.1";
+        return WeatherNode.StartAsync(servers, all);
+    }
+
+    private static async Task<HttpResponseMessage> FromAsync(WeatherNode node, string city, string address)
+    {
+        using var request = new HttpRequestMessage(HttpMethod.Get, $"/weather/{Uri.EscapeDataString(city)}");
+        request.Headers.Add("X-Forwarded-For", address);
+        return await node.Api.Anonymous.SendAsync(request);
     }
 
     [Fact]

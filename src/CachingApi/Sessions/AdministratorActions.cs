@@ -1,0 +1,43 @@
+using Microsoft.AspNetCore.Authorization;
+
+namespace CachingApi.Sessions;
+
+internal static class AdministratorActions
+{
+    /// <summary>The live page reads it once per second, and it holds figures only.</summary>
+    private const string NotLogged = "/cache/stats";
+
+    /// <summary>Logs each request that a user may make as an administrator only.</summary>
+    public static IApplicationBuilder UseAdministratorActionLog(this IApplicationBuilder app) => app.Use(static async (context, next) =>
+    {
+        if (!IsAction(context))
+        {
+            await next(context);
+            return;
+        }
+
+        var events = context.RequestServices.GetRequiredService<SecurityEvents>();
+        try
+        {
+            await next(context);
+        }
+        catch
+        {
+            events.WriteAction(context, "error");
+            throw;
+        }
+
+        events.WriteAction(context, context.Response.StatusCode < StatusCodes.Status400BadRequest ? "success" : "failure");
+    });
+
+    private static bool IsAction(HttpContext context) =>
+        context.User.IsInRole(Caller.AdminRole)
+        && context.GetEndpoint() is RouteEndpoint endpoint
+        && endpoint.RoutePattern.RawText?.TrimEnd('/') != NotLogged
+        && endpoint.Metadata.GetMetadata<IAuthorizeData>()?.Policy switch
+        {
+            Caller.Admin => true,
+            Caller.SelfOrAdmin => !Caller.IsSelf(context.User, context),
+            _ => false,
+        };
+}

@@ -1,0 +1,30 @@
+using System.Buffers.Text;
+using System.Security.Cryptography;
+
+namespace CachingApi.Sessions;
+
+/// <summary>
+/// The cookie by which a browser is recognised that has logged in before: see <see cref="LoginBackoff"/>. It lets nobody in. Its token is
+/// 256 random bits, so it cannot be made up, and the server keeps the hash of it only.
+/// </summary>
+internal static class DeviceCookie
+{
+    public const string Name = "__Host-device";
+
+    private const int Bytes = 32, Length = 43;
+
+    public static string New() => Base64Url.EncodeToString(RandomNumberGenerator.GetBytes(Bytes));
+
+    /// <summary>The token of a request; <c>null</c> if it has none, or what it has cannot be one.</summary>
+    public static string? Read(HttpRequest request) =>
+        RequestCookies.Find(request, Name) is { Length: Length } token && Base64Url.IsValid(token) ? token : null;
+
+    public static CookieOptions Options() => new()
+    {
+        HttpOnly = true,
+        Secure = true,
+        SameSite = SameSiteMode.Lax,
+        Path = "/",
+        MaxAge = TimeSpan.FromDays(90),
+    };
+}

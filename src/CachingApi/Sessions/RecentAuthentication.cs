@@ -1,0 +1,61 @@
+using System.Globalization;
+using Microsoft.AspNetCore.Http.Features;
+using Microsoft.AspNetCore.Http.HttpResults;
+
+namespace CachingApi.Sessions;
+
+/// <summary>
+/// Guards what takes an account over or destroys it: the caller must have given the password lately, so that a stolen session does not
+/// suffice.
+/// </summary>
+internal sealed class RecentAuthentication(SessionService sessions, SecurityEvents events)
+{
+    public const string ProblemType = "reauthentication-required";
+
+    /// <summary>How long after the password was given no other is asked for.</summary>
+    public static readonly TimeSpan MaxAge = TimeSpan.FromMinutes(10);
+
+    /// <summary>The answer to a request whose session is too old; <c>null</c> if it may go on.</summary>
+    /// <param name="password">The caller's password, if the request has it.</param>
+    public async Task<ProblemHttpResult?> RefusalAsync(HttpContext context, string? password, CancellationToken cancel)
+    {
+        var session = context.Features.GetRequiredFeature<Session>();
+        if (session.SinceAuthentication <= MaxAge)
+        {
+            return null;
+        }
+
+        return password is null
+            ? TypedResults.Problem(
+                "The password was given too long ago: send it as currentPassword, or to POST /sessions/current/reauthentication.",
+                statusCode: StatusCodes.Status403Forbidden,
+                title: "Reauthentication required",
+                type: ProblemType)
+            : await ReauthenticateAsync(context, password, keep: false, cancel);
+    }
+
+    /// <summary>Checks the caller's password.</summary>
+    /// <param name="keep">Whether later requests of the session need not give it.</param>
+    /// <returns>The answer if it is wrong, or may not be tried yet.</returns>
+    public async Task<ProblemHttpResult?> ReauthenticateAsync(HttpContext context, string password, bool keep, CancellationToken cancel)
+    {
+        var session = context.Features.GetRequiredFeature<Session>();
+        SessionToken? token = keep ? SessionAuthentication.TokenOf(context.Request)!.Value.Token : null;
+        var attempt = await sessions.ReauthenticateAsync(password, session, token, cancel);
+        events.Write(SecurityEvents.Reauthentication, attempt.Outcome, context);
+        return attempt.Done ? null : Refusal(attempt, "The current password is wrong.", StatusCodes.Status403Forbidden, context.Response);
+    }
+
+    /// <summary>The answer to a password that is wrong, or that may not be tried yet.</summary>
+    public static ProblemHttpResult Refusal(PasswordAttempt attempt, string reason, int status, HttpResponse response)
+    {
+        if (attempt.Wait == TimeSpan.Zero)
+        {
+            return TypedResults.Problem(reason, statusCode: status);
+        }
+
+        var seconds = (long)Math.Ceiling(attempt.Wait.TotalSeconds);
+        response.Headers.RetryAfter = seconds.ToString(CultureInfo.InvariantCulture);
+        return TypedResults.Problem($"Too many wrong passwords; come back in {seconds} s.", statusCode: StatusCodes.Status429TooManyRequests);
+    }
+}

@@ -1,0 +1,29 @@
+using CachingApi.RateLimiting;
+using CachingApi.Sessions;
+using Microsoft.AspNetCore.Http.HttpResults;
+
+namespace CachingApi.Users;
+
+/// <summary>
+/// What a change of the e-mail address needs beside other changes: the address is what an account is recovered by, and whether one is in
+/// use is nobody's business.
+/// </summary>
+internal sealed class EmailChanges(RecentAuthentication authentication, RequestLimits limits, SessionService sessions, SecurityEvents events)
+{
+    /// <summary>The answer to a request that may not change an address; <c>null</c> if it may.</summary>
+    public async Task<ProblemHttpResult?> RefusalAsync(HttpContext context, string? password, CancellationToken cancel) =>
+        await authentication.RefusalAsync(context, password, cancel) ?? await limits.AcquireDeferredAsync(context);
+
+    /// <summary>After the change: ends the user's other sessions, which may be those of a thief.</summary>
+    public async Task CompleteAsync(HttpContext context, Guid userId, bool changed)
+    {
+        if (changed)
+        {
+            await (Caller.IsSelf(context.User, context)
+                ? sessions.EndOthersAsync(SessionAuthentication.TokenOf(context.Request)!.Value.Token, CancellationToken.None)
+                : sessions.EndAllAsync(userId, CancellationToken.None));
+        }
+
+        events.Write(SecurityEvents.EmailChange, changed ? "success" : "failure", context, userId);
+    }
+}

@@ -1,0 +1,180 @@
+using System.Globalization;
+using System.Net;
+using System.Net.Http.Json;
+using CachingApi.Sessions;
+using CachingApi.Tests.Api;
+using CachingApi.Tests.Servers;
+using CachingApi.Tests.Users;
+using CachingApi.Users;
+using Microsoft.AspNetCore.Identity;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Options;
+using Microsoft.Extensions.Time.Testing;
+using StackExchange.Redis;
+
+namespace CachingApi.Tests.Sessions;
+
+/// <summary>Wrong passwords of strangers never keep an account's owner out.</summary>
+public sealed class LoginBackoffTests(TestServers servers)
+{
+    private const string Home = "198.51.100.1", Elsewhere = "192.0.2.1";
+
+    [Fact]
+    public async Task Failures_from_one_network_delay_no_other_network_and_no_live_session()
+    {
+        await using var api = await StartAsync();
+        var user = await api.CreateUserAsync();
+        using var session = await api.LogInAsync(user.Email);
+
+        for (var failure = 0; failure <= LoginBackoff.FreeFailures; failure++)
+        {
+            Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, user, "wrong", "203.0.113.1")).StatusCode);
+        }
+
+        await UserContractTests.AssertProblemAsync(await LogInAsync(api, user, ApiNode.Password, "203.0.113.1"), HttpStatusCode.TooManyRequests);
+        Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, "203.0.113.2")).StatusCode);
+        Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(session, user, ApiNode.Password, "dew on the moss")).StatusCode);
+    }
+
+    [Fact]
+    public async Task Many_networks_together_are_delayed_but_not_those_and_devices_that_have_logged_in_before()
+    {
+        await using var api = await StartAsync();
+        var user = await api.CreateUserAsync();
+        var first = await LogInAsync(api, user, ApiNode.Password, Home, "cookie");
+        var device = Assert.Single(first.Headers.GetValues("Set-Cookie"), cookie => cookie.StartsWith("__Host-device=", StringComparison.Ordinal)).Split(';')[0];
+        for (var failure = 0; failure <= LoginBackoff.FreeFailuresOfAccount; failure++)
+        {
+            var from = string.Create(CultureInfo.InvariantCulture, $"203.0.113.{1 + failure / LoginBackoff.FreeFailures}");
+            Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, user, "wrong", from)).StatusCode);
+        }
+
+        // They must wait now; a busy machine must not take longer than that.
+        await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+        var count = await CountAsync(api, redis, key => key.EndsWith(":all", StringComparison.Ordinal));
+        Assert.True((long)(await redis.GetDatabase().HashGetAsync(count, "until")) > 0);
+        await redis.GetDatabase().HashSetAsync(count, "until", TimeProvider.System.GetUtcNow().AddMinutes(5).ToUnixTimeMilliseconds());
+
+        await UserContractTests.AssertProblemAsync(await LogInAsync(api, user, ApiNode.Password, Elsewhere), HttpStatusCode.TooManyRequests);
+        await UserContractTests.AssertProblemAsync(
+            await LogInAsync(api, user, ApiNode.Password, Elsewhere, cookie: $"__Host-device={DeviceCookie.New()}"), HttpStatusCode.TooManyRequests);
+        Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, Home)).StatusCode);
+        var known = await LogInAsync(api, user, ApiNode.Password, Elsewhere, "cookie", device);
+        Assert.Equal(HttpStatusCode.Created, known.StatusCode);
+        Assert.DoesNotContain("__Host-device", known.Header("Set-Cookie"), StringComparison.Ordinal);
+        // By that the network is known as well.
+        Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, Elsewhere)).StatusCode);
+        // The device is known to this account only.
+        var other = await api.CreateUserAsync();
+        await UserContractTests.AssertProblemAsync(await LogInAsync(api, other, "wrong", Elsewhere, cookie: device), HttpStatusCode.Unauthorized);
+        Assert.DoesNotContain(await api.KeysAsync(), key => key.Contains(device.Split('=')[1], StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public async Task A_known_device_is_not_delayed_by_others_in_its_network_and_is_by_its_own_failures()
+    {
+        await using var api = await StartAsync();
+        var user = await api.CreateUserAsync();
+        var first = await LogInAsync(api, user, ApiNode.Password, Home, "cookie");
+        var device = Assert.Single(first.Headers.GetValues("Set-Cookie"), cookie => cookie.StartsWith("__Host-device=", StringComparison.Ordinal)).Split(';')[0];
+
+        for (var failure = 0; failure <= LoginBackoff.FreeFailures; failure++)
+        {
+            Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, user, "wrong", Home)).StatusCode);
+        }
+
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await LogInAsync(api, user, ApiNode.Password, Home)).StatusCode);
+        Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, Home, cookie: device)).StatusCode);
+
+        for (var failure = 0; failure <= LoginBackoff.FreeFailures; failure++)
+        {
+            Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, user, "wrong", Elsewhere, cookie: device)).StatusCode);
+        }
+
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await LogInAsync(api, user, ApiNode.Password, Elsewhere, cookie: device)).StatusCode);
+    }
+
+    [Fact]
+    public async Task Wrong_passwords_of_a_session_count_for_that_session_only()
+    {
+        await using var api = await StartAsync();
+        var user = await api.CreateUserAsync();
+        using var stolen = await api.LogInAsync(user.Email);
+        using var own = await api.LogInAsync(user.Email);
+
+        for (var failure = 0; failure <= LoginBackoff.FreeFailures; failure++)
+        {
+            Assert.Equal(HttpStatusCode.Forbidden, (await ChangeAsync(stolen, user, "wrong", "dew on the moss")).StatusCode);
+        }
+
+        await UserContractTests.AssertProblemAsync(await ChangeAsync(stolen, user, ApiNode.Password, "dew on the moss"), HttpStatusCode.TooManyRequests);
+        var again = await stolen.PostAsJsonAsync("/sessions/current/reauthentication", new { currentPassword = ApiNode.Password });
+        await UserContractTests.AssertProblemAsync(again, HttpStatusCode.TooManyRequests);
+        Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(own, user, ApiNode.Password, "dew on the moss")).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_login_whose_password_is_not_checked_in_time_is_503_and_counts_as_no_failure()
+    {
+        var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
+        await using var api = await ApiNode.StartAsync(servers, time: time);
+        var user = await api.CreateUserAsync();
+        var passwords = api.Services.GetRequiredService<Passwords>();
+        var slow = new PasswordHasher<object>(Options.Create(new PasswordHasherOptions { IterationCount = 1 })).HashPassword(new(), "x");
+        var bytes = Convert.FromBase64String(slow);
+        System.Buffers.Binary.BinaryPrimitives.WriteInt32BigEndian(bytes.AsSpan(5), 10_000_000);
+        var busy = Enumerable.Range(0, Math.Max(1, Environment.ProcessorCount / 2))
+            .Select(_ => passwords.VerifyAsync(Convert.ToBase64String(bytes), "x", preferred: true, CancellationToken.None)).ToArray();
+
+        var login = LogInAsync(api, user, ApiNode.Password, Home);
+        while (!login.IsCompleted)
+        {
+            time.Advance(TimeSpan.FromSeconds(1));
+            await Task.Delay(20);
+        }
+
+        var answer = await login;
+        await UserContractTests.AssertProblemAsync(answer, HttpStatusCode.ServiceUnavailable);
+        Assert.Equal("2", answer.Header("Retry-After"));
+        Assert.All(busy, check => Assert.False(check.IsCompleted));
+        await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+        Assert.Equal(0, (long)await redis.GetDatabase().HashGetAsync(await CountAsync(api, redis, key => !key.EndsWith(":all", StringComparison.Ordinal)), "failures"));
+        Assert.Equal(0, (long)await redis.GetDatabase().HashGetAsync(await CountAsync(api, redis, key => key.EndsWith(":all", StringComparison.Ordinal)), "failures"));
+        await Task.WhenAll(busy);
+        Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, Home)).StatusCode);
+    }
+
+    private Task<ApiNode> StartAsync() => ApiNode.StartAsync(servers, new() { ["Network:KnownProxies:0"] = "127.0.0.1" });
+
+    /// <summary>The key of a count of failures; the only one of its kind.</summary>
+    private static async Task<RedisKey> CountAsync(ApiNode api, ConnectionMultiplexer redis, Func<string, bool> which)
+    {
+        var keys = new List<RedisKey>();
+        await foreach (var key in redis.GetServers()[0].KeysAsync(pattern: $"{api.KeyPrefix}:logins:*"))
+        {
+            if (which(key.ToString()) && await redis.GetDatabase().KeyTypeAsync(key) is RedisType.Hash)
+            {
+                keys.Add(key);
+            }
+        }
+
+        return Assert.Single(keys);
+    }
+
+    private static async Task<HttpResponseMessage> LogInAsync(
+        ApiNode api, User user, string password, string from, string transport = "bearer", string? cookie = null)
+    {
+        using var client = api.CreateBareClient();
+        using var request = new HttpRequestMessage(HttpMethod.Post, "/sessions") { Content = JsonContent.Create(new { email = user.Email, password, transport }) };
+        request.Headers.Add("X-Forwarded-For", from);
+        if (cookie is not null)
+        {
+            request.Headers.Add("Cookie", cookie);
+        }
+
+        return await client.SendAsync(request);
+    }
+
+    private static Task<HttpResponseMessage> ChangeAsync(HttpClient client, User user, string current, string next) =>
+        client.PutAsJsonAsync($"/users/{user.Id}/password", new { currentPassword = current, newPassword = next });
+}
