@@ -50,8 +50,10 @@ internal readonly record struct BackplaneMessage(BackplaneEvent Event, string Ca
 /// <para>The heartbeats through a master are numbered. A missing number is an interruption, too: if a link between two nodes of a cluster
 /// fails, or a master is killed, messages are lost although every connection of this process is in order. Heartbeats that only arrive
 /// late suspend trust and interrupt nothing: the messages before them arrive in order, and memory is still right.</para>
+/// <para>A heartbeat is a write, too. A master that refuses writes (it is full, read-only, or cannot save) answers reads and publishes, but
+/// holds entries that no process can invalidate: so no process uses Redis until it takes writes again.</para>
 /// </remarks>
-internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : BackgroundService
+internal sealed partial class Backplane(Redis redis, CircuitBreaker circuit, ILogger<Backplane> log) : BackgroundService
 {
     /// <summary>For how long a heartbeat proves that the channel works, from the time at which it was sent.</summary>
     private const long TrustedFor = 1000;
@@ -62,6 +64,7 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
     private const int ClusterSlots = 16384;
     private const int TicksPerLookup = 4;
 
+    private static readonly string Heartbeat = Lua.Load("heartbeat.lua");
     private static readonly TimeSpan HeartbeatInterval = TimeSpan.FromMilliseconds(250);
 
     private readonly string _sender = Guid.NewGuid().ToString("N");
@@ -89,6 +92,8 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
 
     /// <summary>The channel that the scripts publish in.</summary>
     public string Channel { get; } = $"{redis.KeyPrefix}:backplane";
+
+    private string HeartbeatKey { get; } = $"{redis.KeyPrefix}:heartbeat";
 
     /// <summary>Whether every message that was sent until a second ago has been received.</summary>
     public bool IsTrusted => Environment.TickCount64 < Volatile.Read(ref _trustedUntil);
@@ -159,9 +164,9 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
             }
 
             // No heartbeat waits for another: a frozen master delays its own only.
-            foreach (var (server, heartbeat) in Heartbeats())
+            foreach (var (master, heartbeat) in Heartbeats())
             {
-                _ = SendAsync(server, heartbeat);
+                _ = SendAsync(master, heartbeat);
             }
 
             if (Volatile.Read(ref _unansweredSince) is var since and > 0
@@ -177,22 +182,27 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
         }
     }
 
-    private List<(IServer Server, string Text)> Heartbeats()
+    private List<(Master Master, string Text)> Heartbeats()
     {
         lock (_gate)
         {
             var prefix = string.Create(CultureInfo.InvariantCulture, $"{_epoch}/{Environment.TickCount64}");
             return [.. _masters.Select(master =>
-                (master.Value.Server, Message(BackplaneEvent.Heartbeat, prefix, master.Key, $"{++master.Value.Sent}")))];
+                (master.Value, Message(BackplaneEvent.Heartbeat, prefix, master.Key, $"{++master.Value.Sent}")))];
         }
     }
 
-    private async Task SendAsync(IServer master, string heartbeat)
+    private async Task SendAsync(Master master, string heartbeat)
     {
         try
         {
-            await master.ExecuteAsync("PUBLISH", Channel, heartbeat);
+            await master.Server.ExecuteAsync("EVAL", Heartbeat, "1", master.Key, Channel, heartbeat);
             Interlocked.CompareExchange(ref _unansweredSince, Environment.TickCount64, 0);
+        }
+        catch (RedisServerException refusal)
+        {
+            circuit.Open();
+            Log.NotSent(log, refusal.Message);
         }
         catch (Exception error) when (Redis.IsOutage(error))
         {
@@ -205,7 +215,7 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
     {
         try
         {
-            IServer[] masters;
+            Master[] masters;
             var servers = connection.GetServers();
             if (servers.FirstOrDefault(server => server.IsConnected && server.ServerType is ServerType.Cluster) is { } member)
             {
@@ -216,16 +226,16 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
                     return;
                 }
 
-                masters = [.. nodes.Select(node => connection.GetServer(node.EndPoint!))];
+                masters = [.. nodes.Select(node => new Master(connection.GetServer(node.EndPoint!), KeyIn(connection, node.Slots)))];
             }
             else
             {
-                masters = [connection.GetServer(new RedisKey(Channel), flags: CommandFlags.DemandMaster)];
+                masters = [new Master(connection.GetServer(new RedisKey(Channel), flags: CommandFlags.DemandMaster), HeartbeatKey)];
             }
 
             lock (_gate)
             {
-                var found = masters.ToDictionary(server => server.EndPoint.ToString()!, server => new Master(server));
+                var found = masters.ToDictionary(master => master.Server.EndPoint.ToString()!);
                 if (found.Count != _masters.Count || !found.Keys.All(_masters.ContainsKey))
                 {
                     _masters = found;
@@ -238,6 +248,11 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
             Log.NotSent(log, error.GetType().Name);
         }
     }
+
+    /// <summary>A key that a master of a cluster has.</summary>
+    private RedisKey KeyIn(IConnectionMultiplexer connection, IList<SlotRange> slots) => Enumerable.Range(0, int.MaxValue)
+        .Select(number => (RedisKey)$"{HeartbeatKey}:{{{number}}}")
+        .First(key => connection.HashSlot(key) is var slot && slots.Any(range => range.From <= slot && slot <= range.To));
 
     private void Receive(string text)
     {
@@ -320,9 +335,12 @@ internal sealed partial class Backplane(Redis redis, ILogger<Backplane> log) : B
         }
     }
 
-    private sealed class Master(IServer server)
+    private sealed class Master(IServer server, RedisKey key)
     {
         public IServer Server => server;
+
+        /// <summary>A key of this master, for its heartbeats.</summary>
+        public RedisKey Key => key;
 
         /// <summary>The number of the last heartbeat that was sent.</summary>
         public long Sent { get; set; }

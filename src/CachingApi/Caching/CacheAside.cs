@@ -24,6 +24,9 @@ internal sealed partial class CacheAside(
 {
     private const int MaxAttempts = 3;
 
+    /// <summary>A little less than the second after which no process shows an older version.</summary>
+    private static readonly TimeSpan MaxBypassAge = TimeSpan.FromSeconds(0.9);
+
     /// <summary>The cached value, loaded if need be; <c>null</c> from <paramref name="load"/> means that the source has no such entity.</summary>
     /// <exception cref="Exception">Thrown by <paramref name="load"/>, if not even a stale entry is cached.</exception>
     /// <exception cref="UnavailableException">Too many loads of this cache wait already.</exception>
@@ -110,19 +113,37 @@ internal sealed partial class CacheAside(
         }
     }
 
+    /// <remarks>
+    /// Around Redis no fill is refused, so a load that began long ago may have missed a write:
+    /// 1. this process, which is cut off from Redis, begins a load and reads version 1 of the source, whose answer is slow;
+    /// 2. another process commits version 2;
+    /// 3. a reader comes two seconds later: to join the load of step 1 would show it version 1.
+    /// So it joins no load around Redis that began <see cref="MaxBypassAge"/> ago.
+    /// </remarks>
     private async Task<CacheResult> FlyAsync<T>(Read<T> read, bool redisAnswers, CancellationToken cancel) where T : class
     {
-        var (result, joined) = await flights.RunAsync(
-            $"{read.Cache.Name}:{read.Id}",
-            read.Epoch.Epoch.Generation ?? 0,
-            stop => redisAnswers ? LoadUnderLeaseAsync(read, stop) : LoadWithoutRedisAsync(read, stop),
-            cancel);
-        if (joined)
+        while (true)
         {
-            metrics.Coalesced(read.Cache.Name);
-        }
+            var throughRedis = redisAnswers;
+            var (result, joined) = await flights.RunAsync(
+                $"{read.Cache.Name}:{read.Id}",
+                read.Epoch.Epoch.Generation ?? 0,
+                throughRedis ? TimeSpan.MaxValue : MaxBypassAge,
+                stop => throughRedis ? LoadUnderLeaseAsync(read, stop) : LoadWithoutRedisAsync(read, stop),
+                cancel);
+            if (result.Outcome is CacheOutcome.Bypass && joined >= MaxBypassAge)
+            {
+                redisAnswers = false; // Redis has gone away meanwhile
+                continue;
+            }
 
-        return result with { Collapsed = joined };
+            if (joined is not null)
+            {
+                metrics.Coalesced(read.Cache.Name);
+            }
+
+            return result with { Collapsed = joined is not null };
+        }
     }
 
     /// <summary>Loads with Redis, once for all callers of a flight.</summary>
@@ -170,7 +191,9 @@ internal sealed partial class CacheAside(
                 lease.Ended = true;
                 memory.Keep(read.Cache, read.Id, entry, read.Epoch, now);
                 return new(entry, read.HadStale ? CacheOutcome.Refreshed : CacheOutcome.Miss, Stored: true);
-            case WriteState.Stored or WriteState.Unavailable:
+            case WriteState.Unavailable:
+                return new(Served(read, entry), CacheOutcome.Bypass);
+            case WriteState.Stored:
             case WriteState.Refused when write.Newer?.Revision == kept.Revision:
                 return new(Served(read, entry), CacheOutcome.Miss);
         }

@@ -44,14 +44,15 @@ internal readonly record struct Revision(long Version, long Fence = 0) : ICompar
 /// Header, big-endian: 1 byte magic, 1 format, 1 kind, 1 zero, 8 hash of the key, 8 version, 8 fence; 8 created, 8 fresh until,
 /// 8 usable until (Unix milliseconds), 8 checksum, 4 load time (microseconds). The first 28 bytes keep their place in every
 /// format: so an entry of another format is unreadable, but still ordered. The checksum covers the body and the shape of its
-/// type: a body that was written for another shape of the DTO is unreadable, too.
+/// type: a body that was written for another shape of the DTO is unreadable, too. That of a value and of a negative entry also covers the
+/// header before it; a script makes tombstones of both, which have no body and are never served.
 /// </remarks>
 internal sealed class CacheEntry
 {
     public const int HeaderSize = 64;
 
     private const byte Magic = 0xCA;
-    private const byte Format = 2;
+    private const byte Format = 3;
 
     private CacheEntry(ReadOnlyMemory<byte> bytes) => Bytes = bytes;
 
@@ -72,8 +73,8 @@ internal sealed class CacheEntry
 
     public DateTimeOffset UsableUntil => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(44));
 
-    /// <summary>Hash of the body and of the shape of its type.</summary>
-    public ulong Checksum => BinaryPrimitives.ReadUInt64BigEndian(Bytes.Span[52..]);
+    /// <summary>Hash of the body.</summary>
+    public ulong ContentHash => XxHash3.HashToUInt64(Body.Span);
 
     /// <summary>The time that the load took: early refresh weighs it against the time that is left.</summary>
     public TimeSpan LoadTime => TimeSpan.FromMicroseconds(BinaryPrimitives.ReadUInt32BigEndian(Bytes.Span[60..]));
@@ -115,7 +116,7 @@ internal sealed class CacheEntry
             && RevisionOf(key, span) is not null
             && span[1] == Format
             && span[2] <= (byte)EntryKind.Tombstone
-            && BinaryPrimitives.ReadUInt64BigEndian(span[52..]) == ChecksumOf(key, span[HeaderSize..])
+            && (span[2] == (byte)EntryKind.Tombstone || BinaryPrimitives.ReadUInt64BigEndian(span[52..]) == ChecksumOf(key, span))
                 ? new(bytes)
                 : null;
     }
@@ -138,8 +139,8 @@ internal sealed class CacheEntry
     private static Revision RevisionIn(ReadOnlySpan<byte> bytes) =>
         new(BinaryPrimitives.ReadInt64BigEndian(bytes[12..]), BinaryPrimitives.ReadInt64BigEndian(bytes[20..]));
 
-    private static ulong ChecksumOf(EntryKey key, ReadOnlySpan<byte> body) =>
-        body.IsEmpty ? 0 : XxHash3.HashToUInt64(body, unchecked((long)key.Shape));
+    private static ulong ChecksumOf(EntryKey key, ReadOnlySpan<byte> entry) =>
+        XxHash3.HashToUInt64(entry[HeaderSize..], unchecked((long)(key.Shape ^ XxHash3.HashToUInt64(entry[..52]))));
 
     private static ArrayBufferWriter<byte> Header()
     {
@@ -166,7 +167,7 @@ internal sealed class CacheEntry
         BinaryPrimitives.WriteInt64BigEndian(header[28..], created.ToUnixTimeMilliseconds());
         BinaryPrimitives.WriteInt64BigEndian(header[36..], freshUntil.ToUnixTimeMilliseconds());
         BinaryPrimitives.WriteInt64BigEndian(header[44..], usableUntil.ToUnixTimeMilliseconds());
-        BinaryPrimitives.WriteUInt64BigEndian(header[52..], ChecksumOf(key, header[HeaderSize..]));
+        BinaryPrimitives.WriteUInt64BigEndian(header[52..], ChecksumOf(key, header));
         BinaryPrimitives.WriteUInt32BigEndian(header[60..], (uint)Math.Clamp(loadTime.TotalMicroseconds, 0, uint.MaxValue));
         return buffer.WrittenMemory;
     }

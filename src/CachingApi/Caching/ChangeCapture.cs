@@ -99,6 +99,7 @@ internal sealed partial class ChangeCapture : BackgroundService
             return;
         }
 
+        var saidNotPossible = false;
         using var timer = new PeriodicTimer(PollInterval);
         do
         {
@@ -107,13 +108,17 @@ internal sealed partial class ChangeCapture : BackgroundService
                 var slot = await _source.SlotAsync(stoppingToken);
                 if (!slot.Possible)
                 {
-                    Log.NotPossible(_log);
-                    return;
-                }
+                    if (!saidNotPossible)
+                    {
+                        Log.NotPossible(_log);
+                    }
 
-                // A process that does not reach Redis leaves the slot to one that does.
-                if (_tier.IsTrusted)
+                    saidNotPossible = true; // until PostgreSQL is restarted with it
+                }
+                else if (_tier.IsTrusted)
                 {
+                    // A process that does not reach Redis leaves the slot to one that does.
+                    saidNotPossible = false;
                     await FollowAsync(slot, stoppingToken);
                 }
             }

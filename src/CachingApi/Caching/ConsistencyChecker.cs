@@ -200,16 +200,16 @@ internal sealed partial class ConsistencyChecker(
     }
 
     /// <summary>What an entry says of its entity. Times and the key's generation are no part of it.</summary>
-    private readonly record struct Content(EntryKind Kind, Revision Revision, ulong Checksum)
+    private readonly record struct Content(EntryKind Kind, Revision Revision, ulong Hash)
     {
-        public static Content Of(CacheEntry entry) => new(entry.Kind, entry.Revision, entry.Checksum);
+        public static Content Of(CacheEntry entry) => new(entry.Kind, entry.Revision, entry.ContentHash);
 
         /// <summary>If the source has no such entity, it gives no revision: only the kinds are compared.</summary>
         public bool Agrees(Content source) => Kind is EntryKind.Negative ? source.Kind is EntryKind.Negative : this == source;
 
         public override string ToString() => Kind is EntryKind.Negative
             ? "no such entity"
-            : $"version {Revision.Version} (fence {Revision.Fence}, content {Checksum:x16})";
+            : $"version {Revision.Version} (fence {Revision.Fence}, content {Hash:x16})";
     }
 
     /// <summary>What the tiers served at one time, and what the source had right after.</summary>

@@ -25,6 +25,9 @@ internal sealed class Invalidation(
     /// <summary>Longer than any load may take (see <see cref="CachingOptions.LoadTimeout"/>).</summary>
     public static TimeSpan TombstoneTtl { get; } = TimeSpan.FromSeconds(30);
 
+    /// <summary>How often an entry is written again because the cache has been cleared meanwhile; beyond that, it is queued.</summary>
+    private const int MaxGenerations = 5;
+
     /// <summary>Invalidates every cached revision of <paramref name="key"/> that is older than <paramref name="revision"/>.</summary>
     public Task InvalidateAsync<T>(CacheKey<T> key, Revision revision, CancellationToken cancel) where T : class =>
         ReplaceAsync(key, revision, entryKey => CacheEntry.Tombstone(entryKey, revision, time.GetUtcNow()), TombstoneTtl, Moment.Now, cancel);
@@ -69,8 +72,18 @@ internal sealed class Invalidation(
     public async Task EvictAsync(Cache cache, string id, CancellationToken cancel)
     {
         flights.Forget($"{cache.Name}:{id}");
-        var epoch = await namespaces.CurrentAsync(cache.Name, cancel);
-        var evicted = epoch is not null && await redis.EvictAsync(cache.Name, id, namespaces.Key(cache, epoch, id), TombstoneTtl, cancel);
+        var evicted = false;
+        for (var attempt = 0; attempt < MaxGenerations && !evicted; attempt++)
+        {
+            if (await namespaces.CurrentAsync(cache.Name, cancel) is not { } epoch)
+            {
+                break;
+            }
+
+            var (answered, generation) = await redis.EvictAsync(cache.Name, id, namespaces.Key(cache, epoch, id), TombstoneTtl, cancel);
+            evicted = answered && await namespaces.IsCurrentAsync(cache.Name, epoch, generation, cancel);
+        }
+
         memory.Changed(cache, id, new(long.MaxValue));
         if (!evicted)
         {
@@ -79,6 +92,14 @@ internal sealed class Invalidation(
     }
 
     /// <summary>Puts an entry of a new revision in place, or queues that.</summary>
+    /// <remarks>
+    /// The entry must be in the generation that is the current one after the commit:
+    /// 1. another process clears the cache, which moves to generation 8, and loads version 1; the message is still on its way to this one;
+    /// 2. this process commits version 2 and puts it into generation 7;
+    /// 3. every process serves version 1 of generation 8 until its TTL ends.
+    /// So the generation is read with the put, after the commit, and the put is repeated if it is another one. A later generation
+    /// needs nothing: its loads begin after the commit.
+    /// </remarks>
     internal async Task ReplaceAsync<T>(
         CacheKey<T> key, Revision revision, Func<EntryKey, CacheEntry> entry, TimeSpan timeToLive, Moment began, CancellationToken cancel)
         where T : class
@@ -86,23 +107,38 @@ internal sealed class Invalidation(
         var (cache, id) = (key.Cache.Name, key.Id);
         flights.Forget($"{cache}:{id}");
 
-        var epoch = await namespaces.CurrentAsync(cache, cancel);
-        var read = memory.Begin(key.Cache, id, epoch);
-        var entryKey = namespaces.Key(key.Cache, epoch, id);
-        var written = sizeLimit.Apply(key.Cache, entryKey, entry(entryKey));
-        var state = epoch is null
-            ? WriteState.Unavailable
-            : (await redis.WriteAsync(cache, id, entryKey, written, timeToLive, began, cancel)).State;
-        if (state is WriteState.Stored)
+        for (var attempt = 0; attempt < MaxGenerations; attempt++)
         {
-            memory.Replace(key.Cache, id, written, read, time.GetUtcNow());
-            return;
+            if (await namespaces.CurrentAsync(cache, cancel) is not { } epoch)
+            {
+                break;
+            }
+
+            var read = memory.Begin(key.Cache, id, epoch);
+            var entryKey = namespaces.Key(key.Cache, epoch, id);
+            var written = sizeLimit.Apply(key.Cache, entryKey, entry(entryKey));
+            var write = await redis.WriteAsync(cache, id, entryKey, written, timeToLive, began, cancel);
+            if (write.State is WriteState.Unavailable)
+            {
+                break;
+            }
+
+            if (write.State is WriteState.Stored)
+            {
+                memory.Replace(key.Cache, id, written, read, time.GetUtcNow());
+            }
+            else
+            {
+                memory.Changed(key.Cache, id, revision);
+            }
+
+            if (await namespaces.IsCurrentAsync(cache, epoch, write.Generation, cancel))
+            {
+                return;
+            }
         }
 
         memory.Changed(key.Cache, id, revision);
-        if (state is WriteState.Unavailable)
-        {
-            owed.Add(cache, id, revision);
-        }
+        owed.Add(cache, id, revision);
     }
 }

@@ -54,6 +54,13 @@ internal sealed class Namespaces
             if (message.Event is BackplaneEvent.Dropped)
             {
                 var moved = Of(message.Cache);
+                if (message.Number < moved.Highest)
+                {
+                    // Another process has begun an earlier one: Redis has lost the generation, and its clock is behind. The script moves on.
+                    _ = AskAsync(moved, GenerationChange.None, [], CancellationToken.None);
+                    return;
+                }
+
                 moved.Learn(message.Number, moved.Interruptions, time.GetTimestamp());
             }
         };
@@ -67,6 +74,21 @@ internal sealed class Namespaces
             && (_backplane.IsTrusted || _time.GetElapsedTime(space.VerifiedAt) < TrustedFor)
                 ? epoch
                 : await AskAsync(space, GenerationChange.None, [], cancel);
+    }
+
+    /// <summary>
+    /// Whether an epoch is of the generation that Redis has given (<c>null</c>: it has none). If not, a clear has passed this process by,
+    /// and the current epoch is asked for.
+    /// </summary>
+    public async ValueTask<bool> IsCurrentAsync(string cache, Epoch epoch, long? generation, CancellationToken cancel)
+    {
+        if (epoch.Generation == generation)
+        {
+            return true;
+        }
+
+        await AskAsync(Of(cache), GenerationChange.None, [], cancel);
+        return false;
     }
 
     public Namespace Of(string cache) => _namespaces.GetOrAdd(cache, static name => new(name));

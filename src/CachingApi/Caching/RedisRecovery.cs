@@ -50,7 +50,7 @@ internal sealed partial class RedisRecovery(
             var openings = circuit.Openings;
             if (circuit.IsOpen || !incarnations.IsRedisKnown || !_stateKnown)
             {
-                var alive = await tier.PingAsync(stoppingToken);
+                var alive = await tier.ProbeAsync(stoppingToken);
                 await LearnIncarnationsAsync(stoppingToken);
                 if (alive && incarnations.IsRedisKnown)
                 {
@@ -162,14 +162,15 @@ internal sealed partial class RedisRecovery(
         foreach (var entry in owed.Entries())
         {
             var ((cache, id), revision) = entry;
-            if (await namespaces.CurrentAsync(cache, cancel) is not { Generation: { } generation })
+            if (await namespaces.CurrentAsync(cache, cancel) is not { Generation: { } generation } epoch)
             {
                 return;
             }
 
             var key = namespaces.Key(cache, generation, id);
             var tombstone = CacheEntry.Tombstone(key, revision, time.GetUtcNow());
-            if ((await tier.WriteAsync(cache, id, key, tombstone, Invalidation.TombstoneTtl, Moment.Now, cancel)).State is WriteState.Unavailable)
+            var write = await tier.WriteAsync(cache, id, key, tombstone, Invalidation.TombstoneTtl, Moment.Now, cancel);
+            if (write.State is WriteState.Unavailable || !await namespaces.IsCurrentAsync(cache, epoch, write.Generation, cancel))
             {
                 return;
             }

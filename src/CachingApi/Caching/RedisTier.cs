@@ -64,7 +64,8 @@ internal enum GenerationChange
 internal readonly record struct TierLook(bool Answered, CacheEntry? Entry, long Size, TimeSpan? ExpiresIn, bool LeaseHeld);
 
 /// <param name="Newer">The entry that is held, if it is newer.</param>
-internal readonly record struct TierWrite(WriteState State, CacheEntry? Newer);
+/// <param name="Generation">After a write: the cache's generation, as it was read after the commit.</param>
+internal readonly record struct TierWrite(WriteState State, CacheEntry? Newer, long? Generation = null);
 
 /// <summary>The second tier: entries in Redis. Every operation ends within the deadline; an outage is a result, not an exception.</summary>
 internal sealed partial class RedisTier(
@@ -84,6 +85,8 @@ internal sealed partial class RedisTier(
 
     /// <summary>How long the tokens of a lease are remembered, in milliseconds: longer than any load takes.</summary>
     private static readonly long Remembered = (long)Invalidation.TombstoneTtl.TotalMilliseconds;
+
+    private static readonly TimeSpan ProbeTtl = TimeSpan.FromSeconds(1);
 
     /// <summary>Longer than change capture may be behind a writer and both still be seen as one.</summary>
     private static readonly TimeSpan CausesTtl = TimeSpan.FromMinutes(1);
@@ -195,7 +198,7 @@ internal sealed partial class RedisTier(
                 (long)(XxHash3.HashToUInt64(MemoryMarshal.AsBytes(cause.Id.AsSpan())) % CauseFields), cause.Id, cause.Revision.Version, cause.Revision.Fence,
             }),
         ];
-        var key = $"{redis.KeyPrefix}:{cache}:generation";
+        var key = GenerationKey(cache);
         var (answered, result) = await TryAsync(
             "generation", db => db.ScriptEvaluateAsync(Generation, [key, $"{{{key}}}:incarnations:generation", $"{{{key}}}:causes:generation"], arguments), cancel);
         if (!answered)
@@ -223,9 +226,9 @@ internal sealed partial class RedisTier(
 
     /// <summary>
     /// Takes an entry out, leaves a tombstone for <paramref name="timeToLive"/>, breaks the lease and publishes the change.
-    /// Returns <c>false</c> if Redis is away.
+    /// Returns the cache's generation, as it was read after that was begun; whether Redis answered.
     /// </summary>
-    public async Task<bool> EvictAsync(string cache, string id, EntryKey key, TimeSpan timeToLive, CancellationToken cancel)
+    public async Task<(bool Answered, long? Generation)> EvictAsync(string cache, string id, EntryKey key, TimeSpan timeToLive, CancellationToken cancel)
     {
         RedisValue[] arguments =
         [
@@ -235,18 +238,35 @@ internal sealed partial class RedisTier(
             backplane.Message(BackplaneEvent.Changed, cache, id, Backplane.Number(new(long.MaxValue))),
             backplane.Message(BackplaneEvent.Filled, cache, id, "0"),
         ];
-        return (await TryAsync("evict", db => db.ScriptEvaluateAsync(Evict, [key.Text, key.Lease], arguments), cancel)).Answered;
+        return await TryAsync(
+            "evict",
+            async db =>
+            {
+                var (evict, generation) = (db.ScriptEvaluateAsync(Evict, [key.Text, key.Lease], arguments), GetGenerationAsync(db, cache));
+                await evict;
+                return await generation;
+            },
+            cancel);
     }
 
-    public async Task<bool> PingAsync(CancellationToken cancel)
+    /// <summary>
+    /// Whether every master answers and takes writes. One that is full or read-only, or cannot save, answers reads; but it may hold what
+    /// other processes could not invalidate.
+    /// </summary>
+    public async Task<bool> ProbeAsync(CancellationToken cancel)
     {
         try
         {
-            await redis.Cache.PingAsync().WaitAsync(_deadline, cancel);
+            await Task.WhenAll(redis.KeysOnShards("probe").Select(key => redis.Cache.StringSetAsync(key, "", ProbeTtl))).WaitAsync(_deadline, cancel);
             return true;
         }
         catch (Exception error) when (Redis.IsOutage(error))
         {
+            if (error.Message.StartsWith("READONLY", StringComparison.Ordinal))
+            {
+                await redis.FindMasterAsync(cancel);
+            }
+
             return false;
         }
     }
@@ -265,24 +285,36 @@ internal sealed partial class RedisTier(
             began is { } moment && _clock.TimeOf(moment) is { } known ? known : "",
             (long)Invalidation.TombstoneTtl.TotalMilliseconds,
         ];
-        var (answered, result) = await TryAsync("set", db => db.ScriptEvaluateAsync(CompareAndSet, [key.Text, key.Lease], arguments), cancel);
+        var (answered, reply) = await TryAsync(
+            "set",
+            async db =>
+            {
+                var (set, generation) = (db.ScriptEvaluateAsync(CompareAndSet, [key.Text, key.Lease], arguments), token == "" ? GetGenerationAsync(db, cache) : null);
+                return (Set: await set, Generation: generation is null ? null : await generation);
+            },
+            cancel);
         if (!answered)
         {
             return new(WriteState.Unavailable, null);
         }
 
-        _clock.Observe((long)result![0]);
-        return new((WriteState)(int)result[1], CacheEntry.Parse(key, (byte[])result[2]!));
+        var result = reply.Set!;
+        _clock.Observe((long)result[0]);
+        return new((WriteState)(int)result[1], CacheEntry.Parse(key, (byte[])result[2]!), reply.Generation);
     }
+
+    private async Task<long?> GetGenerationAsync(IDatabase db, string cache) =>
+        (await db.StringGetAsync(GenerationKey(cache))).TryParse(out long generation) ? generation : null;
+
+    private string GenerationKey(string cache) => $"{redis.KeyPrefix}:{cache}:generation";
 
     private bool IsHeld(string? lease) =>
         lease?.Split(' ') is [var until, "-" or "+", ..] && long.Parse(until, CultureInfo.InvariantCulture) > _clock.TimeOf(Moment.Now);
 
     private async Task<RedisValue[]> GetTogetherAsync(string[] keys)
     {
-        var values = keys.Length == 1
-            ? [await redis.Cache.StringGetAsync(keys[0])]
-            : await redis.Cache.StringGetAsync(Array.ConvertAll(keys, key => (RedisKey)key));
+        // Also for one: MGET takes a key of another Redis type for a miss, for which GET fails.
+        var values = await redis.Cache.StringGetAsync(Array.ConvertAll(keys, key => (RedisKey)key));
         foreach (var value in values)
         {
             _large.Seen(value.Length());

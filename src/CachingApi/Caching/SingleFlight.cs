@@ -16,17 +16,18 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
 
     /// <summary>Runs <paramref name="load"/>, or joins the run that is under way. A failure is every waiter's, once.</summary>
     /// <param name="generation">Only runs of the same generation are joined.</param>
+    /// <param name="maxAge">Only runs that began less than this ago are joined.</param>
     /// <param name="cancel">Ends this caller's wait; the load goes on for the others, up to the time-out.</param>
-    /// <returns>The result, and whether the run was another caller's.</returns>
+    /// <returns>The result, and if the run was another caller's, how long it had been under way.</returns>
     /// <exception cref="TimeoutException">The load took longer than the time-out.</exception>
-    public async Task<(T Value, bool Joined)> RunAsync(
-        string key, long generation, Func<CancellationToken, Task<T>> load, CancellationToken cancel)
+    public async Task<(T Value, TimeSpan? Joined)> RunAsync(
+        string key, long generation, TimeSpan maxAge, Func<CancellationToken, Task<T>> load, CancellationToken cancel)
     {
-        var mine = new Flight(generation);
+        var mine = new Flight(generation, maxAge);
         var flight = _flights.AddOrUpdate(
             key,
             static (_, mine) => mine,
-            static (_, under, mine) => under.Generation == mine.Generation ? under : mine,
+            static (_, under, mine) => under.Generation == mine.Generation && mine.Since(under) < mine.MaxAge ? under : mine,
             mine);
 
         if (ReferenceEquals(flight, mine))
@@ -34,7 +35,7 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
             _ = FlyAsync(key, mine, load);
         }
 
-        return (await flight.Landed.Task.WaitAsync(cancel), !ReferenceEquals(flight, mine));
+        return (await flight.Landed.Task.WaitAsync(cancel), ReferenceEquals(flight, mine) ? null : mine.Since(flight));
     }
 
     /// <summary>
@@ -83,9 +84,16 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
         }
     }
 
-    private sealed class Flight(long generation)
+    private sealed class Flight(long generation, TimeSpan maxAge)
     {
+        private readonly long _began = Environment.TickCount64;
+
         public long Generation => generation;
+
+        public TimeSpan MaxAge => maxAge;
+
+        /// <summary>How long an earlier run had been under way when this one was made.</summary>
+        public TimeSpan Since(Flight earlier) => TimeSpan.FromMilliseconds(_began - earlier._began);
 
         public TaskCompletionSource<T> Landed { get; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
     }

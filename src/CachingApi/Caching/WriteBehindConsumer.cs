@@ -273,8 +273,8 @@ internal sealed partial class WriteBehindConsumer(
     {
         var version = await target.RejectAsync(write, cancel);
         await queue.FinishAsync([new(write, version, reason)], cancel);
-        await target.VoidAsync(write, version, cancel);
         _held.Remove(write.Token);
+        await target.VoidAsync(write, version, cancel);
         metrics.Writes("dead", 1);
         Log.Dead(log, write.Id, write.Version, reason);
     }

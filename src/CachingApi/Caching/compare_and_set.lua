@@ -33,8 +33,8 @@ end
 
 -- A fill is kept only if no write has come since its lease was given: a write removes the lease. That needs no tombstone, which Redis
 -- may have evicted.
-local lease = redis.call('GET', KEYS[2]) or ''
-local mark, tokens = string.match(lease, '^%d+ (.) (.*)$')
+local lease = redis.pcall('GET', KEYS[2])
+local mark, tokens = string.match(type(lease) == 'string' and lease or '', '^%d+ (.) (.*)$')
 local place = fill and string.find(tokens or '', ARGV[3], 1, true)
 if fill and not place then
   return { now, 2, '' }

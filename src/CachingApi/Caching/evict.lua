@@ -20,10 +20,10 @@ elseif string.byte(held, KIND) ~= TOMBSTONE then
   redis.call('SET', KEYS[1], string.sub(ARGV[1], 1, VERSION - 1) .. revision .. string.sub(ARGV[1], CREATED), 'PX', ARGV[2])
 end
 
-local lease = redis.call('GET', KEYS[2])
+local lease = redis.pcall('GET', KEYS[2])
 if lease then
   redis.call('DEL', KEYS[2])
-  if string.find(lease, '^%d+ %+') then
+  if type(lease) == 'string' and string.find(lease, '^%d+ %+') then
     redis.call('PUBLISH', ARGV[3], ARGV[5])
   end
 end

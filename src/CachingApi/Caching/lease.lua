@@ -7,7 +7,8 @@
 -- ARGV[5]  the message to those that wait for it, when it is given back
 -- ARGV[6]  when it is given back: for how long, in milliseconds, no load is begun while a stale entry can be served; 0 for none
 -- Returns 1, or 0 if it was lost.
-local _, mark, tokens = string.match(redis.call('GET', KEYS[1]) or '', '^(%d+) (.) (.*)$')
+local lease = redis.pcall('GET', KEYS[1])
+local _, mark, tokens = string.match(type(lease) == 'string' and lease or '', '^(%d+) (.) (.*)$')
 if not tokens or string.find(tokens, ARGV[1], 1, true) ~= 1 then
   return 0
 end

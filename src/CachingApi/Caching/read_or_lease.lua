@@ -25,7 +25,8 @@ end
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local till, mark, tokens = string.match(redis.call('GET', KEYS[2]) or '', '^(%d+) (.) (.*)$')
+local lease = redis.pcall('GET', KEYS[2])
+local till, mark, tokens = string.match(type(lease) == 'string' and lease or '', '^(%d+) (.) (.*)$')
 local held = till and tonumber(till) > now
 if held and mark == '!' then
   if readable and struct.unpack('>i8', entry, USABLE_UNTIL) > tonumber(ARGV[5]) then

@@ -19,6 +19,7 @@ for i = 3, #KEYS do
       redis.call('XDEL', KEYS[2], redis.call('LPOP', letters))
     end
     redis.call('PEXPIRE', letters, ARGV[5])
+    redis.call('HSET', KEYS[i], 'dead', token) -- the fence that its row has now, see write_behind_reaccept.lua
   end
   done[#done + 1] = entry
 
@@ -28,6 +29,9 @@ for i = 3, #KEYS do
     if tonumber(version) > tonumber(held[2]) then
       redis.call('HSET', KEYS[i], 'floor', version)
     end
+    held[1] = false
+  end
+  if not held[1] then
     redis.call('PEXPIRE', KEYS[i], ARGV[2])
   end
 end

@@ -14,8 +14,9 @@ end
 
 local time = redis.call('TIME')
 local now, last = time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or 0)
-local held = redis.call('HMGET', KEYS[3], 'token', 'issued')
-if tonumber(ARGV[5]) > tonumber(ARGV[3]) then
+local held = redis.call('HMGET', KEYS[3], 'token', 'issued', 'dead')
+-- The fence of a write that was given up is no later write, though the row has a later version.
+if tonumber(ARGV[5]) > tonumber(ARGV[3]) and held[3] ~= ARGV[4] then
   return fence <= tonumber(held[2] or math.max(now, last)) and 0 or 1
 end
 

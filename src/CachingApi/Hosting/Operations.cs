@@ -142,7 +142,7 @@ internal static class Operations
                 return HealthCheckResult.Degraded("away: no session can be checked");
             }
 
-            return tier.IsTrusted && await tier.PingAsync(cancellationToken)
+            return tier.IsTrusted && await tier.ProbeAsync(cancellationToken)
                 ? HealthCheckResult.Healthy()
                 : HealthCheckResult.Degraded("away: reads go to PostgreSQL");
         }

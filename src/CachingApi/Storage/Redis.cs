@@ -71,6 +71,9 @@ internal sealed class Redis : IAsyncDisposable
                 .First(candidate => configuration.GetBySlot(candidate)?.NodeId == node.NodeId))];
     }
 
+    /// <summary>Finds out anew which server of the cache's Redis is the master: the library itself asks once a minute only.</summary>
+    public async Task FindMasterAsync(CancellationToken cancel) => await _cache.ConfigureAsync().WaitAsync(cancel);
+
     /// <summary>A further connection to the state server, for commands that hold up all that follow them.</summary>
     public Task<ConnectionMultiplexer> ConnectToStateAsync(string role, TimeSpan patience)
     {

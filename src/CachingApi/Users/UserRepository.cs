@@ -231,13 +231,21 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
         return rows.ToDictionary(row => row.Id, row => (row.Written, row.Version, row.Fence, row.SameEmail));
     }
 
-    /// <summary>Gives a user a version later than <paramref name="version"/>, unless a later write has; <c>null</c> where there is no such user.</summary>
-    public async Task<long?> PassAsync(Guid id, long version, CancellationToken cancel)
+    /// <summary>
+    /// Gives a user a version later than that of a write that is given up, unless a later write has, and the write's token as its fence, so that
+    /// no consumer that still holds the write persists it. <c>null</c> if there is no such user.
+    /// </summary>
+    public async Task<long?> PassAsync(Guid id, long version, long token, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         return await connection.QuerySingleOrDefaultAsync<long?>(new CommandDefinition(
-            "UPDATE users SET version = greatest(version, @version + 1) WHERE id = @id RETURNING version",
-            new { id, version },
+            """
+            UPDATE users
+            SET version = greatest(version, @version + 1), fence = CASE WHEN fence > @token + @maxLead THEN fence ELSE greatest(fence, @token) END
+            WHERE id = @id
+            RETURNING version
+            """,
+            new { id, version, token, maxLead = WriteBehindQueue.MaxLead },
             cancellationToken: cancel));
     }
 

@@ -140,8 +140,14 @@ internal sealed class UserService(
             return (UserWrite.NotFound, null);
         }
 
-        // Before the write is accepted: a body that cannot be read must not make a failure of a write that was taken.
-        var known = JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)!;
+        // Before the write is accepted: a body that cannot be read must not make a failure of a write that was taken. A precondition is
+        // compared with the row: another client may have changed it, and the cache not have learnt of that yet.
+        var known = versions is null ? JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)! : await LoadAsync(id, CancellationToken.None);
+        if (known is null)
+        {
+            return (UserWrite.NotFound, null);
+        }
+
         if (Email.Key(known.Email) != change.EmailKey)
         {
             // Only the database knows whether the address is taken, and a write that is acknowledged must not be refused later.
@@ -149,7 +155,7 @@ internal sealed class UserService(
         }
 
         var value = JsonSerializer.SerializeToUtf8Bytes(change, UserJson.Default.UserChange);
-        var accepted = await writeBehind.AcceptAsync($"{id}", known.Version, found.Entry.Revision.Fence, versions, value, CancellationToken.None);
+        var accepted = await writeBehind.AcceptAsync($"{id}", known.Version, Math.Max(found.Entry.Revision.Fence, known.Fence), versions, value, CancellationToken.None);
         switch (accepted.State)
         {
             case AcceptState.Accepted:

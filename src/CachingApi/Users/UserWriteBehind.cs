@@ -65,7 +65,7 @@ internal sealed class UserWriteBehind(
     {
         try
         {
-            return await users.PassAsync(Guid.Parse(write.Id), write.Version, cancel) ?? write.Version + 1;
+            return await users.PassAsync(Guid.Parse(write.Id), write.Version, write.Token, cancel) ?? write.Version + 1;
         }
         catch (PostgresException error) when (!TransientSqlStates.Includes(error))
         {

@@ -34,13 +34,19 @@ public sealed class CacheEntryTests
     [InlineData(0)] // magic
     [InlineData(1)] // format
     [InlineData(2)] // kind
+    [InlineData(2, 1)] // kind: negative
     [InlineData(4)] // hash of the key
+    [InlineData(12)] // version
+    [InlineData(27)] // fence
+    [InlineData(28)] // created
+    [InlineData(43)] // fresh until
+    [InlineData(51)] // usable until
     [InlineData(52)] // checksum
     [InlineData(64)] // body
-    public void An_entry_with_a_foreign_header_is_a_miss(int offset)
+    public void An_entry_with_a_foreign_header_is_a_miss(int offset, byte change = 0xFF)
     {
         var bytes = Entry().Bytes.ToArray();
-        bytes[offset] ^= 0xFF;
+        bytes[offset] ^= change;
         Assert.Null(CacheEntry.Parse(Key, bytes));
     }
 

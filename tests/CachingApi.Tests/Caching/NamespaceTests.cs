@@ -63,7 +63,7 @@ public sealed class NamespaceTests(TestServers servers)
     {
         await using var node = await ApiNode.StartAsync(servers);
         var (redis, tier, time) = (node.Services.GetRequiredService<Redis>(), node.Services.GetRequiredService<RedisTier>(), new FakeTimeProvider());
-        var namespaces = new Namespaces(redis, tier, new Backplane(redis, NullLogger<Backplane>.Instance), time); // it was never started
+        var namespaces = new Namespaces(redis, tier, new Backplane(redis, node.Services.GetRequiredService<CircuitBreaker>(), NullLogger<Backplane>.Instance), time); // it was never started
         async Task<long> CurrentAsync() => (await namespaces.CurrentAsync("things", CancellationToken.None))!.Generation!.Value;
         var before = await CurrentAsync();
 
@@ -73,6 +73,48 @@ public sealed class NamespaceTests(TestServers servers)
         Assert.Equal(before, await CurrentAsync());
         time.Advance(TimeSpan.FromSeconds(0.1));
         Assert.True(await CurrentAsync() > before);
+    }
+
+    [Fact]
+    public async Task A_write_enters_the_generation_that_is_current_after_its_commit()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node);
+        await MemoryTierTests.TrustedAsync(node);
+        await engine.GetAsync(new Thing("old", 1));
+        var key = $"{node.KeyPrefix}:things:generation";
+        await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+
+        // Another process has cleared the cache, and its message is still on the way.
+        var cleared = (long)await redis.GetDatabase().StringIncrementAsync(key);
+        await engine.PutAsync(engine.Key(), new("new", 2), CancellationToken.None);
+        Assert.Contains($"things:g{cleared}:1", await node.KeysAsync());
+        Assert.Equal("new", Engine.Read(await engine.GetAsync(_ => throw new InvalidOperationException("It is cached.")))!.Name);
+
+        cleared = (long)await redis.GetDatabase().StringIncrementAsync(key);
+        await engine.Invalidation.EvictAsync(engine.Cache, "1", CancellationToken.None);
+        Assert.Equal("loaded", Engine.Read(await engine.GetAsync(new Thing("loaded", 2)))!.Name);
+        Assert.Contains($"things:g{cleared}:1", await node.KeysAsync());
+    }
+
+    /// <remarks>Redis has lost the generation, and its clock is behind.</remarks>
+    [Fact]
+    public async Task If_another_process_has_begun_an_earlier_generation_all_move_on()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var engine = new Engine(node);
+        await MemoryTierTests.TrustedAsync(node);
+        await engine.GetAsync(new Thing("it", 1));
+        var (key, backplane) = ($"{node.KeyPrefix}:things:generation", node.Services.GetRequiredService<Backplane>());
+        await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+        var before = (long)await redis.GetDatabase().StringGetAsync(key);
+
+        await redis.GetDatabase().StringSetAsync(key, before - 1000);
+        await redis.GetSubscriber().PublishAsync(
+            RedisChannel.Literal(backplane.Channel), $"another {(int)BackplaneEvent.Dropped} things {before - 1000} ");
+
+        await Eventually.TrueAsync(async () => (long)await redis.GetDatabase().StringGetAsync(key) > before, "the generation to move on");
+        Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 1)))!.Name);
     }
 
     [Fact]

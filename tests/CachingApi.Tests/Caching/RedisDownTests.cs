@@ -355,6 +355,68 @@ public sealed class RedisDownTests(TestServers servers)
             Assert.Equal("CachingApi; fwd=uri-miss; stored", (await client.GetAsync($"/users/{user.Id}")).CacheStatus());
             Assert.StartsWith("CachingApi; hit", (await client.GetAsync($"/users/{user.Id}")).CacheStatus());
         }
+
+        // Of another Redis type, which GET refuses; so is the lease.
+        await connection.GetDatabase().KeyDeleteAsync(key);
+        await connection.GetDatabase().ListLeftPushAsync(key, "foreign");
+        await connection.GetDatabase().ListLeftPushAsync($"{{{key}}}:lease", "foreign");
+        Assert.Equal("CachingApi; fwd=uri-miss; stored", (await client.GetAsync($"/users/{user.Id}")).CacheStatus());
+        Assert.StartsWith("CachingApi; hit", (await client.GetAsync($"/users/{user.Id}")).CacheStatus());
+    }
+
+    /// <remarks>It answers reads and publishes messages, but no process can invalidate what it holds.</remarks>
+    [Fact]
+    public async Task While_redis_refuses_writes_no_process_uses_it()
+    {
+        await using var redis = await RedisServer.StartAsync("--maxmemory-policy", "noeviction");
+        await using var node = await StartAsync(redis);
+        await using var other = await ApiNode.StartAsync(servers, nodeOf: node, settings: new()
+        {
+            ["ConnectionStrings:Redis"] = redis.ConnectionString,
+            ["ConnectionStrings:RedisState"] = servers.Redis,
+        });
+        await MemoryTierTests.TrustedAsync(node, other);
+        var inMemory = new CacheSettings { MemoryTtl = TimeSpan.FromHours(1) };
+        var (here, there) = (new Engine(node, inMemory), new Engine(other, inMemory));
+        Thing source = new("old", 1);
+        await there.GetAsync(_ => Task.FromResult<Thing?>(source));
+        Assert.Equal(CacheOutcome.MemoryHit, (await there.GetAsync(source)).Outcome);
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        var server = connection.GetServers()[0];
+
+        await server.ConfigSetAsync("maxmemory", "1");
+        source = new("new", 2);
+        await here.PutAsync(here.Key(), source, CancellationToken.None);
+        await Eventually.TrueAsync(async () => Engine.Read(await there.GetAsync(source))!.Name == "new", "the other process to leave Redis alone");
+        Assert.Equal(CacheOutcome.Bypass, (await there.GetAsync(source)).Outcome);
+
+        await server.ConfigSetAsync("maxmemory", "0");
+        await Eventually.TrueAsync(async () => (await there.GetAsync(source)) is { Outcome: CacheOutcome.RedisHit or CacheOutcome.MemoryHit } found
+            && Engine.Read(found)!.Name == "new", "Redis to be in use again");
+    }
+
+    [Fact]
+    public async Task A_reader_joins_no_load_around_redis_that_began_long_ago()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var node = await StartAsync(redis);
+        var engine = new Engine(node);
+        await redis.KillAsync();
+        var tier = node.Services.GetRequiredService<RedisTier>();
+        await Eventually.TrueAsync(() => !tier.IsReachable);
+
+        // 1. A load reads version 1; 2. another process commits version 2; 3. a reader comes.
+        var slow = new SlowLoad(() => new("old", 1));
+        var first = engine.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+        var joined = engine.GetAsync(_ => throw new InvalidOperationException("It joins."));
+        var later = Environment.TickCount64 + 950;
+        await Eventually.TrueAsync(() => Environment.TickCount64 > later);
+
+        Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 2)))!.Name);
+        slow.GoOn();
+        Assert.Equal("old", Engine.Read(await first)!.Name);
+        Assert.True((await joined).Collapsed);
     }
 
     private Task<ApiNode> StartAsync(RedisServer redis) => ApiNode.StartAsync(servers, new()

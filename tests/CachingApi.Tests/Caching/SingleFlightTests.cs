@@ -122,13 +122,14 @@ public sealed class SingleFlightTests(TestServers servers)
         await Assert.ThrowsAsync<TimeoutException>(() => flights.RunAsync(
             "key",
             0,
+            TimeSpan.MaxValue,
             async stop =>
             {
                 await Task.Delay(Timeout.Infinite, stop);
                 return 0;
             },
             CancellationToken.None));
-        Assert.Equal(1, (await flights.RunAsync("key", 0, _ => Task.FromResult(1), CancellationToken.None)).Value);
+        Assert.Equal(1, (await flights.RunAsync("key", 0, TimeSpan.MaxValue, _ => Task.FromResult(1), CancellationToken.None)).Value);
     }
 
     [Fact]
@@ -137,10 +138,10 @@ public sealed class SingleFlightTests(TestServers servers)
         var flights = new SingleFlight<int>(TimeSpan.FromMilliseconds(50));
         var never = new TaskCompletionSource<int>();
 
-        var first = flights.RunAsync("key", 0, _ => never.Task, CancellationToken.None);
+        var first = flights.RunAsync("key", 0, TimeSpan.MaxValue, _ => never.Task, CancellationToken.None);
         await Assert.ThrowsAsync<TimeoutException>(() => first);
 
-        Assert.Equal(1, (await flights.RunAsync("key", 0, _ => Task.FromResult(1), CancellationToken.None)).Value);
+        Assert.Equal(1, (await flights.RunAsync("key", 0, TimeSpan.MaxValue, _ => Task.FromResult(1), CancellationToken.None)).Value);
     }
 
     [Fact]

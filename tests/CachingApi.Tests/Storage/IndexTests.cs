@@ -46,7 +46,7 @@ public sealed class IndexTests(TestServers servers)
             Assert.NotNull(await accounts.FindAsync(account.Id, CancellationToken.None));
             Assert.Equal("user", await accounts.RoleAsync(account.Id, CancellationToken.None));
             Assert.True((await users.PersistAsync([(account.Id, 4, 3, 3, change)], CancellationToken.None))[account.Id].Written);
-            Assert.Equal(7, await users.PassAsync(account.Id, 6, CancellationToken.None));
+            Assert.Equal(7, await users.PassAsync(account.Id, 6, 4, CancellationToken.None));
             Assert.Equal("admin", (await users.PromoteAsync(account.Id, "777", "", now, CancellationToken.None)).Role);
             Assert.Equal(8, (await users.DeleteAsync(account.Id, Turn(5), CancellationToken.None)).User!.Version);
 

@@ -33,7 +33,7 @@ public sealed class MigrationTests(TestServers servers)
             await using var count = new NpgsqlCommand("SELECT count(*) FROM users", connection);
             Assert.Equal(1001L, await count.ExecuteScalarAsync());
             await using var scripts = new NpgsqlCommand("SELECT string_agg(scriptname, ' ' ORDER BY schemaversionsid) FROM schemaversions", connection);
-            Assert.Equal("db/001_users.sql db/002_change_capture.sql db/003_write_behind.sql db/004_configured_administrator.sql db/sample-data.sql", await scripts.ExecuteScalarAsync());
+            Assert.Equal("db/001_users.sql db/002_change_capture.sql db/003_write_behind.sql db/004_configured_administrator.sql db/005_version_grows.sql db/sample-data.sql", await scripts.ExecuteScalarAsync());
         }
 
         foreach (var node in nodes)
@@ -42,5 +42,17 @@ public sealed class MigrationTests(TestServers servers)
         }
 
         await servers.DropDatabaseAsync(database);
+    }
+
+    [Fact]
+    public async Task A_version_that_is_put_back_by_hand_grows()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+
+        await api.SqlAsync($"UPDATE users SET version = 5 WHERE id = '{user.Id}'");
+        await api.SqlAsync($"UPDATE users SET version = 1 WHERE id = '{user.Id}'");
+
+        Assert.Equal(6, await api.SqlAsync<long>($"SELECT version FROM users WHERE id = '{user.Id}'"));
     }
 }

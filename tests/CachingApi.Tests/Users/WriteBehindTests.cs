@@ -668,6 +668,54 @@ public sealed class WriteBehindTests(TestServers servers)
         await PersistedAsync(node, other, "Other", 2);
     }
 
+    /// <remarks>A consumer that was frozen in the middle of its statement still has the write.</remarks>
+    [Fact]
+    public async Task A_write_that_was_given_up_is_not_persisted_afterwards()
+    {
+        await using var node = await ApiNode.StartAsync(servers);
+        var user = await node.CreateUserAsync();
+        var client = await node.AdminAsync();
+        await client.GetAsync($"/users/{user.Id}");
+        var (queue, users) = (node.Services.GetRequiredService<WriteBehindQueue>(), node.Services.GetRequiredService<UserRepository>());
+        await Consumer(node).StopAsync(CancellationToken.None);
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Earlier")).StatusCode);
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Given up")).StatusCode);
+        var (earlier, given) = (await queue.ReadAsync(10, CancellationToken.None)) is [var first, var second] ? (first, second) : default;
+
+        var version = await users.PassAsync(user.Id, given!.Version, given.Token, CancellationToken.None);
+        await queue.FinishAsync([new(given, version!.Value, "refused")], CancellationToken.None);
+
+        async Task<bool> PersistAsync(QueuedWrite write)
+        {
+            var change = new UserChange(user.Email, user.Email, "Persisted", user.UpdatedAt);
+            var rows = await users.PersistAsync([(user.Id, write.Token, write.Over, write.Version, change)], CancellationToken.None);
+            return rows[user.Id].Written;
+        }
+
+        Assert.False(await PersistAsync(given));
+        Assert.Equal("Ada Lovelace", (await RowAsync(node, user)).Name);
+
+        // The fence of a write that was given up does not supersede an earlier write, which is accepted anew.
+        Assert.False(await PersistAsync(earlier!));
+        Assert.Equal(FencedWrite.Reaccepted, await queue.ReacceptAsync(earlier!, given.Token, version.Value, CancellationToken.None));
+        Assert.True(await PersistAsync(Assert.Single(await queue.ReadAsync(10, CancellationToken.None))));
+    }
+
+    [Fact]
+    public async Task A_precondition_is_compared_with_the_row()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["Database:ChangeCapture"] = "false" });
+        var user = await node.CreateUserAsync();
+        var client = await node.AdminAsync();
+        await client.GetAsync($"/users/{user.Id}");
+
+        await node.SqlAsync($"UPDATE users SET display_name = 'By hand' WHERE id = '{user.Id}'");
+
+        Assert.Equal(HttpStatusCode.PreconditionFailed, (await PutAsync(client, user, "Behind", ifMatch: "\"v1\"")).StatusCode);
+        Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Behind", ifMatch: "\"v2\"")).StatusCode);
+        await PersistedAsync(node, user, "Behind", 3);
+    }
+
     [Fact]
     public async Task A_locked_row_holds_up_no_other_row()
     {
