@@ -40,11 +40,7 @@ internal static class KnownProxies
     public static IServiceCollection AddKnownProxies(this IServiceCollection services)
     {
         services.AddValidatedOptions<NetworkOptions>("Network");
-        services.AddOptions<KestrelServerOptions>().Configure<IOptions<NetworkOptions>>((kestrel, network) =>
-        {
-            kestrel.Limits.MaxConcurrentConnections = network.Value.MaxConnections;
-            kestrel.Limits.KeepAliveTimeout = network.Value.KeepAlive;
-        });
+        services.AddHostedService<ConnectionLimits>();
         services.AddOptions<ForwardedHeadersOptions>().Configure<IOptions<NetworkOptions>>((headers, network) =>
         {
             headers.ForwardedHeaders = ForwardedHeaders.XForwardedFor | ForwardedHeaders.XForwardedProto;
@@ -69,5 +65,18 @@ internal static class KnownProxies
     {
         app.UseForwardedHeaders();
         return app;
+    }
+
+    /// <summary>Limits the server's connections. It does so at start, because the server is built before the options are validated.</summary>
+    private sealed class ConnectionLimits(IOptions<KestrelServerOptions> kestrel, IOptions<NetworkOptions> network) : IHostedService
+    {
+        public Task StartAsync(CancellationToken cancellationToken)
+        {
+            kestrel.Value.Limits.MaxConcurrentConnections = network.Value.MaxConnections;
+            kestrel.Value.Limits.KeepAliveTimeout = network.Value.KeepAlive;
+            return Task.CompletedTask;
+        }
+
+        public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;
     }
 }

@@ -58,6 +58,18 @@ internal static class RawRequest
         }
     }
 
+    /// <summary>Sends a request that expects 100, and resets the connection when the service reads the body.</summary>
+    public static async Task ResetInBodyAsync(Uri server, ReadOnlyMemory<byte> request, string body)
+    {
+        using var patience = new CancellationTokenSource(Patience);
+        using var client = new TcpClient { NoDelay = true, LingerState = new(enable: true, seconds: 0) };
+        await client.ConnectAsync(server.Host, server.Port, patience.Token);
+        await using var stream = client.GetStream();
+        await stream.WriteAsync(request, patience.Token);
+        await stream.ReadExactlyAsync(new byte["HTTP/1.1 100 Continue\r\n\r\n".Length], patience.Token);
+        await stream.WriteAsync(Encoding.UTF8.GetBytes(body), patience.Token);
+    }
+
     private static RawAnswer? Parse(string answer)
     {
         if (answer.Length == 0)

@@ -4,6 +4,8 @@ using System.Text;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Tests.Users;
+using Microsoft.AspNetCore.Http;
+using Microsoft.Extensions.DependencyInjection;
 
 namespace CachingApi.Tests.Hosting;
 
@@ -71,18 +73,40 @@ public sealed class BadRequestTests(TestServers servers)
         Assert.Equal("application/problem+json", answer.Header("Content-Type"));
     }
 
-    [Fact]
-    public async Task A_client_that_resets_the_connection_within_the_body_is_no_error_of_the_service()
+    [Theory]
+    [InlineData("{")]
+    [InlineData("x")] // so that the service answers, to nobody
+    public async Task A_client_that_resets_the_connection_within_the_body_is_no_error_of_the_service(string body)
     {
-        await using var api = await StartAsync(("Serilog:MinimumLevel:Default", "Information"));
+        const int Clients = 50; // the server notices a reset in one of several ways
+        await using var api = await StartAsync(
+            ("Serilog:MinimumLevel:Default", "Information"),
+            ("RateLimits:Policies:login:Limit", "1000"),
+            ("RateLimits:Policies:login-account:Limit", "1000"));
 
-        var request = Request($"Content-Length: {Login.Length}\r\n\r\n{Login[..10]}");
-        await RawRequest.SendAsync(api.Anonymous.BaseAddress!, request, reset: true);
+        var request = Request($"Content-Length: {Login.Length}\r\nExpect: 100-continue\r\n\r\n");
+        for (var client = 0; client < Clients; client++)
+        {
+            await RawRequest.ResetInBodyAsync(api.Anonymous.BaseAddress!, request, body);
+        }
 
         bool Logged(string text) => api.Log.Any(line => line.Contains(text, StringComparison.Ordinal));
-        await Eventually.TrueAsync(() => Logged("/sessions"), "the line of the request");
+        await Eventually.TrueAsync(
+            () => api.Log.Count(line => line.Contains("HTTP \"POST\" \"/sessions\"", StringComparison.Ordinal)) == Clients, "a line of each request");
         Assert.False(Logged("responded 5"));
         Assert.False(Logged("   at "));
+    }
+
+    [Fact]
+    public async Task A_problem_for_a_client_that_has_gone_is_no_error()
+    {
+        await using var api = await StartAsync();
+        using var gone = new CancellationTokenSource();
+        await gone.CancelAsync();
+        var context = new DefaultHttpContext { RequestServices = api.Services, RequestAborted = gone.Token };
+        context.Response.StatusCode = 400;
+
+        Assert.True(await api.Services.GetRequiredService<IProblemDetailsService>().TryWriteAsync(new() { HttpContext = context }));
     }
 
     [Theory]
