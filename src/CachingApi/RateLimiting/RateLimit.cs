@@ -4,8 +4,10 @@ namespace CachingApi.RateLimiting;
 /// <param name="Policy">The name of the policy; <c>null</c> for the one that the route's <c>policy</c> names.</param>
 /// <param name="Cost">How many permits a request spends.</param>
 /// <param name="Account">Says which account a request is about, for the policies by account.</param>
-/// <param name="Deferred">Whether the endpoint acquires the permits, not the middleware.</param>
-internal sealed record RateLimit(string? Policy, int Cost, Func<HttpContext, ValueTask<string?>>? Account, bool Deferred = false);
+internal sealed record RateLimit(string? Policy, int Cost, Func<HttpContext, ValueTask<string?>>? Account);
+
+/// <summary>A limit of an endpoint that the endpoint applies itself, not the middleware.</summary>
+internal sealed record DeferredRateLimit(RateLimit Limit);
 
 internal static class RateLimitExtensions
 {
@@ -23,7 +25,7 @@ internal static class RateLimitExtensions
     /// (<see cref="RequestLimits.AcquireDeferredAsync"/>).
     /// </summary>
     public static TBuilder DeferRateLimit<TBuilder>(this TBuilder endpoint, string policy, int cost = 1) where TBuilder : IEndpointConventionBuilder =>
-        endpoint.WithMetadata(new RateLimit(policy, cost, null, Deferred: true)).ProducesProblem(StatusCodes.Status429TooManyRequests);
+        endpoint.WithMetadata(new DeferredRateLimit(new(policy, cost, null))).ProducesProblem(StatusCodes.Status429TooManyRequests);
 
     /// <summary>Limits an endpoint by the policy that its route names.</summary>
     public static TBuilder RequireNamedRateLimit<TBuilder>(this TBuilder endpoint) where TBuilder : IEndpointConventionBuilder =>

@@ -11,15 +11,21 @@ internal sealed class RateLimitedRoutes : IValidateOptions<RateLimitOptions>
     public ValidateOptionsResult Validate(string? name, RateLimitOptions options)
     {
         var problems = Sources.SelectMany(source => source.Endpoints)
-            .SelectMany(endpoint => endpoint.Metadata.OfType<RateLimit>().Select(limit => Problem(endpoint, limit, options)))
+            .SelectMany(endpoint => LimitsOf(endpoint)
+                .Where(limit => limit.Policy is not null)
+                .GroupBy(limit => limit.Policy!, limit => limit.Cost)
+                .Select(limits => Problem(endpoint, limits.Key, limits.Sum(), options)))
             .OfType<string>()
             .ToArray();
         return problems.Length == 0 ? ValidateOptionsResult.Success : ValidateOptionsResult.Fail(problems);
     }
 
-    private static string? Problem(Endpoint endpoint, RateLimit limit, RateLimitOptions options) =>
-        limit.Policy is null ? null
-        : !options.Policies.TryGetValue(limit.Policy, out var policy) ? $"RateLimits:Policies:{limit.Policy}: {endpoint.DisplayName} needs this policy"
-        : limit.Cost > policy.Limit ? $"RateLimits:Policies:{limit.Policy}:Limit: {endpoint.DisplayName} costs {limit.Cost}"
+    private static IEnumerable<RateLimit> LimitsOf(Endpoint endpoint) =>
+        endpoint.Metadata.OfType<RateLimit>().Concat(endpoint.Metadata.OfType<DeferredRateLimit>().Select(deferred => deferred.Limit));
+
+    /// <param name="cost">What a request costs at most, deferred permits included.</param>
+    private static string? Problem(Endpoint endpoint, string name, int cost, RateLimitOptions options) =>
+        !options.Policies.TryGetValue(name, out var policy) ? $"RateLimits:Policies:{name}: {endpoint.DisplayName} needs this policy"
+        : cost > policy.Limit ? $"RateLimits:Policies:{name}:Limit: {endpoint.DisplayName} costs {cost}"
         : null;
 }

@@ -14,22 +14,17 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limi
     /// <summary>Acquires permits of the limits that the endpoint defers: see <see cref="RateLimitExtensions.DeferRateLimit"/>.</summary>
     /// <returns>The answer to a request that is denied; <c>null</c> if it may go on.</returns>
     /// <exception cref="UnavailableException">Redis does not answer, and a policy lets no request in without it.</exception>
-    public Task<ProblemHttpResult?> AcquireDeferredAsync(HttpContext context) => AcquireAsync(context, deferred: true);
+    public Task<ProblemHttpResult?> AcquireDeferredAsync(HttpContext context) => AcquireAsync(
+        context, [.. context.GetEndpoint()?.Metadata.GetOrderedMetadata<DeferredRateLimit>().Select(deferred => deferred.Limit) ?? []]);
 
     /// <summary>Acquires permits of the endpoint's other limits.</summary>
     /// <inheritdoc cref="AcquireDeferredAsync"/>
-    public Task<ProblemHttpResult?> AcquireAsync(HttpContext context) => AcquireAsync(context, deferred: false);
+    public Task<ProblemHttpResult?> AcquireAsync(HttpContext context) =>
+        AcquireAsync(context, context.GetEndpoint()?.Metadata.GetOrderedMetadata<RateLimit>() ?? []);
 
-    private async Task<ProblemHttpResult?> AcquireAsync(HttpContext context, bool deferred)
+    private async Task<ProblemHttpResult?> AcquireAsync(HttpContext context, IReadOnlyList<RateLimit> limits)
     {
-        var all = context.GetEndpoint()?.Metadata.GetOrderedMetadata<RateLimit>() ?? [];
-        if (all.Count == 0 || !policies.Enabled)
-        {
-            return null;
-        }
-
-        var limits = all.Any(limit => limit.Deferred) ? [.. all.Where(limit => limit.Deferred == deferred)] : deferred ? [] : all;
-        if (limits.Count == 0)
+        if (limits.Count == 0 || !policies.Enabled)
         {
             return null;
         }

@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using CachingApi.Storage;
 using Npgsql;
 
 namespace CachingApi.Sessions;
@@ -10,15 +9,15 @@ namespace CachingApi.Sessions;
 /// without change data capture.
 /// </summary>
 /// <remarks>
-/// While PostgreSQL does not answer, what this process has confirmed last holds, so that an administrator can see what is wrong; without
-/// that the answer is 503.
+/// While PostgreSQL does not answer, the role holds that the session has, so that an administrator can see what is wrong. The role cannot
+/// change meanwhile; and the first process that sees a change ends the user's sessions for all processes.
 /// </remarks>
-internal sealed class AdminRights(AccountRepository accounts, TimeProvider time)
+internal sealed partial class AdminRights(AccountRepository accounts, TimeProvider time, ILogger<AdminRights> log)
 {
     private static readonly TimeSpan ConfirmEvery = TimeSpan.FromMilliseconds(500);
 
-    /// <summary>How long a request waits for PostgreSQL if the role was confirmed before, and if it was not.</summary>
-    private static readonly TimeSpan Deadline = TimeSpan.FromMilliseconds(250), FirstDeadline = TimeSpan.FromSeconds(5);
+    /// <summary>How long a request waits for PostgreSQL if this process has confirmed the role before, and if it has not.</summary>
+    private static readonly TimeSpan Deadline = TimeSpan.FromMilliseconds(250), FirstDeadline = TimeSpan.FromSeconds(1);
 
     /// <summary>The administrators, and the timestamps of the last questions about them.</summary>
     private readonly ConcurrentDictionary<Guid, long> _confirmed = new();
@@ -26,7 +25,7 @@ internal sealed class AdminRights(AccountRepository accounts, TimeProvider time)
     /// <summary>Notes that a user has just logged in as an administrator.</summary>
     public void Confirm(Guid userId) => _confirmed[userId] = time.GetTimestamp();
 
-    /// <exception cref="UnavailableException">PostgreSQL does not answer, and this process has not confirmed the role before.</exception>
+    /// <summary>Whether a user who was an administrator at login still is one.</summary>
     public async ValueTask<bool> HoldAsync(Guid userId, CancellationToken cancel)
     {
         var isConfirmed = _confirmed.TryGetValue(userId, out var confirmed);
@@ -46,10 +45,7 @@ internal sealed class AdminRights(AccountRepository accounts, TimeProvider time)
         }
         catch (Exception error) when (error is NpgsqlException or TimeoutException)
         {
-            if (!isConfirmed)
-            {
-                throw new UnavailableException("The database", error);
-            }
+            Log.NotConfirmed(log, error.GetType().Name);
         }
 
         _confirmed[userId] = asked;
@@ -68,5 +64,11 @@ internal sealed class AdminRights(AccountRepository accounts, TimeProvider time)
         {
             throw new TimeoutException("The role of an administrator could not be confirmed in time.", error);
         }
+    }
+
+    private static partial class Log
+    {
+        [LoggerMessage(1, LogLevel.Warning, "PostgreSQL does not confirm the role of an administrator, that of the session holds: {Reason}")]
+        public static partial void NotConfirmed(ILogger log, string reason);
     }
 }

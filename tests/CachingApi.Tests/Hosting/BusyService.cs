@@ -40,7 +40,9 @@ internal sealed class BusyService : IAsyncDisposable
             ["RateLimits:Policies:default:Limit"] = "100000",
             ["RateLimits:Policies:login:Limit"] = "100000",
             ["RateLimits:Policies:login-account:Limit"] = "100000",
+            ["RateLimits:Policies:login-network:Limit"] = "100000",
             ["RateLimits:Policies:registration:Limit"] = "100000",
+            ["RateLimits:Policies:registration-network:Limit"] = "100000",
         }));
         await MemoryTierTests.TrustedAsync(api);
         await Eventually.TrueAsync(async () => await api.MetricAsync("change_capture_follows") == 1, "change capture");

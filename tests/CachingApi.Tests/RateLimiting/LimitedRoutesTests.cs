@@ -22,7 +22,9 @@ public sealed class LimitedRoutesTests(TestServers servers)
 
         var limits = api.Services.GetRequiredService<EndpointDataSource>().Endpoints.OfType<RouteEndpoint>().ToDictionary(
             endpoint => $"{endpoint.Metadata.GetMetadata<HttpMethodMetadata>()?.HttpMethods[0] ?? "GET"} {endpoint.RoutePattern.RawText!.TrimEnd('/')}",
-            endpoint => string.Join(' ', endpoint.Metadata.OfType<RateLimit>().Select(limit => limit.Policy ?? "named")));
+            endpoint => string.Join(' ', endpoint.Metadata.OfType<RateLimit>()
+                .Concat(endpoint.Metadata.OfType<DeferredRateLimit>().Select(deferred => deferred.Limit))
+                .Select(limit => limit.Policy ?? "named")));
 
         Assert.Equal("login login-network login-account", limits["POST /sessions"]);
         Assert.Equal("registration registration-network", limits["POST /users"]);
