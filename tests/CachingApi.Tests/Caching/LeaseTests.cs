@@ -45,7 +45,7 @@ public sealed class LeaseTests(TestServers servers)
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
-        using var client = await node.AdminAsync();
+        using var client = await node.LogInAsync(user.Email); // whose rights need no row
         await client.PutAsJsonAsync($"/users/{user.Id}?strategy=invalidate", new { email = user.Email, displayName = "Loaded" });
         using var first = await ApiProcess.StartAsync(node.SettingsWith([]));
         using var second = await ApiProcess.StartAsync(node.SettingsWith([]));
@@ -239,7 +239,7 @@ public sealed class LeaseTests(TestServers servers)
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
-        using var client = await node.AdminAsync();
+        using var client = await node.LogInAsync(user.Email); // whose rights need no row
         await client.PutAsJsonAsync($"/users/{user.Id}?strategy=invalidate", new { email = user.Email, displayName = "Loaded" });
         using var holder = await ApiProcess.StartAsync(node.SettingsWith([]));
         holder.Client.DefaultRequestHeaders.Authorization = client.DefaultRequestHeaders.Authorization;
