@@ -3,7 +3,7 @@ namespace CachingApi;
 /// <summary>Recognises requests that a browser sends because of another site's page.</summary>
 internal static class CrossSite
 {
-    /// <summary>Whether the headers <c>Sec-Fetch-Site</c>, or without it <c>Origin</c>, name another site. Only browsers send them.</summary>
+    /// <summary>Whether <c>Sec-Fetch-Site</c>, or without it <c>Origin</c>, names another site. Only browsers send these headers.</summary>
     public static bool IsSource(HttpRequest request)
     {
         var site = request.Headers["Sec-Fetch-Site"].ToString();

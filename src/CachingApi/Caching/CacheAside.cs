@@ -35,8 +35,8 @@ internal sealed partial class CacheAside(
 
     /// <inheritdoc cref="GetAsync{T}(CacheKey{T}, Func{CancellationToken, Task{T}}, CancellationToken)"/>
     /// <param name="admit">
-    /// Called if nothing is cached that could be served, before this caller waits for a load: it may refuse the caller by an exception, which
-    /// does not count as a failure of the load.
+    /// Called if nothing is cached that could be served, before this caller waits for a load: it may refuse the caller by an exception,
+    /// which does not count as a failure of the load.
     /// </param>
     public ValueTask<CacheResult> GetAsync<T>(
         CacheKey<T> key, Func<CancellationToken, Task<T?>> load, Func<Task>? admit, CancellationToken cancel)

@@ -72,7 +72,8 @@ internal static class Errors
     private static long? MaxBodyBytes(HttpContext context) => context.Features.Get<IHttpMaxRequestBodySizeFeature>()?.MaxRequestBodySize;
 
     /// <summary>Whether an endpoint has given the type; the framework's own are of this site.</summary>
-    private static bool HasOwnType(ProblemDetails problem) => problem.Type?.StartsWith("https://tools.ietf.org/", StringComparison.Ordinal) == false;
+    private static bool HasOwnType(ProblemDetails problem) =>
+        problem.Type?.StartsWith("https://tools.ietf.org/", StringComparison.Ordinal) == false;
 
     /// <summary>The section of RFC 9110 that defines a status, where it does: they are numbered in order. 429 has a type of IANA's.</summary>
     private static string Type(int status) => status switch

@@ -24,7 +24,8 @@ internal static class RateLimitExtensions
     /// Limits some requests of an endpoint, which acquires the permits itself when it knows that a request is one of those
     /// (<see cref="RequestLimits.AcquireDeferredAsync"/>).
     /// </summary>
-    public static TBuilder DeferRateLimit<TBuilder>(this TBuilder endpoint, string policy, int cost = 1) where TBuilder : IEndpointConventionBuilder =>
+    public static TBuilder DeferRateLimit<TBuilder>(this TBuilder endpoint, string policy, int cost = 1)
+        where TBuilder : IEndpointConventionBuilder =>
         endpoint.WithMetadata(new DeferredRateLimit(new(policy, cost, null))).ProducesProblem(StatusCodes.Status429TooManyRequests);
 
     /// <summary>Limits an endpoint by the policy that its route names.</summary>

@@ -16,7 +16,8 @@ internal static class RateLimitHeaders
     /// <summary>What is left of them: <c>"login";r=7;t=42</c>, and in how many seconds there is more. Nothing where nobody counts.</summary>
     public static string Limits(Decision decision) => decision is { Earlier: null, Policies: [var only] }
         ? Limit(decision, only)
-        : string.Join(", ", All(decision).SelectMany(one => one.Policies.Select(policy => Limit(one, policy))).Where(limit => limit.Length > 0));
+        : string.Join(
+            ", ", All(decision).SelectMany(one => one.Policies.Select(policy => Limit(one, policy))).Where(limit => limit.Length > 0));
 
     private static Decision[] All(Decision decision) => decision.Earlier is { } earlier ? [earlier, decision] : [decision];
 

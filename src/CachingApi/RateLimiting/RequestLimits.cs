@@ -5,7 +5,9 @@ using Microsoft.AspNetCore.Http.HttpResults;
 
 namespace CachingApi.RateLimiting;
 
-/// <summary>Decides on a request by the limits in its endpoint's metadata: the middleware by most of them, the endpoint by those that it defers.</summary>
+/// <summary>
+/// Decides on a request by the limits in its endpoint's metadata: the middleware by most of them, the endpoint by those that it defers.
+/// </summary>
 internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limiter)
 {
     /// <summary>Policies with this prefix exist to be tried out; all others limit a route of the service.</summary>
@@ -55,7 +57,9 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limi
         };
     }
 
-    /// <remarks>Partitions are found one by one, so that who is denied by address costs no session look-up and no reading of the body.</remarks>
+    /// <remarks>
+    /// Partitions are found one by one, so that a client that is denied by address costs no session look-up and no reading of the body.
+    /// </remarks>
     private async Task<Decision> DecideAsync(HttpContext context, IReadOnlyList<RateLimit> limits, RateLimitPolicy[] named)
     {
         var demands = new Demand[named.Length];
@@ -93,7 +97,8 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limi
         {
             // The endpoint has acquired more: of a policy in both, the later state holds.
             var later = decision.Policies.Select(policy => policy.Demand.Policy).ToHashSet();
-            decision = decision with { Earlier = before with { Policies = [.. before.Policies.Where(policy => !later.Contains(policy.Demand.Policy))] } };
+            PolicyDecision[] others = [.. before.Policies.Where(policy => !later.Contains(policy.Demand.Policy))];
+            decision = decision with { Earlier = before with { Policies = others } };
         }
 
         context.Features.Set(decision);

@@ -68,7 +68,8 @@ internal sealed partial class AdminRights(AccountRepository accounts, TimeProvid
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Warning, "PostgreSQL does not confirm the role of an administrator, that of the session holds: {Reason}")]
+        [LoggerMessage(1, LogLevel.Warning,
+            "PostgreSQL does not confirm the role of an administrator, that of the session holds: {Reason}")]
         public static partial void NotConfirmed(ILogger log, string reason);
     }
 }

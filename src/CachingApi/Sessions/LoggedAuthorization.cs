@@ -10,7 +10,8 @@ internal sealed class LoggedAuthorization(SecurityEvents events) : IAuthorizatio
 {
     private readonly AuthorizationMiddlewareResultHandler _inner = new();
 
-    public async Task HandleAsync(RequestDelegate next, HttpContext context, AuthorizationPolicy policy, PolicyAuthorizationResult authorizeResult)
+    public async Task HandleAsync(
+        RequestDelegate next, HttpContext context, AuthorizationPolicy policy, PolicyAuthorizationResult authorizeResult)
     {
         if (authorizeResult.Forbidden)
         {

@@ -13,7 +13,7 @@ internal sealed record LoginClient(string Network, string? Device, string UserAg
 
 /// <summary>An attempt that takes a password.</summary>
 /// <param name="Wait">How long it must wait; zero if it may go on, and is counted.</param>
-/// <param name="IsKnown">Whether it comes from a network or device that has logged in to the account before, or from a live session.</param>
+/// <param name="IsKnown">Whether a network or device that has logged in to the account before, or a live session, makes it.</param>
 /// <param name="Counts">The keys that count it, its own first.</param>
 internal sealed record LoginAttempt(TimeSpan Wait, bool IsKnown, RedisKey[] Counts);
 
@@ -70,8 +70,8 @@ internal sealed class LoginBackoff(Redis redis)
     public Task SucceededAsync(LoginAttempt attempt, string email, LoginClient client, CancellationToken cancel)
     {
         RedisKey[] keys = [Prefix(email) + "known", .. attempt.Counts];
-        RedisValue[] arguments =
-            [MaxKnown, Milliseconds(KnownFor), Hash(client.Network), .. client.Device is { } device ? new RedisValue[] { Hash(device) } : []];
+        RedisValue[] devices = client.Device is { } device ? [Hash(device)] : [];
+        RedisValue[] arguments = [MaxKnown, Milliseconds(KnownFor), Hash(client.Network), .. devices];
         return redis.OnStateAsync(state => state.ScriptEvaluateAsync(SuccessScript, keys, arguments), cancel);
     }
 
@@ -87,7 +87,8 @@ internal sealed class LoginBackoff(Redis redis)
 
     private async Task<LoginAttempt> CountAsync(RedisKey[] counts, bool isKnown, CancellationToken cancel)
     {
-        RedisValue[] arguments = [Milliseconds(FirstWait), Milliseconds(LongestWait), Milliseconds(Remembered), FreeFailures, FreeFailuresOfAccount];
+        RedisValue[] arguments =
+            [Milliseconds(FirstWait), Milliseconds(LongestWait), Milliseconds(Remembered), FreeFailures, FreeFailuresOfAccount];
         var wait = await redis.OnStateAsync(state => state.ScriptEvaluateAsync(AttemptScript, counts, arguments), cancel);
         return new(TimeSpan.FromMilliseconds((long)wait), isKnown, counts);
     }

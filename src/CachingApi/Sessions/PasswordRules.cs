@@ -32,7 +32,8 @@ internal static class PasswordRules
     public static string? Problem(string password)
     {
         var core = Core(password);
-        return Common.Value.Contains(password) || Common.Value.Contains(core) || Dated.Contains(core) ? "This password is one of the most common ones."
+        return Common.Value.Contains(password) || Common.Value.Contains(core) || Dated.Contains(core)
+            ? "This password is one of the most common ones."
             : password.EnumerateRunes().Distinct().Count() < MinDistinct ? $"At least {MinDistinct} different characters are needed."
             : null;
     }

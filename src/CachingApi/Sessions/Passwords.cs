@@ -59,8 +59,8 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
             : result;
     }
 
-    /// <summary>One form (NFC) for all keyboards: é is one character on some and two on others (NIST SP 800-63B, section 5.1.1.2).</summary>
-    /// <remarks>Normalisation throws if the text has the noncharacter U+FFFE; JSON cannot hold a lone surrogate, which it does not take either.</remarks>
+    /// <summary>One form (NFC) for all keyboards: é is one character on some and two on others (NIST SP 800-63B, 5.1.1.2).</summary>
+    /// <remarks>Normalisation throws if the text has the noncharacter U+FFFE. It throws for a lone surrogate, too, which JSON cannot hold.</remarks>
     private static string Normalized(string password) =>
         password.Contains('\uFFFE', StringComparison.Ordinal) ? password : password.Normalize(NormalizationForm.FormC);
 
@@ -68,7 +68,7 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
     /// Whether the hasher can verify a password with it at all. With anything else, such as the empty hash of a sample user, it would
     /// answer at once or throw, and so tell that there is such an account.
     /// </summary>
-    /// <remarks>The format of ASP.NET Core Identity, version 3: 1, then algorithm, iterations and length of the salt, 32 bits each.</remarks>
+    /// <remarks>Version 3 of ASP.NET Core Identity: the byte 1, then algorithm, iterations and length of the salt, 32 bits each.</remarks>
     private static bool IsHash(string hash)
     {
         const int HeaderBytes = 13, MinBytes = HeaderBytes + 16 + 16;

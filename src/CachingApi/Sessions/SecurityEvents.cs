@@ -36,19 +36,31 @@ internal sealed partial class SecurityEvents(ILogger<SecurityEvents> log)
         var session = context.Features.Get<Session>();
         var route = (context.GetEndpoint() as RouteEndpoint)?.RoutePattern.RawText?.TrimEnd('/');
         Guid? target = Guid.TryParse(context.GetRouteValue("id") as string, out var id) ? id : null;
-        Log.Action(log, AdministratorAction, outcome, context.Request.Method, route, target, session?.UserId, session?.Id, Network(context));
+        Log.Action(
+            log, AdministratorAction, outcome, context.Request.Method, route, target, session?.UserId, session?.Id, Network(context));
     }
 
-    private static string? Network(HttpContext? context) => context is null ? null : Partition.NetworkOf(context.Connection.RemoteIpAddress);
+    private static string? Network(HttpContext? context) =>
+        context is null ? null : Partition.NetworkOf(context.Connection.RemoteIpAddress);
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Information, "Security event {SecurityEvent}: {Outcome}; user {UserId}, session {SessionId}, from {Network}")]
+        [LoggerMessage(1, LogLevel.Information,
+            "Security event {SecurityEvent}: {Outcome}; user {UserId}, session {SessionId}, from {Network}")]
         public static partial void Event(ILogger log, string securityEvent, string outcome, Guid? userId, Guid? sessionId, string? network);
 
         [LoggerMessage(2, LogLevel.Information,
-            "Security event {SecurityEvent}: {Outcome}; {Method} {Route} on {TargetId}; user {UserId}, session {SessionId}, from {Network}")]
+            "Security event {SecurityEvent}: {Outcome}; {Method} {Route} on {TargetId}; "
+            + "user {UserId}, session {SessionId}, from {Network}")]
         public static partial void Action(
-            ILogger log, string securityEvent, string outcome, string method, string? route, Guid? targetId, Guid? userId, Guid? sessionId, string? network);
+            ILogger log,
+            string securityEvent,
+            string outcome,
+            string method,
+            string? route,
+            Guid? targetId,
+            Guid? userId,
+            Guid? sessionId,
+            string? network);
     }
 }

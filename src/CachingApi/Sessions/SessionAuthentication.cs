@@ -32,7 +32,9 @@ internal sealed class SessionAuthentication(
             return SessionToken.Parse(header[BearerPrefix.Length..].Trim()) is { } bearer ? (bearer, SessionTransport.Bearer) : null;
         }
 
-        return RequestCookies.Find(request, CookieName) is { } cookie && SessionToken.Parse(cookie) is { } token ? (token, SessionTransport.Cookie) : null;
+        return RequestCookies.Find(request, CookieName) is { } cookie && SessionToken.Parse(cookie) is { } token
+            ? (token, SessionTransport.Cookie)
+            : null;
     }
 
     protected override async Task<AuthenticateResult> HandleAuthenticateAsync()

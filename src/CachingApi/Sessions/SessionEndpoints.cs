@@ -190,7 +190,8 @@ internal static class SessionEndpoints
     internal static Ok<Session> Current(HttpContext context) => TypedResults.Ok(Mine(context));
 
     /// <summary>Logs out.</summary>
-    internal static async Task<NoContent> LogOut(HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
+    internal static async Task<NoContent> LogOut(
+        HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
     {
         await sessions.LogOutAsync(TokenOf(context), cancel);
         events.Write(SecurityEvents.Logout, "success", context);

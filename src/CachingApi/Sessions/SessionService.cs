@@ -84,7 +84,8 @@ internal sealed partial class SessionService(
 
         metrics.Count("created");
         var shown = transport is SessionTransport.Bearer ? token.Text : null;
-        return new(true, Session: new() { Id = id, UserId = account.Id, ExpiresAt = expires, Token = shown }, Token: token, UserId: account.Id);
+        var session = new NewSession { Id = id, UserId = account.Id, ExpiresAt = expires, Token = shown };
+        return new(true, Session: session, Token: token, UserId: account.Id);
     }
 
     /// <summary>Checks the password of a session's user once more.</summary>

@@ -6,7 +6,8 @@ local index, sessions = redis.call('HGETALL', KEYS[1]), {}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 for i = 1, #index, 2 do
-  local session = redis.call('HMGET', ARGV[1] .. index[i + 1], 'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'authenticated')
+  local session = redis.call('HMGET', ARGV[1] .. index[i + 1],
+    'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'authenticated')
   if session[1] then
     session[8] = string.format('%.0f', now - tonumber(session[8] or session[5]))
     sessions[#sessions + 1] = session

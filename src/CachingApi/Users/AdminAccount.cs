@@ -77,7 +77,9 @@ internal sealed partial class AdminAccount(
         }
 
         var configured = await users.FindConfiguredAsync(_key, cancellationToken);
-        var account = configured is { } id ? await accounts.FindAsync(id, cancellationToken) : await accounts.FindAsync(_email, cancellationToken);
+        var account = configured is { } id
+            ? await accounts.FindAsync(id, cancellationToken)
+            : await accounts.FindAsync(_email, cancellationToken);
         if (account is null)
         {
             await CreateAsync(cancellationToken);

@@ -8,7 +8,8 @@ namespace CachingApi.Users;
 /// What a change of the e-mail address needs beside other changes: the address is what an account is recovered by, and whether one is in
 /// use is nobody's business.
 /// </summary>
-internal sealed class EmailChanges(RecentAuthentication authentication, RequestLimits limits, SessionService sessions, SecurityEvents events)
+internal sealed class EmailChanges(
+    RecentAuthentication authentication, RequestLimits limits, SessionService sessions, SecurityEvents events)
 {
     /// <summary>The answer to a request that may not change an address; <c>null</c> if it may.</summary>
     public async Task<ProblemHttpResult?> RefusalAsync(HttpContext context, string? password, CancellationToken cancel) =>

@@ -122,8 +122,8 @@ internal static class UserEndpoints
 
     /// <summary>Deletes a user and ends that user's sessions.</summary>
     /// <remarks>
-    /// It needs the caller's password, if that was given more than ten minutes ago: a body with <c>currentPassword</c>. Without it the answer
-    /// is a 403 of type <c>reauthentication-required</c>.
+    /// It needs the caller's password, if that was given more than ten minutes ago: a body with <c>currentPassword</c>. Without it the
+    /// answer is a 403 of type <c>reauthentication-required</c>.
     /// </remarks>
     internal static async Task<Results<NoContent, ProblemHttpResult>> Delete(
         Guid id,

@@ -180,11 +180,12 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
 
     /// <summary>
     /// Persists what was written behind, one write of each user, in one statement. It leaves out rows that are locked, so that a user
-    /// whose row is locked for long holds up no other; and rows that have another e-mail address, because no change of it is written behind.
+    /// whose row is locked for long holds up no other; and rows that have another e-mail address, because no change of it is written
+    /// behind.
     /// </summary>
     /// <returns>
-    /// Of each user that exists the row's version and token, after the write or, where <c>Written</c> is <c>false</c>, as it was without; and
-    /// whether the row has the e-mail address of the write.
+    /// Of each user that exists the row's version and token, after the write or, where <c>Written</c> is <c>false</c>, as it was without;
+    /// and whether the row has the e-mail address of the write.
     /// </returns>
     /// <exception cref="PostgresException">The database refuses one of them, and so all of them.</exception>
     public async Task<IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence, bool SameEmail)>> PersistAsync(
@@ -208,7 +209,8 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                 SET email = batch.email, display_name = batch.display_name, updated_at = batch.updated_at,
                     version = greatest(users.version + 1, batch.version), fence = batch.token
                 FROM batch JOIN unlocked USING (id)
-                WHERE users.id = batch.id AND users.email_key = batch.email_key AND (users.fence <= batch.over OR users.fence > batch.token + @maxLead)
+                WHERE users.id = batch.id AND users.email_key = batch.email_key
+                    AND (users.fence <= batch.over OR users.fence > batch.token + @maxLead)
                 RETURNING users.id, users.version, users.fence
             )
             SELECT id, written.id IS NOT NULL, coalesce(written.version, users.version), coalesce(written.fence, users.fence),
@@ -250,7 +252,8 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     }
 
     /// <summary>Adds the administrator of the configuration; <c>null</c> if the e-mail address is in use.</summary>
-    public async Task<User?> CreateAdminAsync(Guid id, string email, string emailKey, string passwordHash, DateTime now, CancellationToken cancel)
+    public async Task<User?> CreateAdminAsync(
+        Guid id, string email, string emailKey, string passwordHash, DateTime now, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         return await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(

@@ -59,8 +59,12 @@ internal sealed class UserService(
         return created;
     }
 
-    /// <summary>Write-through, invalidation or write-behind, as asked or configured; a change of the e-mail address is never written behind.</summary>
-    /// <param name="mayChangeEmail">Whether the e-mail address may become another one; without it, the outcome is <see cref="UserWrite.EmailChange"/>.</param>
+    /// <summary>
+    /// Write-through, invalidation or write-behind, as asked or configured; a change of the e-mail address is never written behind.
+    /// </summary>
+    /// <param name="mayChangeEmail">
+    /// Whether the e-mail address may become another one; without it, the outcome is <see cref="UserWrite.EmailChange"/>.
+    /// </param>
     public Task<(UserWrite Outcome, User? User)> UpdateAsync(
         Guid id, UpdateUser user, long[]? versions, WriteStrategy? strategy, bool mayChangeEmail)
     {

@@ -54,10 +54,12 @@ internal sealed class UserWriteBehind(
         }
     }
 
-    private static WriteResult Result(QueuedWrite write, IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence, bool SameEmail)> rows) =>
+    private static WriteResult Result(
+        QueuedWrite write, IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence, bool SameEmail)> rows) =>
         !rows.TryGetValue(Guid.Parse(write.Id), out var row) ? new(WriteOutcome.Impossible, write.Version, "There is no such user.")
         : row.Written || row.Fence == write.Token ? new(WriteOutcome.Persisted, row.Version)
-        : !row.SameEmail && (row.Fence <= write.Over || row.Fence > write.Token + WriteBehindQueue.MaxLead) ? new(WriteOutcome.Impossible, row.Version, "The e-mail address is another one now.")
+        : !row.SameEmail && (row.Fence <= write.Over || row.Fence > write.Token + WriteBehindQueue.MaxLead)
+            ? new(WriteOutcome.Impossible, row.Version, "The e-mail address is another one now.")
         : row.Fence > write.Over && row.Fence <= write.Token + WriteBehindQueue.MaxLead ? new(WriteOutcome.Fenced, row.Version) { Fence = row.Fence }
         : new(WriteOutcome.Again, row.Version);
 
@@ -91,7 +93,11 @@ internal sealed class UserWriteBehind(
         }
 
         var (outcome, _) = await service.UpdateAsync(
-            Guid.Parse(write.Id), new() { Email = change.Email, DisplayName = change.DisplayName }, null, WriteStrategy.WriteBehind, mayChangeEmail: true);
+            Guid.Parse(write.Id),
+            new() { Email = change.Email, DisplayName = change.DisplayName },
+            versions: null,
+            WriteStrategy.WriteBehind,
+            mayChangeEmail: true);
         return outcome is UserWrite.Accepted or UserWrite.Done;
     }
 

@@ -78,7 +78,8 @@ internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudg
             : throw Unusable();
     }
 
-    private async Task<(T Answer, bool IsFake)> GetAsync<T>(string url, JsonTypeInfo<T> json, bool isNew, CancellationToken cancel) where T : class
+    private async Task<(T Answer, bool IsFake)> GetAsync<T>(string url, JsonTypeInfo<T> json, bool isNew, CancellationToken cancel)
+        where T : class
     {
         try
         {
