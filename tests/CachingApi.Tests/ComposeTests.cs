@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Runtime.CompilerServices;
 using System.Text.Json;
 using System.Text.Json.Nodes;
@@ -48,6 +49,27 @@ public sealed class ComposeTests
         Assert.All(["postgres", "redis", "redis-state"], database => Assert.Equal(["data"], Items(Services[database], "networks")));
         Assert.NotEmpty(Items(Services[name], "networks"));
         Assert.DoesNotContain("data", Items(Services[name], "networks"));
+    }
+
+    [Theory]
+    [InlineData("0.0.0.0", "", true)]
+    [InlineData("192.0.2.1", "", true)]
+    [InlineData("0.0.0.0", "of-our-own-choice", false)]
+    [InlineData("127.0.0.1", "", false)]
+    public async Task Other_machines_reach_the_service_only_if_the_administrator_has_a_password_of_its_own(string bind, string password, bool refused)
+    {
+        var command = Assert.Single(Items(Services["proxy"], "command")).Replace("$$", "$", StringComparison.Ordinal);
+        var start = new ProcessStartInfo("/bin/sh", ["-c", command]) { RedirectStandardError = true };
+        start.Environment.Clear();
+        (start.Environment["BIND"], start.Environment["ADMIN_PASSWORD"], start.Environment["PATH"]) = (bind, password, "/nonexistent");
+
+        using var shell = Process.Start(start)!;
+        var said = await shell.StandardError.ReadToEndAsync();
+        await shell.WaitForExitAsync();
+
+        // 127: there is no nginx here.
+        Assert.Equal(refused ? 1 : 127, shell.ExitCode);
+        Assert.Equal(refused, said.Contains("ADMIN_PASSWORD", StringComparison.Ordinal));
     }
 
     [Fact]
