@@ -145,8 +145,18 @@ internal sealed partial class WriteBehindConsumer(
         using var stop = new CancellationTokenSource(DrainFor, time);
         try
         {
-            while (await RoundAsync(stop.Token))
+            while (true)
             {
+                var worked = await RoundAsync(stop.Token);
+                if (!worked && !_held.Values.Any(held => held.Refusals == 0))
+                {
+                    break;
+                }
+
+                if (!worked)
+                {
+                    await Task.Delay(LockedPause, time, stop.Token); // a row was locked
+                }
             }
         }
 #pragma warning disable CA1031 // It is logged, and nothing is lost: it stays in the queue.

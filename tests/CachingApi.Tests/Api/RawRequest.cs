@@ -47,7 +47,7 @@ internal static class RawRequest
             }
             catch (IOException)
             {
-                // The server has not read all of the request, so its close is a reset; the answer came before.
+                // The server has not read all of the request, so its close is a reset, which may cut the answer off.
             }
 
             return Parse(Encoding.UTF8.GetString(answer.GetBuffer(), 0, (int)answer.Length));
@@ -83,22 +83,40 @@ internal static class RawRequest
             return Parse(parts[1]);
         }
 
-        var body = parts[0].Contains("\r\nTransfer-Encoding: chunked", StringComparison.OrdinalIgnoreCase) ? Unchunked(parts[1]) : parts[1];
+        if (parts.Length < 2 || Body(parts[0], parts[1]) is not { } body)
+        {
+            return null;
+        }
+
         return new(int.Parse(parts[0].Split(' ')[1], CultureInfo.InvariantCulture), parts[0], body);
     }
 
+    private static string? Body(string head, string body) =>
+        head.Contains("\r\nTransfer-Encoding: chunked", StringComparison.OrdinalIgnoreCase) ? Unchunked(body) : body;
+
+    /// <summary>A body of chunks; <c>null</c> if it is cut off.</summary>
     /// <remarks>Sizes count bytes, so the text is turned into bytes again.</remarks>
-    private static string Unchunked(string text)
+    private static string? Unchunked(string text)
     {
         var (bytes, body, position) = (Encoding.UTF8.GetBytes(text), new MemoryStream(), 0);
         while (true)
         {
-            var end = Array.IndexOf(bytes, (byte)'\r', position);
+            var end = position < bytes.Length ? Array.IndexOf(bytes, (byte)'\r', position) : -1;
+            if (end < 0)
+            {
+                return null;
+            }
+
             var number = Encoding.ASCII.GetString(bytes, position, end - position);
             var size = int.Parse(number, NumberStyles.HexNumber, CultureInfo.InvariantCulture);
             if (size == 0)
             {
                 return Encoding.UTF8.GetString(body.ToArray());
+            }
+
+            if (end + 2 + size > bytes.Length)
+            {
+                return null;
             }
 
             body.Write(bytes, end + 2, size);
