@@ -280,6 +280,7 @@ public sealed partial class BackplaneTests(TestServers servers)
         var failed = cluster.Ports.Last(port => port != subscribed);
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{cluster.ConnectionString},allowAdmin=true");
         await ForEachAsync(connection, server => server.ExecuteAsync("CONFIG", "SET", "cluster-node-timeout", 500));
+        await ForEachAsync(connection, server => server.ExecuteAsync("CONFIG", "SET", "cluster-require-full-coverage", "no"));
         var other = connection.GetServer($"127.0.0.1:{subscribed}");
         await cluster.PauseAsync(failed);
         await Eventually.TrueAsync(async () =>

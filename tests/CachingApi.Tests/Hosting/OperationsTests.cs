@@ -60,13 +60,14 @@ public sealed class OperationsTests(TestServers servers)
             ["GET /users"] = "200 304 400 401 403 429 503",
             ["GET /users/{id}"] = "200 304 400 401 403 404 429 503",
             ["PUT /users/{id}"] = "200 202 400 401 403 404 409 412 413 415 429 503",
-            ["DELETE /users/{id}"] = "204 400 401 403 404 429 503",
+            ["DELETE /users/{id}"] = "204 400 401 403 404 413 415 429 503",
             ["PUT /users/{id}/password"] = "204 400 401 403 413 415 429 503",
             ["GET /sessions"] = "200 401 403 429 503",
             ["DELETE /sessions"] = "204 401 403 429 503",
             ["DELETE /sessions/{id}"] = "204 400 401 403 404 429 503",
             ["POST /sessions"] = "201 400 401 403 413 415 429 503",
             ["GET /sessions/current"] = "200 401 403 429 503",
+            ["POST /sessions/current/reauthentication"] = "204 400 401 403 413 415 429 503",
             ["DELETE /sessions/current"] = "204 401 403 429 503",
             ["GET /weather/{city}"] = "200 304 400 404 429 503",
             ["GET /cache/entries"] = "200 400 401 403 404 429 503",
@@ -79,7 +80,7 @@ public sealed class OperationsTests(TestServers servers)
             ["POST /cache/dead-letters/{id}/retry"] = "202 400 401 403 404 409 429 503",
             ["DELETE /cache/dead-letters/{id}"] = "204 400 401 403 404 429 503",
             ["GET /limits"] = "200 429 503",
-            ["GET /limits/{policy}"] = "200 404 429 503",
+            ["GET /limits/{policy}"] = "200 403 404 429 503",
         };
         Assert.Equal(expected.Keys.Order(), operations.Keys.Order());
         foreach (var (name, operation) in operations)
