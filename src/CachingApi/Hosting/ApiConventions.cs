@@ -5,7 +5,6 @@ using Microsoft.AspNetCore.Http.Json;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Serilog;
 using Serilog.Events;
-using Serilog.Formatting.Compact;
 
 namespace CachingApi.Hosting;
 
@@ -24,7 +23,7 @@ internal static class ApiConventions
                 if (!context.Configuration.GetSection("Serilog:WriteTo").Exists())
                 {
                     var isDevelopment = context.HostingEnvironment.IsDevelopment();
-                    log.WriteTo.Console(isDevelopment ? new ConsoleText() : new RenderedCompactJsonFormatter());
+                    log.WriteTo.Console(isDevelopment ? new ConsoleText() : new ConsoleJson());
                 }
             },
             preserveStaticLogger: true);
@@ -56,6 +55,8 @@ internal static class ApiConventions
                 : LogEventLevel.Information;
         });
         app.UseSecurityHeaders();
+        app.UseHostCheck();
+        app.UseStrictTransport();
         app.UseExceptionHandler();
         app.UseStatusCodePages();
         app.UseOperationsPort();

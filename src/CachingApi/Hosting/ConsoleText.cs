@@ -26,7 +26,8 @@ internal sealed class ConsoleText : ITextFormatter
         }
     }
 
-    private static string Escape(string text)
+    /// <summary>Escapes what <see cref="IsUnsafe"/> names, as JSON and C# do.</summary>
+    public static string Escape(string text)
     {
         if (!text.Any(IsUnsafe))
         {

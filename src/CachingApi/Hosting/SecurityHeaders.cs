@@ -11,19 +11,38 @@ internal static class SecurityHeaders
     private const string OwnPages =
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-    public static void UseSecurityHeaders(this WebApplication app)
+    public static void UseSecurityHeaders(this WebApplication app) => app.Use(static (context, next) =>
+    {
+        // At the very start of the answer: an error clears what was set before.
+        context.Response.OnStarting(Describe, context);
+        return next(context);
+    });
+
+    /// <summary>
+    /// Answers 400 to a <c>Host</c> that is no name (such as <c>xn--</c>): the framework throws whenever it reads such a one, which
+    /// several steps after this do.
+    /// </summary>
+    public static void UseHostCheck(this WebApplication app) => app.Use(static (context, next) =>
+    {
+        try
+        {
+            _ = context.Request.Host;
+        }
+        catch (ArgumentException)
+        {
+            context.Request.Headers.Host = "";
+            return Results.Problem(statusCode: StatusCodes.Status400BadRequest, detail: "The header Host is no name.").ExecuteAsync(context);
+        }
+
+        return next(context);
+    });
+
+    public static void UseStrictTransport(this WebApplication app)
     {
         if (!app.Environment.IsDevelopment())
         {
             app.UseHsts();
         }
-
-        app.Use(static (context, next) =>
-        {
-            // At the very start of the answer: an error clears what was set before.
-            context.Response.OnStarting(Describe, context);
-            return next(context);
-        });
     }
 
     private static Task Describe(object state)

@@ -2,17 +2,20 @@ namespace CachingApi.Sessions;
 
 /// <summary>
 /// Lets a few callers hash at once. The others wait for a bounded time, in two queues: those that are likely to be the accounts' owners
-/// come first, so that a flood of guesses delays itself.
+/// come first, so that a flood of guesses delays itself. After <see cref="MaxInARow"/> of them one of the others has its turn.
 /// </summary>
 internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider time)
 {
     /// <summary>How many wait in each queue at most.</summary>
     public const int MaxWaiting = 100;
 
+    public const int MaxInARow = 3;
+
     private readonly Lock _lock = new();
     private readonly LinkedList<TaskCompletionSource> _preferred = new();
     private readonly LinkedList<TaskCompletionSource> _others = new();
     private int _free = slots;
+    private int _inARow;
 
     /// <summary>Takes a slot; <c>false</c> if none is free within the bounded time.</summary>
     public async Task<bool> EnterAsync(bool preferred, CancellationToken cancel)
@@ -60,8 +63,10 @@ internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider tim
     {
         lock (_lock)
         {
-            if ((_preferred.First ?? _others.First) is { } next)
+            var first = _inARow < MaxInARow ? _preferred.First ?? _others.First : _others.First ?? _preferred.First;
+            if (first is { } next)
             {
+                _inARow = next.List == _preferred ? _inARow + 1 : 0;
                 next.List!.Remove(next);
                 next.Value.SetResult();
             }

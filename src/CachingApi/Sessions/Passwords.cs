@@ -43,13 +43,19 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
 
     private PasswordVerificationResult Check(string? hash, string password)
     {
+        var normalized = Normalized(password);
         if (hash is null || !IsHash(hash))
         {
-            _hasher.VerifyHashedPassword(Nobody, _dummy.Value, password);
+            // As often as below, so that the time does not tell whether there is such an account.
+            _hasher.VerifyHashedPassword(Nobody, _dummy.Value, normalized);
+            if (normalized != password)
+            {
+                _hasher.VerifyHashedPassword(Nobody, _dummy.Value, password);
+            }
+
             return PasswordVerificationResult.Failed;
         }
 
-        var normalized = Normalized(password);
         var result = _hasher.VerifyHashedPassword(Nobody, hash, normalized);
 
         // A hash from before passwords were normalised.

@@ -125,7 +125,11 @@ internal sealed partial class AdminAccount(
 
         await sessions.EndAllAsync(account.Id, cancel);
         var hash = await passwords.HashAsync(password, preferred: true, cancel);
-        await ApplyAsync(await users.PromoteAsync(account.Id, _key, hash, Now, cancel), "reset", cancel);
+        var admin = await users.PromoteAsync(account.Id, _key, hash, Now, cancel);
+
+        // Again: another process may have checked the former password just before.
+        await sessions.EndAllAsync(account.Id, cancel);
+        await ApplyAsync(admin, "reset", cancel);
     }
 
     private async Task ApplyAsync(User user, string outcome, CancellationToken cancel)

@@ -97,7 +97,7 @@ internal sealed class UserWriteBehind(
             new() { Email = change.Email, DisplayName = change.DisplayName },
             versions: null,
             WriteStrategy.WriteBehind,
-            mayChangeEmail: true);
+            mayChangeEmail: false); // the user has another one since: to bring the old one back is no retry
         return outcome is UserWrite.Accepted or UserWrite.Done;
     }
 

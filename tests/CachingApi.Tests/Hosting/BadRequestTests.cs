@@ -58,6 +58,29 @@ public sealed class BadRequestTests(TestServers servers)
         Assert.True(problem.GetProperty("errors").TryGetProperty("email", out _));
     }
 
+    /// <remarks>The framework throws when it reads such a name: for HSTS, the forgery check and cookies.</remarks>
+    [Theory]
+    [InlineData("GET / HTTP/1.1", "Production")]
+    [InlineData("GET /limits/login HTTP/1.1", "Development")]
+    [InlineData("POST /sessions HTTP/1.1", "Development")]
+    public async Task A_host_that_is_no_name_is_a_400(string request, string environment)
+    {
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["ASPNETCORE_ENVIRONMENT"] = environment,
+            ["Network:KnownProxies:0"] = "127.0.0.1",
+            ["Admin:Password"] = ApiNode.Password,
+        });
+
+        var answer = await RawRequest.SendAsync(api.Anonymous.BaseAddress!, Encoding.ASCII.GetBytes(
+            $"{request}\r\nHost: xn--\r\nOrigin: http://example.org\r\nX-Forwarded-Proto: https\r\nX-Forwarded-For: 203.0.113.1\r\n"
+            + "Connection: close\r\nContent-Length: 0\r\n\r\n"));
+
+        Assert.Equal(400, answer!.Status);
+        Assert.Equal("application/problem+json", answer.Header("Content-Type"));
+        Assert.Equal("nosniff", answer.Header("X-Content-Type-Options"));
+    }
+
     [Theory]
     [InlineData("80000000")]
     [InlineData("ffffffffffffffff")]

@@ -29,6 +29,26 @@ public sealed class HashingSlotsTests
     }
 
     [Fact]
+    public async Task Preferred_callers_do_not_keep_the_others_out()
+    {
+        var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
+        Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
+        var order = new List<string>();
+        async Task EnterAsync(string name, bool preferred)
+        {
+            Assert.True(await slots.EnterAsync(preferred, CancellationToken.None));
+            order.Add(name);
+            slots.Leave();
+        }
+
+        Task[] all = [EnterAsync("stranger", false), .. Enumerable.Range(1, 5).Select(number => EnterAsync($"owner {number}", true))];
+        slots.Leave();
+        await Task.WhenAll(all);
+
+        Assert.Equal(["owner 1", "owner 2", "owner 3", "stranger", "owner 4", "owner 5"], order);
+    }
+
+    [Fact]
     public async Task A_caller_waits_for_a_bounded_time_and_leaves_no_slot_taken()
     {
         var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
