@@ -150,7 +150,7 @@ public sealed class LoginBackoffTests(TestServers servers)
     private static async Task<RedisKey> CountAsync(ApiNode api, ConnectionMultiplexer redis, Func<string, bool> which)
     {
         var keys = new List<RedisKey>();
-        await foreach (var key in redis.GetServers()[0].KeysAsync(pattern: $"{api.KeyPrefix}:logins:*"))
+        foreach (var key in redis.GetServers().SelectMany(server => server.Keys(pattern: $"{api.KeyPrefix}:logins:*")))
         {
             if (which(key.ToString()) && await redis.GetDatabase().KeyTypeAsync(key) is RedisType.Hash)
             {
