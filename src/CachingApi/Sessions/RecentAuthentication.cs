@@ -56,6 +56,6 @@ internal sealed class RecentAuthentication(SessionService sessions, SecurityEven
 
         var seconds = (long)Math.Ceiling(attempt.Wait.TotalSeconds);
         response.Headers.RetryAfter = seconds.ToString(CultureInfo.InvariantCulture);
-        return TypedResults.Problem($"Too many wrong passwords; come back in {seconds} s.", statusCode: StatusCodes.Status429TooManyRequests);
+        return TypedResults.Problem($"Too many tries; come back in {seconds} s.", statusCode: StatusCodes.Status429TooManyRequests);
     }
 }

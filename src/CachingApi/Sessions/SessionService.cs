@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using CachingApi.Storage;
 using Microsoft.AspNetCore.Identity;
 
@@ -29,6 +30,9 @@ internal sealed partial class SessionService(
     ILogger<SessionService> log)
 {
     private const int MaxDeviceLength = 200;
+
+    /// <summary>The sessions whose password is being checked.</summary>
+    private readonly ConcurrentDictionary<Guid, bool> _checking = new();
 
     /// <summary>Begins a session with a token of its own, and ends the one before.</summary>
     /// <remarks>
@@ -90,7 +94,10 @@ internal sealed partial class SessionService(
 
     /// <summary>Checks the password of a session's user once more.</summary>
     /// <param name="token">The session's token, if it is to be noted that the password was given; <c>null</c> otherwise.</param>
-    public async Task<PasswordAttempt> ReauthenticateAsync(string password, Session current, SessionToken? token, CancellationToken cancel)
+    public Task<PasswordAttempt> ReauthenticateAsync(string password, Session current, SessionToken? token, CancellationToken cancel) =>
+        OneAtATimeAsync(current, () => TryReauthenticateAsync(password, current, token, cancel));
+
+    private async Task<PasswordAttempt> TryReauthenticateAsync(string password, Session current, SessionToken? token, CancellationToken cancel)
     {
         var attempt = await backoff.AttemptAsync(current, cancel);
         if (attempt.Wait > TimeSpan.Zero)
@@ -159,7 +166,10 @@ internal sealed partial class SessionService(
     /// Changes a password, ends the user's other sessions, and gives the current one another token where the answer can carry it
     /// (a cookie can).
     /// </summary>
-    public async Task<PasswordAttempt> ChangePasswordAsync(ChangePassword change, Session current, SessionToken token, CancellationToken cancel)
+    public Task<PasswordAttempt> ChangePasswordAsync(ChangePassword change, Session current, SessionToken token, CancellationToken cancel) =>
+        OneAtATimeAsync(current, () => TryChangePasswordAsync(change, current, token, cancel));
+
+    private async Task<PasswordAttempt> TryChangePasswordAsync(ChangePassword change, Session current, SessionToken token, CancellationToken cancel)
     {
         if (await accounts.NamesAsync(current.UserId, cancel) is not var (email, displayName))
         {
@@ -197,6 +207,28 @@ internal sealed partial class SessionService(
         await backoff.SucceededAsync(attempt, CancellationToken.None);
         metrics.Count("revoked");
         return new(true, Token: next);
+    }
+
+    /// <summary>
+    /// Lets a session check one password at a time, and answers the others with a wait: with the right password nothing else slows a
+    /// session down, and its parallel requests would take all the processors that hash.
+    /// </summary>
+    private async Task<PasswordAttempt> OneAtATimeAsync(Session current, Func<Task<PasswordAttempt>> attempt)
+    {
+        if (!_checking.TryAdd(current.Id, true))
+        {
+            metrics.Count("delayed");
+            return new(false, TimeSpan.FromSeconds(1));
+        }
+
+        try
+        {
+            return await attempt();
+        }
+        finally
+        {
+            _checking.TryRemove(current.Id, out _);
+        }
     }
 
     /// <summary>If no processor is free to check the password, the attempt does not count.</summary>

@@ -10,6 +10,7 @@ using Microsoft.AspNetCore.Identity;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Options;
 using Microsoft.Extensions.Time.Testing;
+using Npgsql;
 using StackExchange.Redis;
 
 namespace CachingApi.Tests.Sessions;
@@ -111,6 +112,35 @@ public sealed class LoginBackoffTests(TestServers servers)
         var again = await stolen.PostAsJsonAsync("/sessions/current/reauthentication", new { currentPassword = ApiNode.Password });
         await UserContractTests.AssertProblemAsync(again, HttpStatusCode.TooManyRequests);
         Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(own, user, ApiNode.Password, "dew on the moss")).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_session_checks_one_password_at_a_time()
+    {
+        await using var api = await StartAsync();
+        var user = await api.CreateUserAsync();
+        using var client = await api.LogInAsync(user.Email);
+        using var own = await api.LogInAsync(user.Email);
+        Task<HttpResponseMessage> ReauthenticateAsync(HttpClient session) =>
+            session.PostAsJsonAsync("/sessions/current/reauthentication", new { currentPassword = ApiNode.Password });
+        await using var block = new NpgsqlConnection($"{api.Database};Pooling=false");
+        await block.OpenAsync();
+        await using (var command = new NpgsqlCommand("BEGIN; LOCK TABLE users", block))
+        {
+            await command.ExecuteNonQueryAsync();
+        }
+
+        Task<HttpResponseMessage>[] both = [ReauthenticateAsync(client), ReauthenticateAsync(client)];
+        var refused = await await Task.WhenAny(both);
+        await UserContractTests.AssertProblemAsync(refused, HttpStatusCode.TooManyRequests);
+        Assert.Equal("1", refused.Header("Retry-After"));
+        var other = ReauthenticateAsync(own);
+        await block.CloseAsync();
+
+        Assert.Equal(
+            [HttpStatusCode.NoContent, HttpStatusCode.TooManyRequests], (await Task.WhenAll(both)).Select(answer => answer.StatusCode).Order());
+        Assert.Equal(HttpStatusCode.NoContent, (await other).StatusCode);
+        Assert.Equal(HttpStatusCode.NoContent, (await ReauthenticateAsync(client)).StatusCode);
     }
 
     [Fact]
