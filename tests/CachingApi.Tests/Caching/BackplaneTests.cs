@@ -162,7 +162,7 @@ public sealed partial class BackplaneTests(TestServers servers)
         await Eventually.TrueAsync(() => backplane.IsTrusted && !heartbeats.IsEmpty);
 
         // From now on the node's own heartbeats do not reach Redis.
-        await proxy.HoldAsync($"PUBLISH\r\n${backplane.Channel.Length}\r\n{backplane.Channel}\r\n");
+        await proxy.HoldAsync(":heartbeat\r\n").WaitAsync(TimeSpan.FromSeconds(30));
         var restored = new TaskCompletionSource();
         node.Services.GetRequiredService<Redis>().Cache.Multiplexer.ConnectionRestored += (_, _) => restored.TrySetResult();
         await ExecuteAsync(redis.ConnectionString, "CLIENT", "KILL", "TYPE", "pubsub");
