@@ -127,7 +127,8 @@ internal static class WriteBehindBenchmark
             {
                 var user = users[random.Next(users.Length)];
                 var began = Stopwatch.GetTimestamp();
-                await service.UpdateAsync(user.Id, new() { Email = user.Email, DisplayName = $"{began}" }, null, strategy, mayChangeEmail: false);
+                await service.UpdateAsync(user.Id, new() { Email = user.Email, DisplayName = $"{began}" }, null, strategy,
+                    mayChangeEmail: false);
                 mine.Add(Stopwatch.GetElapsedTime(began).TotalMilliseconds);
             }
 

@@ -56,7 +56,8 @@ public sealed class ComposeTests
     [InlineData("192.0.2.1", "", true)]
     [InlineData("0.0.0.0", "of-our-own-choice", false)]
     [InlineData("127.0.0.1", "", false)]
-    public async Task Other_machines_reach_the_service_only_if_the_administrator_has_a_password_of_its_own(string bind, string password, bool refused)
+    public async Task Other_machines_reach_the_service_only_if_the_administrator_has_a_password_of_its_own(string bind, string password,
+        bool refused)
     {
         var command = Assert.Single(Items(Services["proxy"], "command")).Replace("$$", "$", StringComparison.Ordinal);
         var start = new ProcessStartInfo("/bin/sh", ["-c", command]) { RedirectStandardError = true };

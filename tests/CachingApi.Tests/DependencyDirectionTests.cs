@@ -27,7 +27,8 @@ public sealed class DependencyDirectionTests
     public void Users_knows_of_sessions_who_is_calling_their_passwords_and_how_to_end_them() =>
         Assert.Equal(
             [
-                "Account", "AccountRepository", "Caller", "Email", "EmailFormat", "PasswordRules", "Passwords", "RecentAuthentication", "SecurityEvents",
+                "Account", "AccountRepository", "Caller", "Email", "EmailFormat", "PasswordRules", "Passwords", "RecentAuthentication",
+                "SecurityEvents",
                 "SessionAuthentication", "SessionService", "UncommonPassword",
             ],
             Sources("Users")

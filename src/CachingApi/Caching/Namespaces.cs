@@ -56,7 +56,8 @@ internal sealed class Namespaces
                 var moved = Of(message.Cache);
                 if (message.Number < moved.Highest)
                 {
-                    // Another process has begun an earlier one: Redis has lost the generation, and its clock is behind. The script moves on.
+                    // Another process has begun an earlier one: Redis has lost the generation, and its clock is behind. The script
+                    // then moves the cache on.
                     _ = AskAsync(moved, GenerationChange.None, [], CancellationToken.None);
                     return;
                 }

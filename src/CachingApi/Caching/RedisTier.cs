@@ -154,23 +154,24 @@ internal sealed partial class RedisTier(
         string cache, string id, EntryKey key, string token, CacheEntry entry, TimeSpan timeToLive, CancellationToken cancel) =>
         CompareAndSetAsync(cache, id, key, token, entry, timeToLive, began: null, cancel);
 
-    /// <summary>Sets an entry that was written, breaks the lease and publishes the change.</summary>
+    /// <summary>Sets an entry that was written, removes the lease and publishes the change.</summary>
     /// <param name="began">When the write began, before its commit.</param>
     public Task<TierWrite> WriteAsync(
         string cache, string id, EntryKey key, CacheEntry entry, TimeSpan timeToLive, Moment began, CancellationToken cancel) =>
         CompareAndSetAsync(cache, id, key, "", entry, timeToLive, began, cancel);
 
     public Task RenewAsync(EntryKey key, string token, TimeSpan duration, CancellationToken cancel) =>
-        TryAsync("lease", cache => cache.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, (long)duration.TotalMilliseconds, Remembered]), cancel);
+        TryAsync(
+            "lease",
+            db => db.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, (long)duration.TotalMilliseconds, Remembered]),
+            cancel);
 
     /// <param name="backOff">For how long no load is begun while a stale entry can be served.</param>
     public Task GiveBackAsync(EntryKey key, string token, string cache, string id, bool filled, TimeSpan backOff, CancellationToken cancel)
     {
         var message = backplane.Message(filled ? BackplaneEvent.Filled : BackplaneEvent.Failed, cache, id, "0");
-        return TryAsync(
-            "lease",
-            db => db.ScriptEvaluateAsync(LeaseScript, [key.Lease], [token, 0, Remembered, backplane.Channel, message, (long)backOff.TotalMilliseconds]),
-            cancel);
+        RedisValue[] arguments = [token, 0, Remembered, backplane.Channel, message, (long)backOff.TotalMilliseconds];
+        return TryAsync("lease", db => db.ScriptEvaluateAsync(LeaseScript, [key.Lease], arguments), cancel);
     }
 
     /// <summary>The generation of a cache, or its next one, which the script publishes; <c>null</c> if Redis is away.</summary>
@@ -199,8 +200,8 @@ internal sealed partial class RedisTier(
             }),
         ];
         var key = GenerationKey(cache);
-        var (answered, result) = await TryAsync(
-            "generation", db => db.ScriptEvaluateAsync(Generation, [key, $"{{{key}}}:incarnations:generation", $"{{{key}}}:causes:generation"], arguments), cancel);
+        RedisKey[] keys = [key, $"{{{key}}}:incarnations:generation", $"{{{key}}}:causes:generation"];
+        var (answered, result) = await TryAsync("generation", db => db.ScriptEvaluateAsync(Generation, keys, arguments), cancel);
         if (!answered)
         {
             return null;
@@ -217,7 +218,8 @@ internal sealed partial class RedisTier(
             "look",
             async cache =>
             {
-                var (bytes, expiry, lease) = (cache.StringGetAsync(key.Text), cache.KeyTimeToLiveAsync(key.Text), cache.StringGetAsync(key.Lease));
+                var (bytes, expiry) = (cache.StringGetAsync(key.Text), cache.KeyTimeToLiveAsync(key.Text));
+                var lease = cache.StringGetAsync(key.Lease);
                 return (Bytes: await bytes, ExpiresIn: await expiry, Held: IsHeld(await lease));
             },
             cancel);
@@ -225,10 +227,11 @@ internal sealed partial class RedisTier(
     }
 
     /// <summary>
-    /// Takes an entry out, leaves a tombstone for <paramref name="timeToLive"/>, breaks the lease and publishes the change.
-    /// Returns the cache's generation, as it was read after that was begun; whether Redis answered.
+    /// Takes an entry out, leaves a tombstone for <paramref name="timeToLive"/>, removes the lease and publishes the change.
     /// </summary>
-    public async Task<(bool Answered, long? Generation)> EvictAsync(string cache, string id, EntryKey key, TimeSpan timeToLive, CancellationToken cancel)
+    /// <returns>Whether Redis answered, and the cache's generation, which is read at the same time.</returns>
+    public async Task<(bool Answered, long? Generation)> EvictAsync(
+        string cache, string id, EntryKey key, TimeSpan timeToLive, CancellationToken cancel)
     {
         RedisValue[] arguments =
         [
@@ -250,24 +253,37 @@ internal sealed partial class RedisTier(
     }
 
     /// <summary>
-    /// Whether every master answers and takes writes. One that is full or read-only, or cannot save, answers reads; but it may hold what
-    /// other processes could not invalidate.
+    /// Whether every master answers and takes writes. A master that is full or read-only, or that cannot save, answers reads, but it may
+    /// hold entries that other processes could not invalidate.
     /// </summary>
     public async Task<bool> ProbeAsync(CancellationToken cancel)
     {
         try
         {
-            await Task.WhenAll(redis.KeysOnShards("probe").Select(key => redis.Cache.StringSetAsync(key, "", ProbeTtl))).WaitAsync(_deadline, cancel);
+            var writes = redis.KeysOnShards("probe").Select(key => redis.Cache.StringSetAsync(key, "", ProbeTtl));
+            await Task.WhenAll(writes).WaitAsync(_deadline, cancel);
             return true;
         }
         catch (Exception error) when (Redis.IsOutage(error))
         {
             if (error.Message.StartsWith("READONLY", StringComparison.Ordinal))
             {
-                await redis.FindMasterAsync(cancel);
+                await FindMasterAsync(cancel);
             }
 
             return false;
+        }
+    }
+
+    private async Task FindMasterAsync(CancellationToken cancel)
+    {
+        try
+        {
+            await redis.FindMasterAsync().WaitAsync(ProbeTtl, cancel);
+        }
+        catch (Exception error) when (Redis.IsOutage(error))
+        {
+            Log.Failed(log, "the search for the master", error.GetType().Name);
         }
     }
 
@@ -289,8 +305,9 @@ internal sealed partial class RedisTier(
             "set",
             async db =>
             {
-                var (set, generation) = (db.ScriptEvaluateAsync(CompareAndSet, [key.Text, key.Lease], arguments), token == "" ? GetGenerationAsync(db, cache) : null);
-                return (Set: await set, Generation: generation is null ? null : await generation);
+                var set = db.ScriptEvaluateAsync(CompareAndSet, [key.Text, key.Lease], arguments);
+                var generation = token == "" ? GetGenerationAsync(db, cache) : Task.FromResult<long?>(null);
+                return (Set: await set, Generation: await generation);
             },
             cancel);
         if (!answered)

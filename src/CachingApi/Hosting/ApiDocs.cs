@@ -49,7 +49,8 @@ internal static class ApiDocs
     {
         var options = app.Services.GetRequiredService<IOptions<SwaggerOptions>>();
         app.UseWhen(
-            context => context.Request.Path.StartsWithSegments("/swagger") && HttpMethods.IsGet(context.Request.Method) && options.Value.Enabled,
+            context => options.Value.Enabled
+                && HttpMethods.IsGet(context.Request.Method) && context.Request.Path.StartsWithSegments("/swagger"),
             swagger => swagger
                 .UseWhen(
                     context => context.Request.Path == OpenApiDocument.Path,
@@ -125,7 +126,8 @@ internal static class ApiDocs
             }
 
             var nullability = new NullabilityInfoContext();
-            var nullable = context.Type.GetProperties().Where(property => nullability.Create(property).ReadState is NullabilityState.Nullable);
+            var nullable = context.Type.GetProperties()
+                .Where(property => nullability.Create(property).ReadState is NullabilityState.Nullable);
             foreach (var property in nullable)
             {
                 var name = JsonNamingPolicy.CamelCase.ConvertName(property.Name);
@@ -147,7 +149,8 @@ internal static class ApiDocs
 
     private static void AddProblems(OpenApiResponses responses, OperationFilterContext context, params int[] statuses)
     {
-        var problem = new OpenApiMediaType { Schema = context.SchemaGenerator.GenerateSchema(typeof(ProblemDetails), context.SchemaRepository) };
+        var schema = context.SchemaGenerator.GenerateSchema(typeof(ProblemDetails), context.SchemaRepository);
+        var problem = new OpenApiMediaType { Schema = schema };
         foreach (var status in statuses)
         {
             responses.TryAdd(status.ToString(CultureInfo.InvariantCulture), new OpenApiResponse

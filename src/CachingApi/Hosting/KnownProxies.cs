@@ -67,7 +67,7 @@ internal static class KnownProxies
         return app;
     }
 
-    /// <summary>Limits the server's connections. It does so at start, because the server is built before the options are validated.</summary>
+    /// <summary>Limits the server's connections, at start because the options are validated after the server is built.</summary>
     private sealed class ConnectionLimits(IOptions<KestrelServerOptions> kestrel, IOptions<NetworkOptions> network) : IHostedService
     {
         public Task StartAsync(CancellationToken cancellationToken)

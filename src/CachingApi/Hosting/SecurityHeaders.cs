@@ -19,8 +19,7 @@ internal static class SecurityHeaders
     });
 
     /// <summary>
-    /// Answers 400 to a <c>Host</c> that is no name (such as <c>xn--</c>): the framework throws whenever it reads such a one, which
-    /// several steps after this do.
+    /// Answers 400 to a <c>Host</c> that is no name (such as <c>xn--</c>). The framework throws when a later step reads it.
     /// </summary>
     public static void UseHostCheck(this WebApplication app) => app.Use(static (context, next) =>
     {
@@ -31,7 +30,8 @@ internal static class SecurityHeaders
         catch (ArgumentException)
         {
             context.Request.Headers.Host = "";
-            return Results.Problem(statusCode: StatusCodes.Status400BadRequest, detail: "The header Host is no name.").ExecuteAsync(context);
+            var problem = Results.Problem("The header Host is no name.", statusCode: StatusCodes.Status400BadRequest);
+            return problem.ExecuteAsync(context);
         }
 
         return next(context);

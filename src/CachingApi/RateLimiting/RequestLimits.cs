@@ -36,7 +36,7 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limi
         {
             if (policies.Find(limits[index].Policy ?? context.GetRouteValue("policy") as string ?? "") is not { } policy)
             {
-                return null; // a name that the request has made up
+                return null; // there is no policy of this name
             }
 
             named[index] = policy;

@@ -4,8 +4,8 @@ using System.Security.Cryptography;
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// The cookie by which a browser is recognised that has logged in before: see <see cref="LoginBackoff"/>. It lets nobody in. Its token is
-/// 256 random bits, so it cannot be made up, and the server keeps the hash of it only.
+/// The cookie by which a browser is recognised that has logged in before: see <see cref="LoginBackoff"/>. It authenticates no request. Its
+/// token is 256 random bits, so an attacker cannot guess it, and the server keeps only its hash.
 /// </summary>
 internal static class DeviceCookie
 {

@@ -27,7 +27,7 @@ internal sealed record LoginAttempt(TimeSpan Wait, bool IsKnown, RedisKey[] Coun
 /// Guessing Attacks with Device Cookies"), because that count is the one that strangers can fill. A device counts by itself, so that
 /// others in its network do not keep it out. The device cookie holds a random token, and Redis the hash of it: unlike a signed cookie,
 /// it needs no key that all processes share.
-/// An attempt counts for the e-mail address as it was given, whether it has an account or not, so the answer does not tell.
+/// An attempt counts for the e-mail address of the request, whether there is such an account or not, so the answer does not reveal that.
 /// An attempt by a live session, such as a change of the password, counts by that session alone.
 /// </remarks>
 internal sealed class LoginBackoff(Redis redis)

@@ -20,15 +20,15 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
     /// <summary>How long a password waits for a processor at most.</summary>
     public static readonly TimeSpan MaxWait = TimeSpan.FromSeconds(2);
 
-    private static readonly object Nobody = new();
+    private static readonly object NoUser = new();
 
     private readonly PasswordHasher<object> _hasher = new(options);
-    private readonly Lazy<string> _dummy = new(() => new PasswordHasher<object>(options).HashPassword(Nobody, Guid.NewGuid().ToString()));
+    private readonly Lazy<string> _dummy = new(() => new PasswordHasher<object>(options).HashPassword(NoUser, Guid.NewGuid().ToString()));
     private readonly HashingSlots _slots = new(Math.Max(1, Environment.ProcessorCount / 2), MaxWait, time);
 
     /// <exception cref="UnavailableException">No processor is free within <see cref="MaxWait"/>.</exception>
     public Task<string> HashAsync(string password, bool preferred, CancellationToken cancel) =>
-        BoundedAsync(() => _hasher.HashPassword(Nobody, Normalized(password)), preferred, cancel);
+        BoundedAsync(() => _hasher.HashPassword(NoUser, Normalized(password)), preferred, cancel);
 
     /// <summary>Whether the password is right. An account that does not exist takes as long as a wrong password.</summary>
     /// <param name="preferred">Whether it goes before those that are not preferred.</param>
@@ -46,33 +46,33 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
         var normalized = Normalized(password);
         if (hash is null || !IsHash(hash))
         {
-            // As often as below, so that the time does not tell whether there is such an account.
-            _hasher.VerifyHashedPassword(Nobody, _dummy.Value, normalized);
+            // As often as below, so that the time does not reveal whether there is such an account.
+            _hasher.VerifyHashedPassword(NoUser, _dummy.Value, normalized);
             if (normalized != password)
             {
-                _hasher.VerifyHashedPassword(Nobody, _dummy.Value, password);
+                _hasher.VerifyHashedPassword(NoUser, _dummy.Value, password);
             }
 
             return PasswordVerificationResult.Failed;
         }
 
-        var result = _hasher.VerifyHashedPassword(Nobody, hash, normalized);
+        var result = _hasher.VerifyHashedPassword(NoUser, hash, normalized);
 
         // A hash from before passwords were normalised.
         return result is PasswordVerificationResult.Failed && normalized != password
-            && _hasher.VerifyHashedPassword(Nobody, hash, password) is not PasswordVerificationResult.Failed
+            && _hasher.VerifyHashedPassword(NoUser, hash, password) is not PasswordVerificationResult.Failed
             ? PasswordVerificationResult.SuccessRehashNeeded
             : result;
     }
 
     /// <summary>One form (NFC) for all keyboards: é is one character on some and two on others (NIST SP 800-63B, 5.1.1.2).</summary>
-    /// <remarks>Normalisation throws if the text has the noncharacter U+FFFE. It throws for a lone surrogate, too, which JSON cannot hold.</remarks>
+    /// <remarks>Normalisation throws at the noncharacter U+FFFE, and at a lone surrogate, which JSON cannot hold.</remarks>
     private static string Normalized(string password) =>
         password.Contains('\uFFFE', StringComparison.Ordinal) ? password : password.Normalize(NormalizationForm.FormC);
 
     /// <summary>
     /// Whether the hasher can verify a password with it at all. With anything else, such as the empty hash of a sample user, it would
-    /// answer at once or throw, and so tell that there is such an account.
+    /// answer at once or throw, which reveals that there is such an account.
     /// </summary>
     /// <remarks>Version 3 of ASP.NET Core Identity: the byte 1, then algorithm, iterations and length of the salt, 32 bits each.</remarks>
     private static bool IsHash(string hash)

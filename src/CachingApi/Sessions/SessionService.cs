@@ -97,7 +97,8 @@ internal sealed partial class SessionService(
     public Task<PasswordAttempt> ReauthenticateAsync(string password, Session current, SessionToken? token, CancellationToken cancel) =>
         OneAtATimeAsync(current, () => TryReauthenticateAsync(password, current, token, cancel));
 
-    private async Task<PasswordAttempt> TryReauthenticateAsync(string password, Session current, SessionToken? token, CancellationToken cancel)
+    private async Task<PasswordAttempt> TryReauthenticateAsync(
+        string password, Session current, SessionToken? token, CancellationToken cancel)
     {
         var attempt = await backoff.AttemptAsync(current, cancel);
         if (attempt.Wait > TimeSpan.Zero)
@@ -166,10 +167,12 @@ internal sealed partial class SessionService(
     /// Changes a password, ends the user's other sessions, and gives the current one another token where the answer can carry it
     /// (a cookie can).
     /// </summary>
-    public Task<PasswordAttempt> ChangePasswordAsync(ChangePassword change, Session current, SessionToken token, CancellationToken cancel) =>
+    public Task<PasswordAttempt> ChangePasswordAsync(
+        ChangePassword change, Session current, SessionToken token, CancellationToken cancel) =>
         OneAtATimeAsync(current, () => TryChangePasswordAsync(change, current, token, cancel));
 
-    private async Task<PasswordAttempt> TryChangePasswordAsync(ChangePassword change, Session current, SessionToken token, CancellationToken cancel)
+    private async Task<PasswordAttempt> TryChangePasswordAsync(
+        ChangePassword change, Session current, SessionToken token, CancellationToken cancel)
     {
         if (await accounts.NamesAsync(current.UserId, cancel) is not var (email, displayName))
         {

@@ -72,7 +72,7 @@ internal sealed class Redis : IAsyncDisposable
     }
 
     /// <summary>Finds out anew which server of the cache's Redis is the master: the library itself asks once a minute only.</summary>
-    public async Task FindMasterAsync(CancellationToken cancel) => await _cache.ConfigureAsync().WaitAsync(cancel);
+    public Task FindMasterAsync() => _cache.ConfigureAsync();
 
     /// <summary>A further connection to the state server, for commands that hold up all that follow them.</summary>
     public Task<ConnectionMultiplexer> ConnectToStateAsync(string role, TimeSpan patience)

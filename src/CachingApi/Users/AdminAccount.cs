@@ -45,8 +45,8 @@ internal sealed class AdminOptions : IValidatableObject
 /// <remarks>
 /// The row notes the configured address, because the owner may change the account's own one. So an account that the configuration names no
 /// more loses the role, and one whose owner has another address now is not created again. An account that exists and is no administrator
-/// stays what it is without <c>Admin:ResetPassword</c>: anybody can register an address before it is configured, and an operator may have
-/// taken the role away.
+/// stays what it is without <c>Admin:ResetPassword</c>: a stranger can register an address before it is configured, and an operator
+/// may have taken the role away.
 /// </remarks>
 internal sealed partial class AdminAccount(
     UserRepository users,

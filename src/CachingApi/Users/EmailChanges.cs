@@ -5,8 +5,7 @@ using Microsoft.AspNetCore.Http.HttpResults;
 namespace CachingApi.Users;
 
 /// <summary>
-/// What a change of the e-mail address needs beside other changes: the address is what an account is recovered by, and whether one is in
-/// use is nobody's business.
+/// Guards changes of the e-mail address: a thief who changes it has the account, and the answer reveals whether an address is in use.
 /// </summary>
 internal sealed class EmailChanges(
     RecentAuthentication authentication, RequestLimits limits, SessionService sessions, SecurityEvents events)

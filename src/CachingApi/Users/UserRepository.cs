@@ -234,8 +234,8 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     }
 
     /// <summary>
-    /// Gives a user a version later than that of a write that is given up, unless a later write has, and the write's token as its fence, so that
-    /// no consumer that still holds the write persists it. <c>null</c> if there is no such user.
+    /// Gives a user a version later than that of a write that is given up, unless a later write has. The write's token becomes the fence,
+    /// so that no consumer that still holds the write persists it. <c>null</c> if there is no such user.
     /// </summary>
     public async Task<long?> PassAsync(Guid id, long version, long token, CancellationToken cancel)
     {
@@ -243,7 +243,8 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
         return await connection.QuerySingleOrDefaultAsync<long?>(new CommandDefinition(
             """
             UPDATE users
-            SET version = greatest(version, @version + 1), fence = CASE WHEN fence > @token + @maxLead THEN fence ELSE greatest(fence, @token) END
+            SET version = greatest(version, @version + 1),
+                fence = CASE WHEN fence > @token + @maxLead THEN fence ELSE greatest(fence, @token) END
             WHERE id = @id
             RETURNING version
             """,
@@ -267,7 +268,7 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             cancellationToken: cancel));
     }
 
-    /// <summary>The user whom the configuration has made an administrator by this address, whatever the user's address is now.</summary>
+    /// <summary>The user whom the configuration has made an administrator by this address; the user may have another one now.</summary>
     public async Task<Guid?> FindConfiguredAsync(string emailKey, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);

@@ -144,9 +144,11 @@ internal sealed class UserService(
             return (UserWrite.NotFound, null);
         }
 
-        // Before the write is accepted: a body that cannot be read must not make a failure of a write that was taken. A precondition is
-        // compared with the row: another client may have changed it, and the cache not have learnt of that yet.
-        var known = versions is null ? JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)! : await LoadAsync(id, CancellationToken.None);
+        // The body is read before the write is accepted, so that no accepted write fails because of a body that cannot be read. A
+        // precondition is compared with the row, because another client may have changed the row and the cache may not show that yet.
+        var known = versions is null
+            ? JsonSerializer.Deserialize(found.Entry.Body.Span, cached.Users.Json)
+            : await LoadAsync(id, CancellationToken.None);
         if (known is null)
         {
             return (UserWrite.NotFound, null);
@@ -159,7 +161,8 @@ internal sealed class UserService(
         }
 
         var value = JsonSerializer.SerializeToUtf8Bytes(change, UserJson.Default.UserChange);
-        var accepted = await writeBehind.AcceptAsync($"{id}", known.Version, Math.Max(found.Entry.Revision.Fence, known.Fence), versions, value, CancellationToken.None);
+        var fence = Math.Max(found.Entry.Revision.Fence, known.Fence);
+        var accepted = await writeBehind.AcceptAsync($"{id}", known.Version, fence, versions, value, CancellationToken.None);
         switch (accepted.State)
         {
             case AcceptState.Accepted:

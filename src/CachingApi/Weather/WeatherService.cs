@@ -43,8 +43,9 @@ internal sealed class WeatherService(OpenMeteo openMeteo, WeatherCache cached, C
 
     /// <summary>Cache-aside, fresh until the next observation is due; stale when that cannot be had.</summary>
     /// <param name="isNew">Whether the city is new: see <see cref="UpstreamBudget"/>.</param>
-    private ValueTask<CacheResult> ObserveAsync(Place place, bool isNew, Func<Task>? admit, CancellationToken cancel) => cacheAside.GetAsync(
-        cached.ObservationAt(place), async stop => (Observation?)await openMeteo.ObserveAsync(place, isNew, stop), admit, cancel);
+    private ValueTask<CacheResult> ObserveAsync(Place place, bool isNew, Func<Task>? admit, CancellationToken cancel) =>
+        cacheAside.GetAsync(
+            cached.ObservationAt(place), async stop => (Observation?)await openMeteo.ObserveAsync(place, isNew, stop), admit, cancel);
 
     private bool IsNew(CityName city) => !_configured.Contains(city.Text);
 

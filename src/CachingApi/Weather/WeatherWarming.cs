@@ -10,9 +10,11 @@ namespace CachingApi.Weather;
 /// </summary>
 internal sealed class WeatherWarming(WeatherCache cached, WeatherService weather, UpstreamBudget budget, IOptions<WeatherOptions> options)
 {
-    public ManagedCache Observations => Of(cached.Observations, async (city, cancel) => await weather.FindAsync(city, admit: null, cancel), options.Value.Prewarm.Length);
+    public ManagedCache Observations =>
+        Of(cached.Observations, async (city, cancel) => await weather.FindAsync(city, admit: null, cancel), options.Value.Prewarm.Length);
 
-    public ManagedCache Places => Of(cached.Places, async (city, cancel) => await weather.FindPlaceAsync(city, admit: null, cancel), atStart: 0);
+    public ManagedCache Places =>
+        Of(cached.Places, async (city, cancel) => await weather.FindPlaceAsync(city, admit: null, cancel), atStart: 0);
 
     private ManagedCache Of(Cache cache, Func<CityName, CancellationToken, Task> load, int atStart) => new(
         cache,

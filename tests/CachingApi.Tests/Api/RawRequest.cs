@@ -9,7 +9,8 @@ internal sealed record RawAnswer(int Status, string Head, string Body)
 {
     /// <summary>A header's value; empty if the answer does not have it.</summary>
     public string Header(string name) =>
-        Head.Split("\r\n").FirstOrDefault(line => line.StartsWith($"{name}: ", StringComparison.OrdinalIgnoreCase))?[(name.Length + 2)..] ?? "";
+        Head.Split("\r\n")
+            .FirstOrDefault(line => line.StartsWith($"{name}: ", StringComparison.OrdinalIgnoreCase))?[(name.Length + 2)..] ?? "";
 }
 
 /// <summary>Sends bytes that no client library has touched.</summary>

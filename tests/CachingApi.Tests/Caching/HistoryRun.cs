@@ -253,7 +253,8 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
 
         foreach (var node in nodes)
         {
-            output.WriteLine($"node {node.Number}: {string.Join(", ", node.Tiers.OrderBy(tier => tier.Key).Select(tier => $"{tier.Key} {tier.Value}"))}; {node.Compared} entries compared with their source");
+            var tiers = string.Join(", ", node.Tiers.OrderBy(tier => tier.Key).Select(tier => $"{tier.Key} {tier.Value}"));
+            output.WriteLine($"node {node.Number}: {tiers}; {node.Compared} entries compared with their source");
         }
 
         output.WriteLine($"the machine stalled for {clock.LongestStall.TotalMilliseconds:0} ms at worst, {clock.Stalled.TotalSeconds:0.0} s in all are not counted");

@@ -75,13 +75,15 @@ public sealed class IncarnationTests(TestServers servers)
         var promoted = admin.GetServers()[0];
         await using var node = await ApiNode.StartAsync(servers, new()
         {
-            ["ConnectionStrings:Redis"] = $"{master.ConnectionString},{replica.ConnectionString}{(masterIsKilled ? ",configCheckSeconds=1" : "")}",
+            ["ConnectionStrings:Redis"] =
+                $"{master.ConnectionString},{replica.ConnectionString}{(masterIsKilled ? ",configCheckSeconds=1" : "")}",
             ["ConnectionStrings:RedisState"] = servers.Redis,
             ["Database:ChangeCapture"] = "false",
         });
         var user = await node.CreateUserAsync("Before");
         using var client = await node.AdminAsync();
-        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).CacheStatus().Contains("hit", StringComparison.Ordinal));
+        await Eventually.TrueAsync(
+            async () => (await client.GetAsync($"/users/{user.Id}")).CacheStatus().Contains("hit", StringComparison.Ordinal));
         await Eventually.TrueAsync(() => promoted.Keys(pattern: $"*{user.Id}").Any());
 
         replication.Swallows = true;

@@ -16,7 +16,8 @@ namespace CachingApi.Tests.Caching;
 public sealed class LeaseTests(TestServers servers)
 {
     /// <summary>A lease of another process, as Redis has it: see <c>read_or_lease.lua</c>.</summary>
-    public static string Held => string.Create(CultureInfo.InvariantCulture, $"{TimeProvider.System.GetUtcNow().AddMinutes(1).ToUnixTimeMilliseconds()} - other");
+    public static string Held =>
+        string.Create(CultureInfo.InvariantCulture, $"{TimeProvider.System.GetUtcNow().AddMinutes(1).ToUnixTimeMilliseconds()} - other");
 
     [Fact]
     public async Task A_cold_key_asked_for_a_thousand_times_at_once_by_three_nodes_is_loaded_once()

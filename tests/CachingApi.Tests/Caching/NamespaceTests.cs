@@ -62,8 +62,10 @@ public sealed class NamespaceTests(TestServers servers)
     public async Task Without_the_backplane_a_generation_is_used_for_a_second_and_then_asked_for_again()
     {
         await using var node = await ApiNode.StartAsync(servers);
-        var (redis, tier, time) = (node.Services.GetRequiredService<Redis>(), node.Services.GetRequiredService<RedisTier>(), new FakeTimeProvider());
-        var namespaces = new Namespaces(redis, tier, new Backplane(redis, node.Services.GetRequiredService<CircuitBreaker>(), NullLogger<Backplane>.Instance), time); // it was never started
+        var (redis, tier, time) = (node.Services.GetRequiredService<Redis>(), node.Services.GetRequiredService<RedisTier>(),
+            new FakeTimeProvider());
+        var namespaces = new Namespaces(redis, tier, new Backplane(redis, node.Services.GetRequiredService<CircuitBreaker>(),
+            NullLogger<Backplane>.Instance), time); // it was never started
         async Task<long> CurrentAsync() => (await namespaces.CurrentAsync("things", CancellationToken.None))!.Generation!.Value;
         var before = await CurrentAsync();
 
@@ -114,7 +116,8 @@ public sealed class NamespaceTests(TestServers servers)
             RedisChannel.Literal(backplane.Channel), $"another {(int)BackplaneEvent.Dropped} things {before - 1000} ");
 
         await Eventually.TrueAsync(async () => (long)await redis.GetDatabase().StringGetAsync(key) > before, "the generation to move on");
-        await Eventually.TrueAsync(async () => Engine.Read(await engine.GetAsync(new Thing("new", 1)))!.Name == "new", "this process to move on");
+        await Eventually.TrueAsync(async () => Engine.Read(await engine.GetAsync(new Thing("new", 1)))!.Name == "new",
+            "this process to move on");
     }
 
     [Fact]

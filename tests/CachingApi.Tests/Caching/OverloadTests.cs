@@ -240,7 +240,7 @@ public sealed class OverloadTests(TestServers servers)
         await engine.GetAsync(new Thing("another", 1), "2");
         var aWhileAgo = new Moment(Moment.Now.Milliseconds - 1001);
 
-        // 1. Version 2 is committed; 2. version 3 is committed, its tombstone is left in Redis and evicted; 3. the put of version 2 arrives.
+        // 1. Version 2 is committed; 2. version 3 is committed, and Redis evicts its tombstone; 3. the put of version 2 arrives.
         await engine.WriteThrough.PutAsync(engine.Key(), new("late", 2), aWhileAgo, CancellationToken.None);
         Assert.Equal("newest", Engine.Read(await engine.GetAsync(new Thing("newest", 3)))!.Name);
 

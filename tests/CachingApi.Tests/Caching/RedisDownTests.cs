@@ -387,11 +387,13 @@ public sealed class RedisDownTests(TestServers servers)
         await server.ConfigSetAsync("maxmemory", "1");
         source = new("new", 2);
         await here.PutAsync(here.Key(), source, CancellationToken.None);
-        await Eventually.TrueAsync(async () => Engine.Read(await there.GetAsync(source))!.Name == "new", "the other process to leave Redis alone");
+        await Eventually.TrueAsync(async () => Engine.Read(await there.GetAsync(source))!.Name == "new",
+            "the other process to leave Redis alone");
         Assert.Equal(CacheOutcome.Bypass, (await there.GetAsync(source)).Outcome);
 
         await server.ConfigSetAsync("maxmemory", "0");
-        await Eventually.TrueAsync(async () => (await there.GetAsync(source)) is { Outcome: CacheOutcome.RedisHit or CacheOutcome.MemoryHit } found
+        await Eventually.TrueAsync(
+            async () => (await there.GetAsync(source)) is { Outcome: CacheOutcome.RedisHit or CacheOutcome.MemoryHit } found
             && Engine.Read(found)!.Name == "new", "Redis to be in use again");
     }
 

@@ -98,7 +98,7 @@ public sealed class BadRequestTests(TestServers servers)
 
     [Theory]
     [InlineData("{")]
-    [InlineData("x")] // so that the service answers, to nobody
+    [InlineData("x")] // the service answers, and the client has gone
     public async Task A_client_that_resets_the_connection_within_the_body_is_no_error_of_the_service(string body)
     {
         const int Clients = 50; // the server notices a reset in one of several ways
@@ -115,7 +115,8 @@ public sealed class BadRequestTests(TestServers servers)
 
         bool Logged(string text) => api.Log.Any(line => line.Contains(text, StringComparison.Ordinal));
         await Eventually.TrueAsync(
-            () => api.Log.Count(line => line.Contains("HTTP \"POST\" \"/sessions\"", StringComparison.Ordinal)) == Clients, "a line of each request");
+            () => api.Log.Count(line => line.Contains("HTTP \"POST\" \"/sessions\"", StringComparison.Ordinal)) == Clients,
+            "a line of each request");
         Assert.False(Logged("responded 5"));
         Assert.False(Logged("   at "));
     }
@@ -136,7 +137,7 @@ public sealed class BadRequestTests(TestServers servers)
     [InlineData("")]
     [InlineData("not base64!")]
     [InlineData("AAAA")]
-    public async Task A_stored_hash_that_is_none_lets_nobody_in(string hash)
+    public async Task A_stored_hash_that_is_none_matches_no_password(string hash)
     {
         await using var api = await StartAsync();
         var user = await api.CreateUserAsync();

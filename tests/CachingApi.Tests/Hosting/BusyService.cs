@@ -181,7 +181,8 @@ internal sealed class BusyService : IAsyncDisposable
             return await Api.MetricAsync("write_behind_writes_total", ("outcome", "persisted")) > 0;
         }, "a persisted write");
         var dead = await Api.MetricAsync("write_behind_writes_total", ("outcome", "dead"));
-        await Api.SqlAsync("ALTER TABLE users DROP CONSTRAINT IF EXISTS not_this, ADD CONSTRAINT not_this CHECK (display_name <> 'Refused')");
+        await Api.SqlAsync(
+            "ALTER TABLE users DROP CONSTRAINT IF EXISTS not_this, ADD CONSTRAINT not_this CHECK (display_name <> 'Refused')");
         await Eventually.TrueAsync(async () =>
         {
             await WriteAsync("Refused");

@@ -38,7 +38,8 @@ public sealed class CacheAdministrationTests(TestServers servers)
         // Its creation has left a tombstone.
         var (memory, redis, all) = await LookAsync();
         Assert.Equal("""{"present":false,"state":"absent","ageSeconds":null,"ttlSeconds":null,"usableForSeconds":null,"expiresInSeconds":null,"version":null,"sizeBytes":null}""", memory.GetRawText());
-        Assert.Equal(("tombstone", 1, CacheEntry.HeaderSize), (redis.GetProperty("state").GetString(), redis.GetProperty("version").GetInt32(), redis.GetProperty("sizeBytes").GetInt32()));
+        Assert.Equal(("tombstone", 1, CacheEntry.HeaderSize),
+            (redis.GetProperty("state").GetString(), redis.GetProperty("version").GetInt32(), redis.GetProperty("sizeBytes").GetInt32()));
         Assert.InRange(redis.GetProperty("expiresInSeconds").GetDouble(), 1, 30);
         Assert.Matches($"^{api.KeyPrefix}:users:g[0-9]+:{user.Id}$", all.GetProperty("redisKey").GetString());
 

@@ -123,7 +123,8 @@ internal static class FuzzRequests
     private static readonly Gen<string> Text = Gen.Frequency(
         (3, Gen.String[Gen.Char.AlphaNumeric, 0, 20]),
         (3, Gen.Select(
-            Gen.String[Gen.Char.AlphaNumeric, 0, 5], Gen.OneOf(Odd), Gen.String[Gen.Char.AlphaNumeric, 0, 5], (before, odd, after) => before + odd + after)),
+            Gen.String[Gen.Char.AlphaNumeric, 0, 5], Gen.OneOf(Odd), Gen.String[Gen.Char.AlphaNumeric, 0, 5], (before, odd, after) =>
+                before + odd + after)),
         (1, Gen.Select(Gen.OneOf(Odd), Gen.OneOf(Odd), (one, other) => $"{one}{other}@example.org")),
         (2, Gen.String[Gen.Char, 0, 30]),
         (1, Gen.OneOf(Numbers)),
@@ -187,7 +188,8 @@ internal static class FuzzRequests
         (5, Valid(name, schema).Select(value => $"&{name}={Escaped(value)}")),
         (2, Text.Select(value => $"&{name}={Escaped(value)}")),
         (1, Gen.OneOf(
-            $"&{name}", $"&{name}=", $"&{name}=%00", $"&{name}=%ff", $"&{name}=1&{name}=2", $"&{name.ToUpperInvariant()}=1", $"&{name}[]=1")));
+            $"&{name}", $"&{name}=", $"&{name}=%00", $"&{name}=%ff", $"&{name}=1&{name}=2", $"&{name.ToUpperInvariant()}=1",
+            $"&{name}[]=1")));
 
     private static Gen<(string ContentType, byte[] Bytes)> Body(OpenApiOperation operation)
     {
@@ -222,7 +224,8 @@ internal static class FuzzRequests
             (1, json.Select(text => (byte[])[0xef, 0xbb, 0xbf, .. Encoding.UTF8.GetBytes(text)])),
             (1, json.Select(text => Encoding.Unicode.GetBytes(text))),
             (1, Gen.Select(
-                json, Gen.Int[0, 100], (text, percent) => Encoding.UTF8.GetBytes(text)[..(Encoding.UTF8.GetByteCount(text) * percent / 100)])),
+                json, Gen.Int[0, 100], (text, percent) =>
+                    Encoding.UTF8.GetBytes(text)[..(Encoding.UTF8.GetByteCount(text) * percent / 100)])),
             (1, Gen.Select(
                 json,
                 Gen.OneOf((byte)0, (byte)0x80, (byte)0xc0, (byte)0xff),
@@ -237,7 +240,8 @@ internal static class FuzzRequests
         (4, Gen.Select(Text, Gen.Bool, Quoted)),
         (2, Gen.OneOf(Numbers)),
         (2, Gen.OneOf(
-            "null", "true", "false", "{}", "[]", "[null]", "[\"\"]", "{\"a\":{\"b\":[1]}}", "\"\\ud800\"", "\"\\u0000\"", "\"\\x\"", "\"", "{\"\":0}",
+            "null", "true", "false", "{}", "[]", "[null]", "[\"\"]", "{\"a\":{\"b\":[1]}}", "\"\\ud800\"", "\"\\u0000\"", "\"\\x\"", "\"",
+            "{\"\":0}",
             "//x\n1", "[1,]", "'a'")),
         (1, Gen.Select(Gen.OneOf(3, 15, 16, 17, 64, 1000, 20_000), Gen.Bool, (depth, closed) =>
             Repeat("[", depth) + (closed ? Repeat("]", depth) : ""))),

@@ -82,7 +82,8 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
             ["Weather:Budget:PerDay"] = "100000000",
         };
         var options = JsonNode.Parse(
-            File.ReadAllText(ComposeTests.Root("appsettings.json")), documentOptions: new() { CommentHandling = JsonCommentHandling.Skip })!;
+            File.ReadAllText(ComposeTests.Root("appsettings.json")),
+            documentOptions: new() { CommentHandling = JsonCommentHandling.Skip })!;
         foreach (var (name, policy) in options["RateLimits"]!["Policies"]!.AsObject())
         {
             if (!name.StartsWith("demo-", StringComparison.Ordinal))

@@ -92,7 +92,8 @@ public sealed partial class MetricsTests(TestServers servers)
         ["reason"] = "full|contended|refused",
         ["operation"] = "get|lease|set|generation",
         ["table"] = "users",
-        ["policy"] = "default|email-change|login|login-account|login-network|registration|registration-network|weather|weather-miss|demo-fixed-window|demo-sliding-window|demo-token-bucket",
+        ["policy"] = "default|email-change|login|login-account|login-network|registration|registration-network|weather|weather-miss"
+            + "|demo-fixed-window|demo-sliding-window|demo-token-bucket",
         ["event"] = "created|refused|delayed|ended|revoked",
         ["api"] = "search|forecast",
         ["window"] = "minute|hour|day",

@@ -71,7 +71,8 @@ internal sealed class OpenApiOperation
 
         if (schema.TryGetProperty("type", out var type))
         {
-            string[] types = type.ValueKind is JsonValueKind.Array ? [.. type.EnumerateArray().Select(item => item.GetString()!)] : [type.GetString()!];
+            string[] types = type.ValueKind is JsonValueKind.Array ? [.. type.EnumerateArray().Select(item => item.GetString()!)]
+                : [type.GetString()!];
             if (!types.Any(name => Is(value, name)))
             {
                 return $"{path} is {value.ValueKind}, not {string.Join('|', types)}.";

@@ -95,7 +95,8 @@ public sealed class OperationsTests(TestServers servers)
         {
             var properties = document.GetProperty("components").GetProperty("schemas").GetProperty(schema).GetProperty("properties");
             Assert.All(properties.EnumerateObject(), property => Assert.True(
-                new[] { "description", "$ref", "oneOf" }.Any(name => property.Value.TryGetProperty(name, out _)), $"{schema}.{property.Name}"));
+                new[] { "description", "$ref", "oneOf" }.Any(name => property.Value.TryGetProperty(name, out _)),
+                $"{schema}.{property.Name}"));
             Assert.Contains(properties.EnumerateObject(), property => property.Value.TryGetProperty("examples", out _) || property.Value.TryGetProperty("example", out _));
         }
     }
@@ -139,7 +140,8 @@ public sealed class OperationsTests(TestServers servers)
         var time = new FakeTimeProvider(DateTimeOffset.UnixEpoch.AddYears(56));
         var connection = new NpgsqlConnectionStringBuilder(postgres.ConnectionString) { Port = proxy.Port }.ConnectionString;
         await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:Postgres"] = connection }, time: time);
-        async Task<string?> ReadyAsync() => (await (await api.Anonymous.GetAsync("/health/ready")).JsonAsync()).GetProperty("status").GetString();
+        async Task<string?> ReadyAsync() =>
+            (await (await api.Anonymous.GetAsync("/health/ready")).JsonAsync()).GetProperty("status").GetString();
 
         Assert.Equal("healthy", await ReadyAsync());
         proxy.Cut();
@@ -164,7 +166,8 @@ public sealed class OperationsTests(TestServers servers)
         async Task<int> StatusAsync(string path, int? at = null)
         {
             var server = api.Client.BaseAddress!;
-            using var request = new HttpRequestMessage(HttpMethod.Get, new UriBuilder(server) { Port = at ?? server.Port, Path = path }.Uri);
+            using var request = new HttpRequestMessage(HttpMethod.Get,
+                new UriBuilder(server) { Port = at ?? server.Port, Path = path }.Uri);
             request.Headers.Host = $"localhost:{port}"; // a client may write what it likes there
             return (int)(await api.Client.SendAsync(request)).StatusCode;
         }

@@ -43,7 +43,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
         var listed = (await (await api.Anonymous.GetAsync("/limits")).JsonAsync()).EnumerateArray().ToDictionary(policy => policy.GetProperty("policy").GetString()!);
         Assert.Equal(
             [
-                "default", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket", "email-change", "login", "login-account", "login-network",
+                "default", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket", "email-change", "login", "login-account",
+                "login-network",
                 "registration", "registration-network", "weather", "weather-miss",
             ],
             listed.Keys);
@@ -96,7 +97,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Guesses_at_one_account_from_one_address_are_stopped_however_it_is_written_and_keep_nobody_else_out()
+    public async Task Guesses_at_one_account_from_one_address_are_stopped_in_any_spelling_and_keep_no_other_client_out()
     {
         await using var api = await StartAsync(("Network:KnownProxies:0", "127.0.0.1"), ("RateLimits:Policies:login:Limit", "1000"));
         string[] ways =
@@ -134,7 +135,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
     public async Task A_network_has_a_larger_budget_than_an_address(string network, string elsewhere)
     {
         await using var api = await StartAsync(
-            ("Network:KnownProxies:0", "127.0.0.1"), ("RateLimits:Policies:login-network:Limit", "4"), ("RateLimits:Policies:registration-network:Limit", "4"));
+            ("Network:KnownProxies:0", "127.0.0.1"), ("RateLimits:Policies:login-network:Limit", "4"),
+            ("RateLimits:Policies:registration-network:Limit", "4"));
         Task<HttpResponseMessage> LogInAsync(string from) =>
             PostAsync(api, JsonContent.Create(new { email = $"{Guid.NewGuid():N}@example.org", password = "x" }), from);
         Task<HttpResponseMessage> RegisterAsync(string from) => PostAsync(api, JsonContent.Create(new { email = "no" }), from, "/users");
@@ -146,7 +148,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
             Assert.Equal(HttpStatusCode.BadRequest, (await RegisterAsync(From(number))).StatusCode);
         }
 
-        foreach (var (denied, policy) in new[] { (await LogInAsync(From(5)), "login-network"), (await RegisterAsync(From(5)), "registration-network") })
+        foreach (var (denied, policy) in new[] { (await LogInAsync(From(5)), "login-network"),
+            (await RegisterAsync(From(5)), "registration-network") })
         {
             var problem = await UserContractTests.AssertProblemAsync(denied, HttpStatusCode.TooManyRequests);
             Assert.Equal(policy, Assert.Single(problem.GetProperty("violated-policies").EnumerateArray()).GetString());
@@ -162,10 +165,12 @@ public sealed class LimitedRoutesTests(TestServers servers)
     public async Task To_ask_for_a_policy_spends_none_of_the_permits_of_its_routes_and_another_site_cannot_ask(string policy)
     {
         await using var api = await StartAsync(($"RateLimits:Policies:{policy}:Limit", "2"));
-        Task<HttpResponseMessage> UseAsync() => PostAsync(api, JsonContent.Create(new { email = "no" }), to: policy == "login" ? "/sessions" : "/users");
+        Task<HttpResponseMessage> UseAsync() =>
+            PostAsync(api, JsonContent.Create(new { email = "no" }), to: policy == "login" ? "/sessions" : "/users");
 
         // As an image on another site's page would ask.
-        foreach (var (name, value) in new[] { ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site"), ("Origin", "https://evil.example") })
+        foreach (var (name, value) in new[] { ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site"),
+            ("Origin", "https://evil.example") })
         {
             using var request = new HttpRequestMessage(HttpMethod.Get, $"/limits/{policy}");
             request.Headers.Add(name, value);
@@ -207,7 +212,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
         var answer = await SendAsync();
         await UserContractTests.AssertProblemAsync(answer, (HttpStatusCode)status);
         // Also an error says what is left.
-        Assert.Equal([("login", 9L), ("login-network", 99L), ("login-account", 9L)], answer.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
+        Assert.Equal([("login", 9L), ("login-network", 99L), ("login-account", 9L)],
+            answer.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
 
         for (var request = 0; request < 9; request++)
         {
@@ -236,7 +242,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Created, (await RegisterAsync("203.0.113.1")).StatusCode);
         Assert.Equal(HttpStatusCode.Created, (await RegisterAsync("203.0.113.2")).StatusCode);
         await UserContractTests.AssertProblemAsync(await RegisterAsync("203.0.113.3"), HttpStatusCode.TooManyRequests);
-        Assert.Equal("limits:{ip:127.0.0.1}:registration:fixed-window:3600000", Assert.Single(await api.KeysAsync(), key => key.StartsWith("limits:{ip:", StringComparison.Ordinal)));
+        Assert.Equal("limits:{ip:127.0.0.1}:registration:fixed-window:3600000",
+            Assert.Single(await api.KeysAsync(), key => key.StartsWith("limits:{ip:", StringComparison.Ordinal)));
     }
 
     [Fact]
@@ -334,7 +341,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
         var all = settings.ToDictionary(setting => setting.Name, setting => setting.Value);
         all["RateLimits:Enabled"] = "true";
         // The windows of the tests' time are long, so that none ends in the middle.
-        foreach (var policy in new[] { "default", "login", "login-network", "login-account", "registration-network", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket" })
+        foreach (var policy in new[] { "default", "login", "login-network", "login-account", "registration-network", "demo-fixed-window",
+            "demo-sliding-window", "demo-token-bucket" })
         {
             all[$"RateLimits:Policies:{policy}:Window"] = "1.00:00:00";
         }

@@ -101,7 +101,8 @@ public sealed class AccessTests(TestServers servers)
             await caller.GetAsync("/sessions");
             await caller.GetAsync($"/users/{user.Id}");
             await caller.PutAsJsonAsync($"/users/{user.Id}", new { email = "taken", displayName = "" });
-            await caller.PutAsJsonAsync($"/users/{user.Id}/password", new { currentPassword = "not the password", newPassword = "dew on the moss" });
+            await caller.PutAsJsonAsync($"/users/{user.Id}/password",
+                new { currentPassword = "not the password", newPassword = "dew on the moss" });
         }
 
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
@@ -122,7 +123,8 @@ public sealed class AccessTests(TestServers servers)
         Assert.Contains(user.Id.ToString(), kept["dump"], StringComparison.Ordinal);
         foreach (var (place, text) in kept)
         {
-            foreach (var secret in new[] { bearer, cookie, bearer[22..], cookie[22..], ApiNode.Password, "not the password", "dew on the moss" })
+            string[] secrets = [bearer, cookie, bearer[22..], cookie[22..], ApiNode.Password, "not the password", "dew on the moss"];
+            foreach (var secret in secrets)
             {
                 Assert.False(text.Contains(secret, StringComparison.Ordinal), $"{secret} is in the {place}");
             }

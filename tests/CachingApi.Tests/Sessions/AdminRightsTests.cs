@@ -17,7 +17,8 @@ public sealed class AdminRightsTests(TestServers servers)
     [InlineData("DELETE FROM users")]
     public async Task An_administrator_who_is_one_no_more_loses_the_rights_in_every_process_and_the_sessions(string sql)
     {
-        await using var api = await ApiNode.StartAsync(servers, new() { ["Serilog:MinimumLevel:Override:CachingApi.Sessions"] = "Information" }, time: _time);
+        await using var api = await ApiNode.StartAsync(servers,
+            new() { ["Serilog:MinimumLevel:Override:CachingApi.Sessions"] = "Information" }, time: _time);
         await using var other = await ApiNode.StartAsync(servers, nodeOf: api, time: _time);
         using var admin = await api.AdminAsync();
         using var elsewhere = other.CreateClient();
@@ -45,7 +46,8 @@ public sealed class AdminRightsTests(TestServers servers)
     public async Task While_postgres_is_away_the_role_of_the_session_holds_and_afterwards_it_is_confirmed_again()
     {
         await using var postgres = await PostgresServer.StartDurableAsync();
-        await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:Postgres"] = postgres.ConnectionString }, time: _time);
+        await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:Postgres"] = postgres.ConnectionString },
+            time: _time);
         await using var other = await ApiNode.StartAsync(
             servers, new() { ["ConnectionStrings:Postgres"] = postgres.ConnectionString }, nodeOf: api, time: _time);
         using var admin = await api.AdminAsync();

@@ -103,7 +103,8 @@ public sealed class CrossSiteForgeryTests(TestServers servers)
 
         async Task<HttpResponseMessage> SendAsync(string? site, string? authorization = null)
         {
-            using var request = new HttpRequestMessage(HttpMethod.Post, route) { Content = JsonContent.Create(new { email = "a@example.org", password = "x" }) };
+            using var request = new HttpRequestMessage(HttpMethod.Post, route);
+            request.Content = JsonContent.Create(new { email = "a@example.org", password = "x" });
             request.Headers.TryAddWithoutValidation("Sec-Fetch-Site", site);
             request.Headers.TryAddWithoutValidation("Authorization", authorization);
             return await api.Anonymous.SendAsync(request);

@@ -11,18 +11,8 @@ public sealed class HashingSlotsTests
     public async Task Preferred_callers_come_first_and_each_in_its_order()
     {
         var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
-        Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
-        var order = new List<string>();
-        async Task EnterAsync(string name, bool preferred)
-        {
-            Assert.True(await slots.EnterAsync(preferred, CancellationToken.None));
-            order.Add(name);
-            slots.Leave();
-        }
 
-        Task[] all = [EnterAsync("stranger 1", false), EnterAsync("stranger 2", false), EnterAsync("owner 1", true), EnterAsync("owner 2", true)];
-        slots.Leave();
-        await Task.WhenAll(all);
+        var order = await OrderAsync(slots, ("stranger 1", false), ("stranger 2", false), ("owner 1", true), ("owner 2", true));
 
         Assert.Equal(["owner 1", "owner 2", "stranger 1", "stranger 2"], order);
         Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
@@ -32,18 +22,8 @@ public sealed class HashingSlotsTests
     public async Task Preferred_callers_do_not_keep_the_others_out()
     {
         var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
-        Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
-        var order = new List<string>();
-        async Task EnterAsync(string name, bool preferred)
-        {
-            Assert.True(await slots.EnterAsync(preferred, CancellationToken.None));
-            order.Add(name);
-            slots.Leave();
-        }
 
-        Task[] all = [EnterAsync("stranger", false), .. Enumerable.Range(1, 5).Select(number => EnterAsync($"owner {number}", true))];
-        slots.Leave();
-        await Task.WhenAll(all);
+        var order = await OrderAsync(slots, [("stranger", false), .. Enumerable.Range(1, 5).Select(number => ($"owner {number}", true))]);
 
         Assert.Equal(["owner 1", "owner 2", "owner 3", "stranger", "owner 4", "owner 5"], order);
     }
@@ -54,7 +34,8 @@ public sealed class HashingSlotsTests
         var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
         Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
         using var cancel = new CancellationTokenSource();
-        var (late, cancelled) = (slots.EnterAsync(preferred: false, CancellationToken.None), slots.EnterAsync(preferred: true, cancel.Token));
+        var (late, cancelled) = (slots.EnterAsync(preferred: false, CancellationToken.None),
+            slots.EnterAsync(preferred: true, cancel.Token));
 
         _time.Advance(TimeSpan.FromSeconds(1.9));
         Assert.False(late.IsCompleted);
@@ -72,12 +53,29 @@ public sealed class HashingSlotsTests
     {
         var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
         Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
-        var waiting = Enumerable.Range(0, HashingSlots.MaxWaiting).Select(_ => slots.EnterAsync(preferred: false, CancellationToken.None)).ToArray();
+        var waiting = Enumerable.Range(0, HashingSlots.MaxWaiting)
+            .Select(_ => slots.EnterAsync(preferred: false, CancellationToken.None)).ToArray();
 
         Assert.False(await slots.EnterAsync(preferred: false, CancellationToken.None));
         Assert.All(waiting, wait => Assert.False(wait.IsCompleted));
         var owner = slots.EnterAsync(preferred: true, CancellationToken.None);
         slots.Leave();
         Assert.True(await owner);
+    }
+
+    /// <summary>The order in which callers have their turn that came while all slots were taken.</summary>
+    private static async Task<IReadOnlyList<string>> OrderAsync(HashingSlots slots, params (string Name, bool Preferred)[] callers)
+    {
+        Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
+        var order = new List<string>();
+        var all = callers.Select(async caller =>
+        {
+            Assert.True(await slots.EnterAsync(caller.Preferred, CancellationToken.None));
+            order.Add(caller.Name);
+            slots.Leave();
+        }).ToArray();
+        slots.Leave();
+        await Task.WhenAll(all);
+        return order;
     }
 }

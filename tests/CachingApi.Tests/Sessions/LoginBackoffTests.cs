@@ -32,7 +32,8 @@ public sealed class LoginBackoffTests(TestServers servers)
             Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, user, "wrong", "203.0.113.1")).StatusCode);
         }
 
-        await UserContractTests.AssertProblemAsync(await LogInAsync(api, user, ApiNode.Password, "203.0.113.1"), HttpStatusCode.TooManyRequests);
+        await UserContractTests.AssertProblemAsync(await LogInAsync(api, user, ApiNode.Password, "203.0.113.1"),
+            HttpStatusCode.TooManyRequests);
         Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, "203.0.113.2")).StatusCode);
         Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(session, user, ApiNode.Password, "dew on the moss")).StatusCode);
     }
@@ -43,7 +44,8 @@ public sealed class LoginBackoffTests(TestServers servers)
         await using var api = await StartAsync();
         var user = await api.CreateUserAsync();
         var first = await LogInAsync(api, user, ApiNode.Password, Home, "cookie");
-        var device = Assert.Single(first.Headers.GetValues("Set-Cookie"), cookie => cookie.StartsWith("__Host-device=", StringComparison.Ordinal)).Split(';')[0];
+        var device = Assert.Single(first.Headers.GetValues("Set-Cookie"),
+            cookie => cookie.StartsWith("__Host-device=", StringComparison.Ordinal)).Split(';')[0];
         for (var failure = 0; failure <= LoginBackoff.FreeFailuresOfAccount; failure++)
         {
             var from = string.Create(CultureInfo.InvariantCulture, $"203.0.113.{1 + failure / LoginBackoff.FreeFailures}");
@@ -56,9 +58,11 @@ public sealed class LoginBackoffTests(TestServers servers)
         Assert.True((long)(await redis.GetDatabase().HashGetAsync(count, "until")) > 0);
         await redis.GetDatabase().HashSetAsync(count, "until", TimeProvider.System.GetUtcNow().AddMinutes(5).ToUnixTimeMilliseconds());
 
-        await UserContractTests.AssertProblemAsync(await LogInAsync(api, user, ApiNode.Password, Elsewhere), HttpStatusCode.TooManyRequests);
+        await UserContractTests.AssertProblemAsync(await LogInAsync(api, user, ApiNode.Password, Elsewhere),
+            HttpStatusCode.TooManyRequests);
         await UserContractTests.AssertProblemAsync(
-            await LogInAsync(api, user, ApiNode.Password, Elsewhere, cookie: $"__Host-device={DeviceCookie.New()}"), HttpStatusCode.TooManyRequests);
+            await LogInAsync(api, user, ApiNode.Password, Elsewhere, cookie: $"__Host-device={DeviceCookie.New()}"),
+            HttpStatusCode.TooManyRequests);
         Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, Home)).StatusCode);
         var known = await LogInAsync(api, user, ApiNode.Password, Elsewhere, "cookie", device);
         Assert.Equal(HttpStatusCode.Created, known.StatusCode);
@@ -67,7 +71,8 @@ public sealed class LoginBackoffTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, Elsewhere)).StatusCode);
         // The device is known to this account only.
         var other = await api.CreateUserAsync();
-        await UserContractTests.AssertProblemAsync(await LogInAsync(api, other, "wrong", Elsewhere, cookie: device), HttpStatusCode.Unauthorized);
+        await UserContractTests.AssertProblemAsync(await LogInAsync(api, other, "wrong", Elsewhere, cookie: device),
+            HttpStatusCode.Unauthorized);
         Assert.DoesNotContain(await api.KeysAsync(), key => key.Contains(device.Split('=')[1], StringComparison.Ordinal));
     }
 
@@ -77,7 +82,8 @@ public sealed class LoginBackoffTests(TestServers servers)
         await using var api = await StartAsync();
         var user = await api.CreateUserAsync();
         var first = await LogInAsync(api, user, ApiNode.Password, Home, "cookie");
-        var device = Assert.Single(first.Headers.GetValues("Set-Cookie"), cookie => cookie.StartsWith("__Host-device=", StringComparison.Ordinal)).Split(';')[0];
+        var device = Assert.Single(first.Headers.GetValues("Set-Cookie"),
+            cookie => cookie.StartsWith("__Host-device=", StringComparison.Ordinal)).Split(';')[0];
 
         for (var failure = 0; failure <= LoginBackoff.FreeFailures; failure++)
         {
@@ -108,7 +114,8 @@ public sealed class LoginBackoffTests(TestServers servers)
             Assert.Equal(HttpStatusCode.Forbidden, (await ChangeAsync(stolen, user, "wrong", "dew on the moss")).StatusCode);
         }
 
-        await UserContractTests.AssertProblemAsync(await ChangeAsync(stolen, user, ApiNode.Password, "dew on the moss"), HttpStatusCode.TooManyRequests);
+        await UserContractTests.AssertProblemAsync(await ChangeAsync(stolen, user, ApiNode.Password, "dew on the moss"),
+            HttpStatusCode.TooManyRequests);
         var again = await stolen.PostAsJsonAsync("/sessions/current/reauthentication", new { currentPassword = ApiNode.Password });
         await UserContractTests.AssertProblemAsync(again, HttpStatusCode.TooManyRequests);
         Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(own, user, ApiNode.Password, "dew on the moss")).StatusCode);
@@ -138,7 +145,8 @@ public sealed class LoginBackoffTests(TestServers servers)
         await block.CloseAsync();
 
         Assert.Equal(
-            [HttpStatusCode.NoContent, HttpStatusCode.TooManyRequests], (await Task.WhenAll(both)).Select(answer => answer.StatusCode).Order());
+            [HttpStatusCode.NoContent, HttpStatusCode.TooManyRequests],
+            (await Task.WhenAll(both)).Select(answer => answer.StatusCode).Order());
         Assert.Equal(HttpStatusCode.NoContent, (await other).StatusCode);
         Assert.Equal(HttpStatusCode.NoContent, (await ReauthenticateAsync(client)).StatusCode);
     }
@@ -168,8 +176,10 @@ public sealed class LoginBackoffTests(TestServers servers)
         Assert.Equal("2", answer.Header("Retry-After"));
         Assert.All(busy, check => Assert.False(check.IsCompleted));
         await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
-        Assert.Equal(0, (long)await redis.GetDatabase().HashGetAsync(await CountAsync(api, redis, key => !key.EndsWith(":all", StringComparison.Ordinal)), "failures"));
-        Assert.Equal(0, (long)await redis.GetDatabase().HashGetAsync(await CountAsync(api, redis, key => key.EndsWith(":all", StringComparison.Ordinal)), "failures"));
+        Assert.Equal(0, (long)await redis.GetDatabase().HashGetAsync(
+            await CountAsync(api, redis, key => !key.EndsWith(":all", StringComparison.Ordinal)), "failures"));
+        Assert.Equal(0, (long)await redis.GetDatabase().HashGetAsync(
+            await CountAsync(api, redis, key => key.EndsWith(":all", StringComparison.Ordinal)), "failures"));
         await Task.WhenAll(busy);
         Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, Home)).StatusCode);
     }
@@ -195,7 +205,8 @@ public sealed class LoginBackoffTests(TestServers servers)
         ApiNode api, User user, string password, string from, string transport = "bearer", string? cookie = null)
     {
         using var client = api.CreateBareClient();
-        using var request = new HttpRequestMessage(HttpMethod.Post, "/sessions") { Content = JsonContent.Create(new { email = user.Email, password, transport }) };
+        using var request = new HttpRequestMessage(HttpMethod.Post, "/sessions");
+        request.Content = JsonContent.Create(new { email = user.Email, password, transport });
         request.Headers.Add("X-Forwarded-For", from);
         if (cookie is not null)
         {

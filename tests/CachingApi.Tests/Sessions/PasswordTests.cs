@@ -93,7 +93,8 @@ public sealed class PasswordTests(TestServers servers)
         foreach (var (answer, field, status) in new[]
         {
             (await ChangeAsync(client, user, ApiNode.Password, password), "newPassword", HttpStatusCode.NoContent),
-            (await api.Anonymous.PostAsJsonAsync("/users", new { email = "new@example.org", displayName = "Ada Lovelace", password }), "password", HttpStatusCode.Created),
+            (await api.Anonymous.PostAsJsonAsync("/users", new { email = "new@example.org", displayName = "Ada Lovelace", password }),
+                "password", HttpStatusCode.Created),
         })
         {
             if (accepted)
@@ -173,7 +174,8 @@ public sealed class PasswordTests(TestServers servers)
         var hash = await api.SqlAsync<string>($"SELECT password_hash FROM users WHERE id = '{user.Id}'");
         var passwords = api.Services.GetRequiredService<Passwords>();
         Assert.NotEqual(old, hash);
-        Assert.Equal(PasswordVerificationResult.Success, await passwords.CheckAsync(hash, ApiNode.Password, preferred: false, CancellationToken.None));
+        Assert.Equal(PasswordVerificationResult.Success,
+            await passwords.CheckAsync(hash, ApiNode.Password, preferred: false, CancellationToken.None));
         Assert.Equal(1, await api.SqlAsync<long>($"SELECT version FROM users WHERE id = '{user.Id}'"));
         Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
     }
@@ -194,7 +196,8 @@ public sealed class PasswordTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, email, "dew on the moors\ufffe")).StatusCode);
 
         // A hash from before that was so holds once more, and is made anew.
-        var old = new PasswordHasher<object>(Options.Create(new PasswordHasherOptions { IterationCount = 1000 })).HashPassword(new(), decomposed);
+        var old = new PasswordHasher<object>(Options.Create(new PasswordHasherOptions { IterationCount = 1000 }))
+            .HashPassword(new(), decomposed);
         await api.SqlAsync($"UPDATE users SET password_hash = '{old}' WHERE email_key = '{email}'");
         Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, email, decomposed)).StatusCode);
         Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, email, composed)).StatusCode);

@@ -18,7 +18,8 @@ public sealed class SecurityEventsTests(TestServers servers)
         });
         var user = await api.CreateUserAsync();
         var events = new List<string>();
-        async Task<HttpResponseMessage> SendAsync(HttpClient client, HttpMethod method, string path, object? body = null, string? site = null)
+        async Task<HttpResponseMessage> SendAsync(HttpClient client, HttpMethod method, string path, object? body = null,
+            string? site = null)
         {
             using var request = new HttpRequestMessage(method, path) { Content = body is null ? null : JsonContent.Create(body) };
             request.Headers.Add("X-Forwarded-For", "203.0.113.77");
@@ -42,7 +43,8 @@ public sealed class SecurityEventsTests(TestServers servers)
             await Eventually.TrueAsync(() => api.Log.Any(line => !events.Contains(line)), "an event"); // some follow their answer
             var line = Assert.Single(api.Log, line => !events.Contains(line));
             Assert.StartsWith($"Security event {start}", Plain(line), StringComparison.Ordinal);
-            Assert.Contains($"user {userId ?? "null"}, session {sessionId ?? "null"}, from 203.0.113.0/24", Plain(line), StringComparison.Ordinal);
+            Assert.Contains($"user {userId ?? "null"}, session {sessionId ?? "null"}, from 203.0.113.0/24", Plain(line),
+                StringComparison.Ordinal);
             events.AddRange(api.Log);
         }
 

@@ -64,5 +64,6 @@ public sealed class CoalescerTests(TestServers servers)
         (await connection.GetServers()[0].InfoAsync("commandstats"))
             .SelectMany(section => section)
             .Where(command => command.Key is "cmdstat_get" or "cmdstat_mget")
-            .ToDictionary(command => command.Key, command => int.Parse(command.Value.Split(',')[0]["calls=".Length..], CultureInfo.InvariantCulture));
+            .ToDictionary(command => command.Key,
+                command => int.Parse(command.Value.Split(',')[0]["calls=".Length..], CultureInfo.InvariantCulture));
 }

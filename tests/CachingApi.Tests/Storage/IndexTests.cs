@@ -37,8 +37,10 @@ public sealed class IndexTests(TestServers servers)
             Assert.NotNull(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
             Assert.Null(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
             Assert.Equal(UserWrite.Done, (await users.UpdateAsync(account.Id, change, [1], true, Turn(1), CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.VersionMismatch, (await users.UpdateAsync(account.Id, change, [1], false, Turn(2), CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.Overtaken, (await users.UpdateAsync(account.Id, change, [1], false, Turn(1), CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.VersionMismatch,
+                (await users.UpdateAsync(account.Id, change, [1], false, Turn(2), CancellationToken.None)).Outcome);
+            Assert.Equal(UserWrite.Overtaken,
+                (await users.UpdateAsync(account.Id, change, [1], false, Turn(1), CancellationToken.None)).Outcome);
             Assert.Equal(UserWrite.EmailInUse, (await users.UpdateAsync(
                 account.Id, change with { EmailKey = "778@example.org" }, null, true, Turn(3), CancellationToken.None)).Outcome);
             Assert.Equal(UserWrite.EmailChange, (await users.UpdateAsync(

@@ -107,12 +107,12 @@ public sealed partial class LeastPrivilegeTests(TestServers servers)
             Assert.StartsWith("NOPERM", error.Message, StringComparison.Ordinal);
         }
 
-        await using var nobody = await ConnectionMultiplexer.ConnectAsync(
+        await using var anonymous = await ConnectionMultiplexer.ConnectAsync(
             $"{redis.ConnectionString},abortConnect=false,connectTimeout=500");
-        Assert.False(nobody.IsConnected);
+        Assert.False(anonymous.IsConnected);
     }
 
-    /// <summary>Runs <c>db/roles.sql</c>, whose variables are psql's, and returns the connection strings of the owner and the service.</summary>
+    /// <summary>Runs <c>db/roles.sql</c> (its variables are psql's); returns the connection strings of the owner and the service.</summary>
     private static async Task<(string Owner, string Service)> CreateRolesAsync(PostgresServer postgres)
     {
         var script = await File.ReadAllTextAsync(ComposeTests.Root("db/roles.sql"));

@@ -33,7 +33,10 @@ public sealed class MigrationTests(TestServers servers)
             await using var count = new NpgsqlCommand("SELECT count(*) FROM users", connection);
             Assert.Equal(1001L, await count.ExecuteScalarAsync());
             await using var scripts = new NpgsqlCommand("SELECT string_agg(scriptname, ' ' ORDER BY schemaversionsid) FROM schemaversions", connection);
-            Assert.Equal("db/001_users.sql db/002_change_capture.sql db/003_write_behind.sql db/004_configured_administrator.sql db/005_version_grows.sql db/sample-data.sql", await scripts.ExecuteScalarAsync());
+            Assert.Equal(
+                "db/001_users.sql db/002_change_capture.sql db/003_write_behind.sql db/004_configured_administrator.sql "
+                + "db/005_version_grows.sql db/sample-data.sql",
+                await scripts.ExecuteScalarAsync());
         }
 
         foreach (var node in nodes)

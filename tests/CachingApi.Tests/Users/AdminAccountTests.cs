@@ -50,13 +50,15 @@ public sealed class AdminAccountTests(TestServers servers)
         var byHand = await api.CreateUserAsync();
         await api.SqlAsync($"UPDATE users SET role = 'admin' WHERE id = '{byHand.Id}'");
 
-        await using var restarted = await ApiNode.StartAsync(servers, new() { ["Admin:Email"] = email, ["Admin:Password"] = Other }, nodeOf: api);
+        await using var restarted = await ApiNode.StartAsync(servers, new() { ["Admin:Email"] = email, ["Admin:Password"] = Other },
+            nodeOf: api);
 
         Assert.Equal(HttpStatusCode.Unauthorized, (await former.GetAsync("/cache/stats")).StatusCode);
         using var ordinary = await restarted.LogInAsync(ApiNode.AdminEmail);
         Assert.Equal(HttpStatusCode.Forbidden, (await ordinary.GetAsync("/cache/stats")).StatusCode);
         Assert.Equal("user", (await ordinary.GetFromJsonAsync<User>($"/users/{id}"))!.Role);
-        Assert.Equal(administrators, await api.SqlAsync<long>("SELECT count(*) FROM users WHERE role = 'admin' AND configured_as IS NOT NULL"));
+        Assert.Equal(administrators,
+            await api.SqlAsync<long>("SELECT count(*) FROM users WHERE role = 'admin' AND configured_as IS NOT NULL"));
         using var operators = await restarted.LogInAsync(byHand.Email);
         Assert.Equal(HttpStatusCode.OK, (await operators.GetAsync("/cache/stats")).StatusCode);
     }
@@ -67,7 +69,8 @@ public sealed class AdminAccountTests(TestServers servers)
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();
         var id = (await (await admin.GetAsync("/sessions/current")).JsonAsync()).GetProperty("userId").GetGuid();
-        Assert.Equal(HttpStatusCode.OK, (await admin.PutAsJsonAsync($"/users/{id}", new { email = "me@example.com", displayName = "Me" })).StatusCode);
+        Assert.Equal(HttpStatusCode.OK,
+            (await admin.PutAsJsonAsync($"/users/{id}", new { email = "me@example.com", displayName = "Me" })).StatusCode);
 
         await using var restarted = await ApiNode.StartAsync(servers, nodeOf: api);
 
@@ -84,10 +87,12 @@ public sealed class AdminAccountTests(TestServers servers)
         using var session = await api.LogInAsync(early.Email);
 
         await using var configured = await ApiNode.StartAsync(
-            servers, new() { ["Admin:Email"] = early.Email, ["Admin:Password"] = Other, ["Serilog:MinimumLevel:Default"] = "Warning" }, nodeOf: api);
+            servers, new() { ["Admin:Email"] = early.Email, ["Admin:Password"] = Other, ["Serilog:MinimumLevel:Default"] = "Warning" },
+            nodeOf: api);
         Assert.Equal(HttpStatusCode.Forbidden, (await session.GetAsync("/cache/stats")).StatusCode);
         Assert.Equal(HttpStatusCode.Unauthorized, await LogInAsync(configured, early.Email, Other));
-        Assert.Contains(configured.Log, line => line.Contains("Admin:ResetPassword", StringComparison.Ordinal) && line.Contains(early.Id.ToString(), StringComparison.Ordinal));
+        Assert.Contains(configured.Log, line => line.Contains("Admin:ResetPassword", StringComparison.Ordinal)
+            && line.Contains(early.Id.ToString(), StringComparison.Ordinal));
 
         await using var reset = await ApiNode.StartAsync(
             servers, new() { ["Admin:Email"] = early.Email, ["Admin:Password"] = Other, ["Admin:ResetPassword"] = "true" }, nodeOf: api);

@@ -74,12 +74,14 @@ public sealed class EmailChangeTests(TestServers servers)
         await api.Services.GetRequiredService<WriteBehind>().AcceptAsync($"{user.Id}", 1, 0, null, value, CancellationToken.None);
 
         var letters = default(JsonElement);
-        await Eventually.TrueAsync(async () => (letters = await (await admin.GetAsync("/cache/dead-letters")).JsonAsync()).GetArrayLength() == 1);
+        await Eventually.TrueAsync(
+            async () => (letters = await (await admin.GetAsync("/cache/dead-letters")).JsonAsync()).GetArrayLength() == 1);
         Assert.Equal("The e-mail address is another one now.", letters[0].GetProperty("reason").GetString());
         Assert.Equal(user.Email, await api.SqlAsync<string>($"SELECT email FROM users WHERE id = '{user.Id}'"));
 
         // To bring the old address back is no retry.
-        Assert.Equal(HttpStatusCode.Conflict, (await admin.PostAsync($"/cache/dead-letters/{letters[0].GetProperty("id")}/retry", null)).StatusCode);
+        Assert.Equal(HttpStatusCode.Conflict,
+            (await admin.PostAsync($"/cache/dead-letters/{letters[0].GetProperty("id")}/retry", null)).StatusCode);
         Assert.Equal(user.Email, await api.SqlAsync<string>($"SELECT email FROM users WHERE id = '{user.Id}'"));
     }
 
@@ -87,13 +89,20 @@ public sealed class EmailChangeTests(TestServers servers)
     public async Task Changes_of_an_address_count_as_registrations()
     {
         await using var api = await ApiNode.StartAsync(
-            servers, new() { ["RateLimits:Enabled"] = "true", ["RateLimits:Policies:registration:Limit"] = "4", ["RateLimits:Policies:registration:Window"] = "1.00:00:00" });
+            servers,
+            new()
+            {
+                ["RateLimits:Enabled"] = "true",
+                ["RateLimits:Policies:registration:Limit"] = "4",
+                ["RateLimits:Policies:registration:Window"] = "1.00:00:00",
+            });
         var (user, owner) = (await api.CreateUserAsync(), await api.CreateUserAsync());
         using var client = await api.LogInAsync(user.Email);
 
         for (var change = 0; change < 3; change++)
         {
-            Assert.Equal(HttpStatusCode.OK, (await client.PutAsJsonAsync($"/users/{user.Id}", new { email = user.Email, displayName = $"{change}" })).StatusCode);
+            Assert.Equal(HttpStatusCode.OK,
+                (await client.PutAsJsonAsync($"/users/{user.Id}", new { email = user.Email, displayName = $"{change}" })).StatusCode);
         }
 
         Assert.Equal(HttpStatusCode.Conflict, (await PutAsync(client, user, owner.Email)).StatusCode);
@@ -159,7 +168,8 @@ public sealed class EmailChangeTests(TestServers servers)
         Assert.Equal("reauthentication-required", problem.GetProperty("type").GetString());
         var wrong = await UserContractTests.AssertProblemAsync(await SendAsync("not the password"), HttpStatusCode.Forbidden);
         Assert.NotEqual("reauthentication-required", wrong.GetProperty("type").GetString());
-        Assert.Equal(HttpStatusCode.OK, (await client.PutAsJsonAsync($"/users/{user.Id}", new { email = user.Email, displayName = "Ada King" })).StatusCode);
+        Assert.Equal(HttpStatusCode.OK,
+            (await client.PutAsJsonAsync($"/users/{user.Id}", new { email = user.Email, displayName = "Ada King" })).StatusCode);
         Assert.Equal(1, await api.SqlAsync<long>($"SELECT count(*) FROM users WHERE id = '{user.Id}' AND email = '{user.Email}'"));
 
         Assert.True((await SendAsync(ApiNode.Password)).IsSuccessStatusCode);

@@ -513,7 +513,8 @@ public sealed class WriteBehindTests(TestServers servers)
         if (commits)
         {
             var change = new UserChange(user.Email, user.Email, "Synchronous", user.UpdatedAt);
-            var (outcome, _, _) = await node.Services.GetRequiredService<UserRepository>().UpdateAsync(user.Id, change, null, false, turn, CancellationToken.None);
+            var (outcome, _, _) = await node.Services.GetRequiredService<UserRepository>().UpdateAsync(user.Id, change, null, false, turn,
+                CancellationToken.None);
             Assert.Equal(UserWrite.Done, outcome);
         }
 

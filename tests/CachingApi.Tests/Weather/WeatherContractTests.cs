@@ -40,7 +40,7 @@ public sealed class WeatherContractTests(TestServers servers)
             Assert.Equal(("", ""), (answer.Header("RateLimit"), answer.Header("RateLimit-Policy")));
         }
 
-        Assert.NotEmpty((await node.GetAsync("a/b")).Header("RateLimit")); // a 400, which is nobody else's
+        Assert.NotEmpty((await node.GetAsync("a/b")).Header("RateLimit")); // a 400 is for this client only
     }
 
     [Fact]
