@@ -4,6 +4,9 @@ WORKDIR /source
 # A layer of its own, which only a changed dependency makes anew. The lock file pins every package by its hash.
 COPY global.json Directory.Build.props Directory.Packages.props ./
 COPY .config .config
+COPY src/Directory.Build.targets src/
+COPY src/CachingApi.Redis/CachingApi.Redis.csproj src/CachingApi.Redis/packages.lock.json src/CachingApi.Redis/
+COPY src/CachingApi.Caching/CachingApi.Caching.csproj src/CachingApi.Caching/packages.lock.json src/CachingApi.Caching/
 COPY src/CachingApi/CachingApi.csproj src/CachingApi/packages.lock.json src/CachingApi/
 RUN dotnet tool restore && dotnet restore src/CachingApi --locked-mode --use-current-runtime -p:PublishReadyToRun=true
 

@@ -1,5 +1,6 @@
 using CachingApi;
-using CachingApi.Caching;
+using CachingApi.Administration;
+using CachingApi.ChangeCapture;
 using CachingApi.Hosting;
 using CachingApi.RateLimiting;
 using CachingApi.Sessions;
@@ -21,7 +22,8 @@ builder.AddOperationsPort();
 builder.Services
     .AddPostgres()
     .AddRedis()
-    .AddCaching()
+    .AddChangeCapture()
+    .AddCaches()
     .AddRateLimits()
     .AddSessions()
     .AddUsers()

@@ -6,14 +6,15 @@ namespace CachingApi;
 internal static class ValidatedOptions
 {
     /// <summary>Binds a section of the configuration; a value out of its bounds stops the start and is named in full.</summary>
-    /// <param name="strict">Whether unknown names do so too; without it, what cannot be read within a dictionary is left out of it.</param>
-    public static IServiceCollection AddValidatedOptions<T>(this IServiceCollection services, string section, bool strict = false) where T : class
+    /// <param name="strict">Whether unknown names do so too; without it, unreadable entries of a dictionary are left out.</param>
+    public static IServiceCollection AddValidatedOptions<T>(this IServiceCollection services, string section, bool strict = false)
+        where T : class
     {
         services.AddOptionsWithValidateOnStart<T>().BindConfiguration(section, binder => binder.ErrorOnUnknownConfiguration = strict);
         return services.AddSingleton<IValidateOptions<T>>(new Validator<T>(section));
     }
 
-    /// <summary>What is wrong with the configuration, in one line; <c>null</c> where it is in order.</summary>
+    /// <summary>The errors of the configuration, in one line; <c>null</c> if there are none.</summary>
     public static string? ConfigurationProblem(this IHost host)
     {
         try
@@ -29,17 +30,20 @@ internal static class ValidatedOptions
         }
     }
 
-    /// <summary>What is wrong, where the binder says first only that something is.</summary>
-    public static string Reason(Exception problem) => problem.InnerException is InvalidOperationException inner ? Reason(inner) : problem.Message;
+    /// <summary>The error itself, which the binder wraps in a general one.</summary>
+    public static string Reason(Exception problem) =>
+        problem.InnerException is InvalidOperationException inner ? Reason(inner) : problem.Message;
 
     private sealed class Validator<T>(string section) : IValidateOptions<T> where T : class
     {
         public ValidateOptionsResult Validate(string? name, T options)
         {
             var problems = new List<ValidationResult>();
-            return System.ComponentModel.DataAnnotations.Validator.TryValidateObject(options, new(options), problems, validateAllProperties: true)
+            return System.ComponentModel.DataAnnotations.Validator.TryValidateObject(
+                options, new(options), problems, validateAllProperties: true)
                 ? ValidateOptionsResult.Success
-                : ValidateOptionsResult.Fail(problems.Select(problem => $"{section}:{problem.MemberNames.FirstOrDefault()}: {problem.ErrorMessage}"));
+                : ValidateOptionsResult.Fail(
+                    problems.Select(problem => $"{section}:{problem.MemberNames.FirstOrDefault()}: {problem.ErrorMessage}"));
         }
     }
 }

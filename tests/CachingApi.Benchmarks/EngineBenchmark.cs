@@ -4,6 +4,7 @@ using System.Diagnostics;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 using CachingApi.Caching;
+using CachingApi.Redis;
 using CachingApi.Storage;
 using Microsoft.Extensions.Caching.Hybrid;
 using Microsoft.Extensions.DependencyInjection;
@@ -45,19 +46,23 @@ internal static class EngineBenchmark
         builder.Configuration["Cache:RedisDeadline"] = redisDeadline;
         builder.Configuration["Database:ChangeCapture"] = "false";
         builder.Logging.SetMinimumLevel(LogLevel.Error);
-        builder.Services.AddSingleton(TimeProvider.System).AddPostgres().AddRedis().AddCaching();
+        builder.Services.AddSingleton(TimeProvider.System).AddPostgres().AddRedis().AddCaches();
         builder.Services.Remove(builder.Services.Single(service => service.ImplementationType == typeof(Migrations)));
         var host = builder.Build();
         await host.StartAsync();
         return host;
     }
 
-    private static Cache<Thing> Things(string name, CacheSettings settings) => new(name, settings, BenchJson.Default.Thing, thing => thing.Version);
+    private static Cache<Thing> Things(IHost host, string name, CacheOptions options) => new(
+        new(name) { Version = thing => thing.Version },
+        options,
+        new JsonFormat<Thing>(BenchJson.Default.Thing),
+        host.Services.GetRequiredService<CacheEngine>());
 
     /// <summary>Reads until memory has it: the memory tier begins with the backplane's first beat.</summary>
     private static async Task InMemoryAsync(CacheAside engine, CacheKey<Thing> key)
     {
-        while ((await engine.GetAsync(key, Load, CancellationToken.None)).Outcome is not CacheOutcome.MemoryHit)
+        while ((await engine.GetAsync(key, Load, null, CancellationToken.None)).Outcome is not CacheOutcome.MemoryHit)
         {
             await Task.Delay(1);
         }
@@ -65,10 +70,10 @@ internal static class EngineBenchmark
 
     private static async Task HitsAsync(IHost host, string redisConnection)
     {
-        var (engine, redis) = (host.Services.GetRequiredService<CacheAside>(), host.Services.GetRequiredService<Redis>());
+        var (engine, redis) = (host.Services.GetRequiredService<CacheAside>(), host.Services.GetRequiredService<RedisConnections>());
         await using var others = Others(redisConnection, redis.KeyPrefix);
         var (fusion, hybrid) = (others.GetRequiredService<IFusionCache>(), others.GetRequiredService<HybridCache>());
-        var inMemory = Things("bench-memory", new()).Key("hot");
+        var inMemory = Things(host, "bench-memory", new()).Key("hot");
         await InMemoryAsync(engine, inMemory);
 
         Console.WriteLine();
@@ -78,7 +83,7 @@ internal static class EngineBenchmark
         {
             for (var hit = 0; hit < hits; hit++)
             {
-                await engine.GetAsync(inMemory, Load, CancellationToken.None);
+                await engine.GetAsync(inMemory, Load, null, CancellationToken.None);
             }
         });
         await CostAsync("FusionCache", async hits =>
@@ -98,8 +103,8 @@ internal static class EngineBenchmark
 
         // Of the same key the others would share one look-up among all callers.
         const int Keys = 1_000;
-        var inRedis = Things("bench", new() { MemoryTtl = TimeSpan.Zero });
-        var stored = (await engine.GetAsync(inRedis.Key("hot"), Load, CancellationToken.None)).Entry;
+        var inRedis = Things(host, "bench", new() { MemoryTtl = TimeSpan.Zero });
+        var stored = (await engine.GetAsync(inRedis.Key("hot"), Load, null, CancellationToken.None)).Entry;
         var (ours, raw, theirs) = (new CacheKey<Thing>[Keys], new RedisKey[Keys], new string[Keys]);
         for (var key = 0; key < Keys; key++)
         {
@@ -114,7 +119,7 @@ internal static class EngineBenchmark
         Func<Task>[] reads =
         [
             () => redis.Cache.StringGetAsync(raw[Next()]),
-            () => engine.GetAsync(ours[Next()], Load, CancellationToken.None).AsTask(),
+            () => engine.GetAsync(ours[Next()], Load, null, CancellationToken.None).AsTask(),
             () => fusion.GetOrSetAsync<Thing>(theirs[Next()], static (_, _) => Task.FromResult(Hot), skipMemory).AsTask(),
             () => hybrid.GetOrCreateAsync(theirs[Next()], static _ => ValueTask.FromResult(Hot), noMemory).AsTask(),
         ];
@@ -123,9 +128,11 @@ internal static class EngineBenchmark
         Console.WriteLine("|---|---|---|---|---|---|");
         foreach (var callers in new[] { 1, 64 })
         {
-            var perSecond = await Measure.SideBySideAsync([.. reads.Select(read => (Func<Task<double>>)(() => Measure.PerSecondAsync(callers, read)))]);
+            var perSecond = await Measure.SideBySideAsync(
+                [.. reads.Select(read => (Func<Task<double>>)(() => Measure.PerSecondAsync(callers, read)))]);
             Console.WriteLine(
-                $"| {callers} at a time | {perSecond[0]:N0}/s | {perSecond[1]:N0}/s | {perSecond[1] / perSecond[0]:F2} | {perSecond[2]:N0}/s | {perSecond[3]:N0}/s |");
+                $"| {callers} at a time | {perSecond[0]:N0}/s | {perSecond[1]:N0}/s | {perSecond[1] / perSecond[0]:F2} "
+                + $"| {perSecond[2]:N0}/s | {perSecond[3]:N0}/s |");
         }
     }
 
@@ -148,14 +155,18 @@ internal static class EngineBenchmark
         {
             var (start, allocated) = (Stopwatch.GetTimestamp(), GC.GetAllocatedBytesForCurrentThread());
             await hitAsync(Hits);
-            rounds.Add((Stopwatch.GetElapsedTime(start).TotalNanoseconds / Hits, (GC.GetAllocatedBytesForCurrentThread() - allocated) / (double)Hits));
+            rounds.Add((
+                Stopwatch.GetElapsedTime(start).TotalNanoseconds / Hits,
+                (GC.GetAllocatedBytesForCurrentThread() - allocated) / (double)Hits));
         }
 
         var (nanoseconds, bytes) = rounds.Order().ElementAt(10);
         Console.WriteLine($"| {name} | {nanoseconds:N0} ns | {bytes:N0} B |");
     }
 
-    /// <summary>Memory hits of keys in no order, and what a dictionary alone takes: the processor's own caches miss more and more.</summary>
+    /// <summary>
+    /// Memory hits of keys in no order, and what a dictionary alone takes: the processor's own caches miss more and more.
+    /// </summary>
     private static async Task ManyKeysAsync(IHost host)
     {
         var engine = host.Services.GetRequiredService<CacheAside>();
@@ -165,23 +176,26 @@ internal static class EngineBenchmark
         Console.WriteLine("|---|---|---|");
         foreach (var count in new[] { 1_000, 10_000, 100_000, 1_000_000 })
         {
-            var things = Things($"bench-{count}", new() { MemoryTtl = TimeSpan.FromMinutes(10), MemoryEntries = 2 * count });
+            var things = Things(host, $"bench-{count}", new() { MemoryTtl = TimeSpan.FromMinutes(10), MemoryEntries = 2 * count });
             var keys = Enumerable.Range(0, count).Select(id => things.Key($"{id}")).ToArray();
 
             // Twice, as of several that are filled at the same moment one may not be kept in memory.
             for (var fill = 0; fill < 2; fill++)
             {
                 await Parallel.ForEachAsync(
-                    keys, new ParallelOptions { MaxDegreeOfParallelism = 8 }, async (key, cancel) => await engine.GetAsync(key, _ => small, cancel));
+                    keys,
+                    new ParallelOptions { MaxDegreeOfParallelism = 8 },
+                    async (key, cancel) => await engine.GetAsync(key, _ => small, null, cancel));
             }
 
             new Random(1).Shuffle(keys);
-            var dictionary = new ConcurrentDictionary<string, object>(keys.Select(key => KeyValuePair.Create(key.Id, (object)key)), StringComparer.Ordinal);
+            var dictionary = new ConcurrentDictionary<string, object>(
+                keys.Select(key => KeyValuePair.Create(key.Id, (object)key)), StringComparer.Ordinal);
             const int Hits = 1_000_000;
             var start = Stopwatch.GetTimestamp();
             for (var hit = 0; hit < Hits; hit++)
             {
-                await engine.GetAsync(keys[hit % count], _ => small, CancellationToken.None);
+                await engine.GetAsync(keys[hit % count], _ => small, null, CancellationToken.None);
             }
 
             var ours = Stopwatch.GetElapsedTime(start);
@@ -191,14 +205,15 @@ internal static class EngineBenchmark
                 dictionary.TryGetValue(keys[hit % count].Id, out _);
             }
 
-            Console.WriteLine($"| {count:N0} | {ours.TotalNanoseconds / Hits:N0} ns | {Stopwatch.GetElapsedTime(start).TotalNanoseconds / Hits:N0} ns |");
+            Console.WriteLine(
+                $"| {count:N0} | {ours.TotalNanoseconds / Hits:N0} ns | {Stopwatch.GetElapsedTime(start).TotalNanoseconds / Hits:N0} ns |");
         }
     }
 
     private static async Task StampedeAsync(IHost host)
     {
         var engine = host.Services.GetRequiredService<CacheAside>();
-        var cold = Things("bench", new()).Key("cold");
+        var cold = Things(host, "bench", new()).Key("cold");
         var loads = 0;
         await Task.WhenAll(Enumerable.Range(0, 1000).Select(_ => Task.Run(() => engine.GetAsync(
             cold,
@@ -208,6 +223,7 @@ internal static class EngineBenchmark
                 await Task.Delay(100, stop);
                 return (Thing?)Hot;
             },
+            null,
             CancellationToken.None).AsTask())));
         Console.WriteLine();
         Console.WriteLine($"1,000 concurrent readers of a cold key: {loads} load.");
@@ -220,14 +236,14 @@ internal static class EngineBenchmark
         using var other = await StartAsync(prefix, "00:00:05");
         var there = other.Services.GetRequiredService<CacheAside>();
         var here = host.Services.GetRequiredService<WriteThrough>();
-        var (ours, theirs) = (Things("bench-memory", new()).Key("hot"), Things("bench-memory", new()).Key("hot"));
+        var (ours, theirs) = (Things(host, "bench-memory", new()).Key("hot"), Things(other, "bench-memory", new()).Key("hot"));
         var times = new List<double>();
         for (var version = 2; version < Updates + 2; version++)
         {
             await InMemoryAsync(there, theirs);
             await here.PutAsync(ours, Hot with { Version = version }, Moment.Now, CancellationToken.None);
             var start = Stopwatch.GetTimestamp();
-            while ((await there.GetAsync(theirs, Load, CancellationToken.None)).Entry.Version != version)
+            while ((await there.GetAsync(theirs, Load, null, CancellationToken.None)).Entry.Version != version)
             {
             }
 
@@ -235,7 +251,8 @@ internal static class EngineBenchmark
         }
 
         Console.WriteLine(
-            $"An update is seen by another process after {Measure.Percentile(times, 0.5):F2} ms (p50), {Measure.Percentile(times, 0.99):F2} ms (p99), {times.Max():F2} ms at most of {Updates:N0}.");
+            $"An update is seen by another process after {Measure.Percentile(times, 0.5):F2} ms (p50), "
+            + $"{Measure.Percentile(times, 0.99):F2} ms (p99), {times.Max():F2} ms at most of {Updates:N0}.");
         await other.StopAsync();
     }
 
@@ -244,19 +261,20 @@ internal static class EngineBenchmark
     {
         using var host = await StartAsync(prefix, "00:00:00.050");
         var engine = host.Services.GetRequiredService<CacheAside>();
-        var key = Things("bench", new() { MemoryTtl = TimeSpan.Zero }).Key("hot");
-        await engine.GetAsync(key, Load, CancellationToken.None);
+        var key = Things(host, "bench", new() { MemoryTtl = TimeSpan.Zero }).Key("hot");
+        await engine.GetAsync(key, Load, null, CancellationToken.None);
         var times = new ConcurrentBag<double>();
         await using var admin = await ConnectionMultiplexer.ConnectAsync($"{redisConnection},allowAdmin=true");
         await admin.GetServers()[0].ExecuteAsync("CLIENT", "PAUSE", "5000", "ALL");
         await Measure.PerSecondAsync(16, async () =>
         {
             var start = Stopwatch.GetTimestamp();
-            await engine.GetAsync(key, Load, CancellationToken.None);
+            await engine.GetAsync(key, Load, null, CancellationToken.None);
             times.Add(Stopwatch.GetElapsedTime(start).TotalMilliseconds);
         });
         Console.WriteLine(
-            $"Reads while Redis answers nothing, deadline 50 ms: {Measure.Percentile(times, 0.99):F1} ms (p99), {times.Max():F1} ms at most of {times.Count:N0}.");
+            $"Reads while Redis answers nothing, deadline 50 ms: {Measure.Percentile(times, 0.99):F1} ms (p99), "
+            + $"{times.Max():F1} ms at most of {times.Count:N0}.");
         await host.StopAsync();
     }
 
@@ -268,7 +286,8 @@ internal static class EngineBenchmark
 
         public ValueTask<byte[]> SerializeAsync<T>(T? obj, CancellationToken token = default) => ValueTask.FromResult(Serialize(obj));
 
-        public ValueTask<T?> DeserializeAsync<T>(byte[] data, CancellationToken token = default) => ValueTask.FromResult(Deserialize<T>(data));
+        public ValueTask<T?> DeserializeAsync<T>(byte[] data, CancellationToken token = default) =>
+            ValueTask.FromResult(Deserialize<T>(data));
     }
 }
 

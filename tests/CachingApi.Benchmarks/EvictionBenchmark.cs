@@ -34,21 +34,29 @@ internal static class EvictionBenchmark
     public static async Task RunAsync(string redisServer)
     {
         using var ended = PosixSignalRegistration.Create(PosixSignal.SIGTERM, _ => Environment.Exit(143)); // which ends the servers
-        var runs = await Task.WhenAll(Policies.SelectMany(policy => Enumerable.Range(1, Rounds).Select(seed => RunAsync(redisServer, policy, seed))));
-        Console.WriteLine($"Room for {Room:N0} of {Keys:N0} keys; {Rounds} rounds of {BatchesInPhase * BatchSize:N0} requests in each column. "
+        var runs = await Task.WhenAll(
+            Policies.SelectMany(policy => Enumerable.Range(1, Rounds).Select(seed => RunAsync(redisServer, policy, seed))));
+        Console.WriteLine(
+            $"Room for {Room:N0} of {Keys:N0} keys; {Rounds} rounds of {BatchesInPhase * BatchSize:N0} requests in each column. "
             + $"Had it always held the keys that are asked for most: {Cumulated[Room - 1]:P1}.");
         Console.WriteLine();
-        Console.WriteLine($"| policy | hits | hits, with a scan | hits, after a change of taste | evicted | refused writes | lost without TTL, of {StateKeys} | lost with TTL, of {StateKeys} |");
+        Console.WriteLine(
+            "| policy | hits | hits, with a scan | hits, after a change of taste | evicted | refused writes "
+            + $"| lost without TTL, of {StateKeys} | lost with TTL, of {StateKeys} |");
         Console.WriteLine("|---|---|---|---|---|---|---|---|");
         foreach (var rounds in runs.GroupBy(run => run.Policy))
         {
-            string Range(Func<Run, double> value, string format) => (rounds.Min(value).ToString(format, CultureInfo.InvariantCulture), rounds.Max(value).ToString(format, CultureInfo.InvariantCulture)) switch
+            string Range(Func<Run, double> value, string format) => (
+                rounds.Min(value).ToString(format, CultureInfo.InvariantCulture),
+                rounds.Max(value).ToString(format, CultureInfo.InvariantCulture)) switch
             {
                 var (least, most) when least == most => least,
                 var (least, most) => $"{least} to {most}",
             };
-            Console.WriteLine($"| `{rounds.Key}` | {Range(run => run.Zipf, "P1")} | {Range(run => run.Scan, "P1")} | {Range(run => run.Change, "P1")} "
-                + $"| {Range(run => run.Evicted, "N0")} | {Range(run => run.Refused, "N0")} | {Range(run => run.QueuesLost, "N0")} | {Range(run => run.SessionsLost, "N0")} |");
+            Console.WriteLine(
+                $"| `{rounds.Key}` | {Range(run => run.Zipf, "P1")} | {Range(run => run.Scan, "P1")} | {Range(run => run.Change, "P1")} "
+                + $"| {Range(run => run.Evicted, "N0")} | {Range(run => run.Refused, "N0")} | {Range(run => run.QueuesLost, "N0")} "
+                + $"| {Range(run => run.SessionsLost, "N0")} |");
         }
     }
 
@@ -73,7 +81,8 @@ internal static class EvictionBenchmark
         random.Shuffle(ranking);
         var change = await PhaseAsync(() => []);
 
-        var evicted = (long)await redis.ScriptEvaluateAsync(@"return tonumber(string.match(redis.call('INFO', 'stats'), 'evicted_keys:(%d+)'))");
+        var evicted = (long)await redis.ScriptEvaluateAsync(
+            @"return tonumber(string.match(redis.call('INFO', 'stats'), 'evicted_keys:(%d+)'))");
         return new(policy, zipf, scan, change, evicted, refused, await LostAsync(Queue), await LostAsync(Session));
 
         async Task<long> LostAsync(Func<int, RedisKey> key) =>
@@ -109,7 +118,8 @@ internal static class EvictionBenchmark
         }
 
         await Task.WhenAll(Enumerable.Range(0, Room).Select(key => redis.StringSetAsync(Key(key), new byte[EntrySize], TimeToLive(key))));
-        var full = (long)await redis.ScriptEvaluateAsync(@"return tonumber(string.match(redis.call('INFO', 'memory'), 'used_memory:(%d+)'))");
+        var full = (long)await redis.ScriptEvaluateAsync(
+            @"return tonumber(string.match(redis.call('INFO', 'memory'), 'used_memory:(%d+)'))");
         await redis.KeyDeleteAsync([.. Enumerable.Range(0, Room).Select(Key)]);
         await redis.ExecuteAsync("CONFIG", "SET", "maxmemory", full, "maxmemory-policy", policy);
     }
@@ -168,7 +178,15 @@ internal static class EvictionBenchmark
         return [.. cumulated.Select(part => part / sum)];
     }
 
-    private sealed record Run(string Policy, double Zipf, double Scan, double Change, long Evicted, long Refused, long QueuesLost, long SessionsLost);
+    private sealed record Run(
+        string Policy,
+        double Zipf,
+        double Scan,
+        double Change,
+        long Evicted,
+        long Refused,
+        long QueuesLost,
+        long SessionsLost);
 
     /// <summary>A Redis that ends with this process.</summary>
     private sealed class PrivateRedis : IAsyncDisposable
@@ -187,14 +205,18 @@ internal static class EvictionBenchmark
         public static async Task<PrivateRedis> StartAsync(string redisServer)
         {
             var port = FreePort();
-            var start = new ProcessStartInfo(redisServer, ["--port", $"{port}", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", Path.GetTempPath()])
+            var start = new ProcessStartInfo(
+                redisServer, ["--port", $"{port}", "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", Path.GetTempPath()])
             {
                 RedirectStandardOutput = true,
             };
             var process = Process.Start(start)!;
             AppDomain.CurrentDomain.ProcessExit += (_, _) => Kill(process);
             process.BeginOutputReadLine();
-            return new(process, await ConnectionMultiplexer.ConnectAsync($"127.0.0.1:{port},allowAdmin=true,abortConnect=false,syncTimeout=60000,asyncTimeout=60000"));
+            return new(
+                process,
+                await ConnectionMultiplexer.ConnectAsync(
+                    $"127.0.0.1:{port},allowAdmin=true,abortConnect=false,syncTimeout=60000,asyncTimeout=60000"));
         }
 
         public async ValueTask DisposeAsync()

@@ -15,7 +15,10 @@ switch (args)
         await EngineBenchmark.RunAsync(redis);
         break;
     case ["http"]:
-        await HttpBenchmark.RunAsync(postgres, redis);
+        await HttpAsync(isBrief: false);
+        break;
+    case ["brief"]:
+        await HttpAsync(isBrief: true);
         break;
     case ["rate-limit"]:
         await RateLimitBenchmark.RunAsync(redis);
@@ -23,12 +26,24 @@ switch (args)
     case ["write-behind"]:
         await WriteBehindBenchmark.RunAsync(postgres, redis, state);
         break;
+    case ["stock", var url, var database, var cache]:
+        await StockService.RunAsync(url, database, cache);
+        break;
+    case ["bare", var url]:
+        await BareService.RunAsync(url);
+        break;
     default:
+        await HttpAsync(isBrief: false);
         await EngineBenchmark.RunAsync(redis);
-        await HttpBenchmark.RunAsync(postgres, redis);
         await RateLimitBenchmark.RunAsync(redis);
         await WriteBehindBenchmark.RunAsync(postgres, redis, state);
         break;
+}
+
+async Task HttpAsync(bool isBrief)
+{
+    await using var benchmark = new HttpBenchmark(postgres, redis, state, isBrief);
+    await benchmark.RunAsync();
 }
 
 static string Connection(string server) => Environment.GetEnvironmentVariable($"ConnectionStrings__{server}") ?? "";

@@ -1,5 +1,6 @@
 using CachingApi.Hosting;
 using CachingApi.RateLimiting;
+using CachingApi.Redis;
 using CachingApi.Storage;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
@@ -16,7 +17,13 @@ internal static class RateLimitBenchmark
 {
     private const int Callers = 64;
 
-    private static readonly string[] Algorithms = [Algorithm.FixedWindow, Algorithm.SlidingWindow, Algorithm.SlidingWindowCounter, Algorithm.TokenBucket];
+    private static readonly string[] Algorithms =
+    [
+        Algorithm.FixedWindow,
+        Algorithm.SlidingWindow,
+        Algorithm.SlidingWindowCounter,
+        Algorithm.TokenBucket,
+    ];
 
     public static async Task RunAsync(string redisConnection)
     {
@@ -28,7 +35,8 @@ internal static class RateLimitBenchmark
             new("Redis:StateDeadline", "00:00:05"),
             new("Serilog:MinimumLevel:Default", "Error"),
             .. Policy("denied", Algorithm.FixedWindow, 1, "31.00:00:00"),
-            .. Algorithms.SelectMany(name => Policy(name, name, name is Algorithm.SlidingWindow ? SlidingWindow.MaxLimit : 1_000_000, "00:00:01")),
+            .. Algorithms.SelectMany(
+                name => Policy(name, name, name is Algorithm.SlidingWindow ? SlidingWindow.MaxLimit : 1_000_000, "00:00:01")),
         ]);
         builder.WebHost.UseKestrelCore().UseUrls("http://127.0.0.1:0");
         builder.AddApiConventions();
@@ -38,7 +46,7 @@ internal static class RateLimitBenchmark
         await using var app = builder.Build();
         app.UseRateLimits();
         app.MapGet("/none", () => "ok");
-        app.MapGet("/incr", async (Redis redis) =>
+        app.MapGet("/incr", async (RedisConnections redis) =>
         {
             await redis.State.StringIncrementAsync($"{prefix}:raw");
             return "ok";
@@ -62,13 +70,14 @@ internal static class RateLimitBenchmark
             Console.WriteLine($"| {route} | {rate:N0} | {rate / perSecond[0]:F2} | {rate / perSecond[1]:F2} |");
         }
 
-        var limiter = app.Services.GetRequiredService<RateLimiter>();
+        var limiter = app.Services.GetRequiredService<RedisRateLimiter>();
         var policies = app.Services.GetRequiredService<RateLimitPolicies>();
-        var state = app.Services.GetRequiredService<Redis>().State;
-        Demand[][] demands = [.. Algorithms.Select(name => Demands(name)), Demands(Algorithm.FixedWindow, Algorithm.TokenBucket)];
+        var state = app.Services.GetRequiredService<RedisConnections>().State;
+        PermitRequest[][] demands = [.. Algorithms.Select(name => Demands(name)), Demands(Algorithm.FixedWindow, Algorithm.TokenBucket)];
         perSecond = await Measure.SideBySideAsync([
             () => Measure.PerSecondAsync(Callers, () => state.StringIncrementAsync($"{prefix}:raw")),
-            .. demands.Select(demand => (Func<Task<double>>)(() => Measure.PerSecondAsync(Callers, () => limiter.DecideAsync(demand, CancellationToken.None)))),
+            .. demands.Select(demand => (Func<Task<double>>)(
+                () => Measure.PerSecondAsync(Callers, () => limiter.DecideAsync(demand, CancellationToken.None)))),
         ]);
         Console.WriteLine();
         Console.WriteLine($"| decision, {Callers} callers | per second | of raw INCR |");
@@ -80,8 +89,11 @@ internal static class RateLimitBenchmark
 
         await app.StopAsync();
 
-        Demand[] Demands(params string[] names) =>
-            [.. names.Select(name => policies.Find(name)!).Select(policy => new Demand(policy, policy.Key(prefix, "ip:203.0.113.7"), 1))];
+        PermitRequest[] Demands(params string[] names) =>
+            [
+                .. names.Select(name => policies.Find(name)!).Select(
+                    policy => new PermitRequest(policy, policy.Key(prefix, "ip:203.0.113.7"), 1)),
+            ];
     }
 
     private static IEnumerable<KeyValuePair<string, string?>> Policy(string name, string algorithm, int limit, string window) =>

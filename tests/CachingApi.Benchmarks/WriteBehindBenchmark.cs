@@ -69,7 +69,8 @@ internal static class WriteBehindBenchmark
         {
             var perSecond = rounds.Average(rate => rate.PerSecond);
             Console.WriteLine(
-                $"| {strategy} | {perSecond:N0} | {rounds.Average(rate => rate.P50):F2} ms | {rounds.Average(rate => rate.P99):F2} ms | {perSecond / through:F1} |");
+                $"| {strategy} | {perSecond:N0} | {rounds.Average(rate => rate.P50):F2} ms | {rounds.Average(rate => rate.P99):F2} ms "
+                + $"| {perSecond / through:F1} |");
         }
 
         await app.StopAsync();
@@ -85,7 +86,7 @@ internal static class WriteBehindBenchmark
             var drained = batchSize == 1 ? Drained / 10 : Drained;
             await using var app = await StartAsync(database, redis, state, batchSize);
             var users = await FillAsync(database, drained);
-            var queue = app.Services.GetRequiredService<WriteBehind>();
+            var queue = app.Services.GetRequiredKeyedService<WriteBehind>(UserCache.Users);
 
             // Filled while the table is held, so that what is measured is the draining alone.
             await using var connection = new NpgsqlConnection(database);
@@ -100,7 +101,7 @@ internal static class WriteBehindBenchmark
             {
                 var change = System.Text.Json.JsonSerializer.SerializeToUtf8Bytes(
                     new UserChange(user.Email, user.Email, "Drained", user.UpdatedAt), UserJson.Default.UserChange);
-                await queue.AcceptAsync($"{user.Id}", user.Version, 0, null, change, cancel);
+                await queue.AcceptAsync($"{user.Id}", new(user.Version), null, change, cancel);
             });
 
             var filled = Stopwatch.GetElapsedTime(filling);
@@ -111,12 +112,14 @@ internal static class WriteBehindBenchmark
             }
 
             await EmptyAsync(app);
-            Console.WriteLine($"| {batchSize} | {drained / filled.TotalSeconds:N0} | {drained / Stopwatch.GetElapsedTime(start).TotalSeconds:N0} |");
+            Console.WriteLine(
+                $"| {batchSize} | {drained / filled.TotalSeconds:N0} | {drained / Stopwatch.GetElapsedTime(start).TotalSeconds:N0} |");
             await app.StopAsync();
         }
     }
 
-    private static async Task<(double PerSecond, double P50, double P99)> WritesAsync(UserService service, User[] users, WriteStrategy strategy)
+    private static async Task<(double PerSecond, double P50, double P99)> WritesAsync(
+        UserService service, User[] users, WriteStrategy strategy)
     {
         var times = new ConcurrentBag<List<double>>();
         var start = Stopwatch.GetTimestamp();
@@ -141,7 +144,7 @@ internal static class WriteBehindBenchmark
 
     private static async Task EmptyAsync(WebApplication app)
     {
-        var queue = app.Services.GetRequiredService<WriteBehindQueue>();
+        var queue = app.Services.GetRequiredKeyedService<WriteBehind>(UserCache.Users).Queue;
         while ((await queue.StateAsync(CancellationToken.None)).Length > 0)
         {
             await Task.Delay(20);
@@ -153,10 +156,11 @@ internal static class WriteBehindBenchmark
         await SqlAsync(
             database,
             "TRUNCATE users; INSERT INTO users (id, email, email_key, display_name, password_hash, created_at, updated_at) "
-            + $"SELECT gen_random_uuid(), n || '@example.org', n || '@example.org', 'User ' || n, '', now(), now() FROM generate_series(1, {count}) AS n");
+            + "SELECT gen_random_uuid(), n || '@example.org', n || '@example.org', 'User ' || n, '', now(), now() "
+            + $"FROM generate_series(1, {count}) AS n");
         await SqlAsync(database, "VACUUM ANALYZE users");
         await using var postgres = NpgsqlDataSource.Create(database);
-        return [.. await new UserRepository(postgres).ListAsync(null, count, CancellationToken.None)];
+        return [.. (await new UserRepository(postgres).ListAsync(null, count, CancellationToken.None)).Users];
     }
 
     /// <summary>The service without its routes.</summary>
@@ -177,7 +181,7 @@ internal static class WriteBehindBenchmark
         ]);
         builder.WebHost.UseKestrelCore().UseUrls("http://127.0.0.1:0");
         builder.AddApiConventions();
-        builder.Services.AddRouting().AddPostgres().AddRedis().AddCaching().AddRateLimits().AddSessions().AddUsers();
+        builder.Services.AddRouting().AddPostgres().AddRedis().AddCaches().AddRateLimits().AddSessions().AddUsers();
         var app = builder.Build();
         await app.StartAsync();
         return app;

@@ -4,7 +4,16 @@ using System.Text;
 namespace CachingApi.FakeUpstream;
 
 /// <summary>A city that the fake knows; the first name is the English one.</summary>
-public sealed record City(int Id, string[] Names, string Country, string CountryCode, string TimeZone, double Latitude, double Longitude, double Elevation, int Population)
+public sealed record City(
+    int Id,
+    string[] Names,
+    string Country,
+    string CountryCode,
+    string TimeZone,
+    double Latitude,
+    double Longitude,
+    double Elevation,
+    int Population)
 {
     public static IReadOnlyList<City> All { get; } =
     [
@@ -41,14 +50,17 @@ public sealed record City(int Id, string[] Names, string Country, string Country
     public static IEnumerable<City> Find(string name)
     {
         var (wanted, country) = name.Split(',', 2) is [var before, var after] ? (Plain(before), Plain(after)) : (Plain(name), "");
-        bool IsNamed(string known) => wanted.Length == 2 ? Plain(known) == wanted : Plain(known).StartsWith(wanted, StringComparison.Ordinal);
+        bool IsNamed(string known) =>
+            wanted.Length == 2 ? Plain(known) == wanted : Plain(known).StartsWith(wanted, StringComparison.Ordinal);
         return wanted.Length < 2
             ? []
-            : All.Where(city => city.Names.Any(IsNamed) && (country.Length == 0 || Plain(city.Country) == country || Plain(city.CountryCode) == country))
+            : All.Where(city => city.Names.Any(IsNamed)
+                && (country.Length == 0 || Plain(city.Country) == country || Plain(city.CountryCode) == country))
                 .OrderByDescending(city => city.Population);
     }
 
     private static string Plain(string text) => string.Concat(
-        text.Trim().Normalize(NormalizationForm.FormD).Where(character => char.GetUnicodeCategory(character) is not UnicodeCategory.NonSpacingMark))
+        text.Trim().Normalize(NormalizationForm.FormD).Where(
+            character => char.GetUnicodeCategory(character) is not UnicodeCategory.NonSpacingMark))
         .ToLowerInvariant();
 }

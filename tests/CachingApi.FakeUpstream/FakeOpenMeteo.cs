@@ -185,9 +185,13 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
         UpstreamFault.BadRequest => RefuseAsync(context, 400, "Invalid request"),
         UpstreamFault.EmptyJson => WriteAsync(context, "{\"generationtime_ms\":0.1,\"results\":[{\"id\":1}],\"current\":{}}"),
         UpstreamFault.AbsurdJson => WriteAsync(
-            context, "{\"results\":[{\"name\":\"Nowhere\",\"latitude\":1e999}],\"utc_offset_seconds\":-2147483648,\"current\":{\"time\":\"9999-12-31T23:45\",\"interval\":2147483647,\"temperature_2m\":20}}"),
+            context,
+            "{\"results\":[{\"name\":\"Nowhere\",\"latitude\":1e999}],\"utc_offset_seconds\":-2147483648,"
+            + "\"current\":{\"time\":\"9999-12-31T23:45\",\"interval\":2147483647,\"temperature_2m\":20}}"),
         UpstreamFault.BrokenJson => WriteAsync(
-            context, "{\"latitude\":52.52,\"longitude\":13.419,\"current\":{\"time\":\"2026-10-01T15:00\",\"temperUnexpected error while streaming data: timeoutReached"),
+            context,
+            "{\"latitude\":52.52,\"longitude\":13.419,\"current\":{\"time\":\"2026-10-01T15:00\","
+            + "\"temperUnexpected error while streaming data: timeoutReached"),
         UpstreamFault.Trickle => TrickleAsync(context, gone),
         _ => Task.Delay(Timeout.Infinite, gone),
     };
@@ -206,7 +210,9 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
     {
         var start = TimeProvider.System.GetTimestamp();
         var query = context.Request.Query;
-        var count = query.TryGetValue("count", out var given) && int.TryParse(given, CultureInfo.InvariantCulture, out var number) ? number : 10;
+        var count = query.TryGetValue("count", out var given) && int.TryParse(given, CultureInfo.InvariantCulture, out var number)
+            ? number
+            : 10;
         if (count is < 1 or > 100)
         {
             await RefuseAsync(context, 400, "Parameter count must be between 1 and 100.");
@@ -256,13 +262,19 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
 
         if (Math.Abs(latitude) > 90)
         {
-            await RefuseAsync(context, 400, string.Create(CultureInfo.InvariantCulture, $"Latitude must be in range of -90 to 90°. Given: {latitude:0.0##}."));
+            await RefuseAsync(
+                context,
+                400,
+                string.Create(CultureInfo.InvariantCulture, $"Latitude must be in range of -90 to 90°. Given: {latitude:0.0##}."));
             return;
         }
 
         if (Math.Abs(longitude) > 180)
         {
-            await RefuseAsync(context, 400, string.Create(CultureInfo.InvariantCulture, $"Longitude must be in range of -180 to 180°. Given: {longitude:0.0##}."));
+            await RefuseAsync(
+                context,
+                400,
+                string.Create(CultureInfo.InvariantCulture, $"Longitude must be in range of -180 to 180°. Given: {longitude:0.0##}."));
             return;
         }
 
@@ -354,7 +366,8 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
     private static Task WriteAsync(HttpContext context, Action<Utf8JsonWriter> write)
     {
         var buffer = new ArrayBufferWriter<byte>();
-        using (var json = new Utf8JsonWriter(buffer, new() { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
+        using (var json = new Utf8JsonWriter(
+            buffer, new() { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping }))
         {
             json.WriteStartObject();
             write(json);

@@ -1,11 +1,17 @@
 namespace CachingApi.FakeUpstream;
 
-/// <summary>The fake as a program of its own: <c>./dev run</c> starts it where there is no internet. <c>--urls</c> says where it listens.</summary>
+/// <summary>
+/// The fake as a program: <c>./dev run</c> starts it if the machine has no internet. <c>--urls</c> says where it listens.
+/// </summary>
 internal static class Start
 {
+    /// <summary>About the latency of the real service: a miss is visibly slower than a hit, and concurrent misses share a load.</summary>
+    private static readonly TimeSpan Latency = TimeSpan.FromMilliseconds(200);
+
     private static async Task Main(string[] arguments)
     {
         await using var fake = await FakeOpenMeteo.StartAsync(TimeProvider.System, arguments);
+        fake.Delay = Latency;
         await fake.EndedAsync();
     }
 }

@@ -25,7 +25,9 @@ public sealed class ComposeTests
         Assert.Matches("^[0-9.]+$", Text(service, "cpus"));
         // The migrations come to an end.
         Assert.Equal(name is "migrations" ? "on-failure" : "unless-stopped", Text(service, "restart"));
-        Assert.True(service.ContainsKey("healthcheck") || IsBuiltHere(service) && Dockerfile().Contains("\nHEALTHCHECK ", StringComparison.Ordinal));
+        Assert.True(
+            service.ContainsKey("healthcheck")
+                || IsBuiltHere(service) && Dockerfile().Contains("\nHEALTHCHECK ", StringComparison.Ordinal));
     }
 
     [Fact]
@@ -140,7 +142,8 @@ public sealed class ComposeTests
     [Fact]
     public void Every_setting_of_the_service_is_an_option_of_it()
     {
-        var options = JsonNode.Parse(File.ReadAllText(Root("appsettings.json")), documentOptions: new() { CommentHandling = JsonCommentHandling.Skip });
+        var options = JsonNode.Parse(
+            File.ReadAllText(Root("appsettings.json")), documentOptions: new() { CommentHandling = JsonCommentHandling.Skip });
         var settings = ((Dictionary<object, object>)Services["api"]["environment"]).Keys.Select(name => $"{name}").ToArray();
 
         Assert.NotEmpty(settings);

@@ -1,6 +1,9 @@
+using System.Buffers;
+using System.Diagnostics.Metrics;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
+using Microsoft.AspNetCore.HostFiltering;
 using Microsoft.AspNetCore.Http.Json;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Serilog;
@@ -8,10 +11,16 @@ using Serilog.Events;
 
 namespace CachingApi.Hosting;
 
-/// <summary>What holds for every endpoint: JSON, validation, errors, limits of size, the clock and the log.</summary>
+/// <summary>The conventions of all endpoints: JSON, validation, errors, limits of size, the clock and the log.</summary>
 internal static class ApiConventions
 {
     public const int MaxBodyBytes = 64 * 1024;
+
+    /// <summary>Longer than any id, and shorter than any token.</summary>
+    private const int MaxPlainLength = 40;
+
+    private static readonly SearchValues<char> PlainCharacters =
+        SearchValues.Create("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-");
 
     public static WebApplicationBuilder AddApiConventions(this WebApplicationBuilder builder)
     {
@@ -19,11 +28,15 @@ internal static class ApiConventions
         builder.Host.UseSerilog(
             (context, services, log) =>
             {
-                log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services);
+                log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services).Filter.ByExcluding(IsLostClient);
                 if (!context.Configuration.GetSection("Serilog:WriteTo").Exists())
                 {
                     var isDevelopment = context.HostingEnvironment.IsDevelopment();
-                    log.WriteTo.Console(isDevelopment ? new ConsoleText() : new ConsoleJson());
+                    log.WriteTo.Sink(new BackgroundConsole(
+                        isDevelopment ? new ConsoleText() : new ConsoleJson(),
+                        Console.Out,
+                        services.GetRequiredService<IMeterFactory>(),
+                        services.GetRequiredService<TimeProvider>()));
                 }
             },
             preserveStaticLogger: true);
@@ -34,6 +47,7 @@ internal static class ApiConventions
             kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(10);
         });
         builder.Services.AddHsts(hsts => (hsts.MaxAge, hsts.IncludeSubDomains) = (TimeSpan.FromDays(365), true));
+        builder.Services.Configure<HostFilteringOptions>(hosts => hosts.IncludeFailureMessage = false); // it is HTML
         builder.Services.Configure<JsonOptions>(json => Strict(json.SerializerOptions));
         builder.Services.Configure<RouteHandlerOptions>(routes => routes.ThrowOnBadRequest = true);
         builder.Services.AddValidation();
@@ -42,12 +56,48 @@ internal static class ApiConventions
         return builder;
     }
 
+    /// <summary>
+    /// Kestrel logs an error if a client resets its connection while the body is read, because the read is still under way when the
+    /// server drains the rest.
+    /// </summary>
+    private static bool IsLostClient(LogEvent entry) =>
+        entry.Exception is InvalidOperationException
+        && entry.Properties.TryGetValue("EventId", out var id)
+        && id is StructureValue { Properties: var parts }
+        && parts.Any(part => part is { Name: "Name", Value: ScalarValue { Value: "RequestBodyDrainBodyReaderInvalidState" } });
+
+    /// <summary>
+    /// A path without the segments that do not have the form of names and ids: a client may write an e-mail address or a token there.
+    /// </summary>
+    private static string Shown(string path)
+    {
+        foreach (var segment in path.AsSpan().Split('/'))
+        {
+            if (!IsPlain(path.AsSpan(segment)))
+            {
+                return string.Join('/', path.Split('/').Select(part => IsPlain(part) ? part : "*"));
+            }
+        }
+
+        return path;
+    }
+
+    private static bool IsPlain(ReadOnlySpan<char> segment) =>
+        segment.Length <= MaxPlainLength && !segment.ContainsAnyExcept(PlainCharacters);
+
     public static WebApplication UseApiConventions(this WebApplication app)
     {
         app.UseSerilogRequestLogging(log =>
         {
             log.Logger = app.Services.GetRequiredService<Serilog.ILogger>();
             log.MessageTemplate = "HTTP {RequestMethod} {RequestPath} responded {StatusCode} in {Elapsed:0.0000} ms{Reason:l}";
+            log.GetMessageTemplateProperties = (context, path, elapsed, status) =>
+            [
+                new("RequestMethod", new ScalarValue(context.Request.Method)),
+                new("RequestPath", new ScalarValue(Shown(path))),
+                new("StatusCode", new ScalarValue(status)),
+                new("Elapsed", new ScalarValue(elapsed)),
+            ];
             log.EnrichDiagnosticContext = (line, context) => line.Set("Reason", context.Features.Get<ErrorReason>()?.Text ?? "");
             log.GetLevel = (context, _, error) =>
                 error is not null || context.Response.StatusCode >= 500 ? LogEventLevel.Error

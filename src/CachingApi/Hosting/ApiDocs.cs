@@ -49,7 +49,7 @@ internal static class ApiDocs
     {
         var options = app.Services.GetRequiredService<IOptions<SwaggerOptions>>();
         app.UseWhen(
-            context => options.Value.Enabled
+            context => context.GetEndpoint() is null && options.Value.Enabled
                 && HttpMethods.IsGet(context.Request.Method) && context.Request.Path.StartsWithSegments("/swagger"),
             swagger => swagger
                 .UseWhen(
@@ -60,7 +60,8 @@ internal static class ApiDocs
     }
 
     /// <summary>Documents the problems that an endpoint answers.</summary>
-    public static TBuilder ProducesProblems<TBuilder>(this TBuilder endpoint, params int[] statuses) where TBuilder : IEndpointConventionBuilder
+    public static TBuilder ProducesProblems<TBuilder>(this TBuilder endpoint, params int[] statuses)
+        where TBuilder : IEndpointConventionBuilder
     {
         foreach (var status in statuses)
         {

@@ -2,7 +2,7 @@ using System.Globalization;
 using System.IO.Hashing;
 using System.Net.Mime;
 using CachingApi.Caching;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.Net.Http.Headers;
 
 namespace CachingApi.Hosting;
@@ -12,15 +12,16 @@ namespace CachingApi.Hosting;
 /// Cache-Status (RFC 9211).
 /// </summary>
 /// <param name="cacheControl">What the caller, and caches between, may do with it.</param>
-/// <param name="derived">The body, if it is made of the stored one.</param>
+/// <param name="derived">The body and its ETag, if the body is made of the stored one.</param>
 /// <param name="shape">The part of a version's ETag that depends on the shape of the type: see <see cref="ETags"/>.</param>
-internal sealed class CachedJson(CacheResult result, string cacheControl, byte[]? derived = null, string shape = "") : IResult
+internal sealed class CachedJson(CacheResult result, string cacheControl, (byte[] Body, string ETag)? derived = null, string shape = "")
+    : IResult
 {
     /// <summary>
-    /// The Cache-Control of what anybody may keep (RFC 9111, 5861). Its times are counted from when the entry was made, as
-    /// Age is: what is left to the caller is the difference.
+    /// The Cache-Control of an answer that any cache may keep (RFC 9111, 5861). Its times are counted from when the entry was made, as
+    /// Age is: the difference is left to the caller.
     /// </summary>
-    public static string Public(CacheEntry entry, CacheSettings settings)
+    public static string Public(CacheEntry entry, CacheOptions settings)
     {
         var fresh = $"public, max-age={Seconds(entry.FreshUntil - entry.Created)}";
         var revalidate = settings.Ttl < settings.StaleFor ? settings.Ttl : settings.StaleFor;
@@ -43,9 +44,9 @@ internal sealed class CachedJson(CacheResult result, string cacheControl, byte[]
             return;
         }
 
-        var body = derived ?? result.Entry.Body;
-        var etag = derived is null ? ETags.Of(result.Entry, shape) : ETags.Of(body);
-        response.Headers.ETag = etag.ToString();
+        var body = derived?.Body ?? result.Entry.Body;
+        var etag = derived?.ETag ?? ETags.Of(result.Entry, shape);
+        response.Headers.ETag = etag;
         if (ETags.Matches(request.Headers.IfNoneMatch, etag))
         {
             response.StatusCode = StatusCodes.Status304NotModified;
@@ -59,7 +60,7 @@ internal sealed class CachedJson(CacheResult result, string cacheControl, byte[]
 
     private string CacheStatus(DateTimeOffset now)
     {
-        var ttl = Math.Floor((result.Entry.FreshUntil - now).TotalSeconds).ToString(CultureInfo.InvariantCulture);
+        var ttl = ((long)Math.Floor((result.Entry.FreshUntil - now).TotalSeconds)).ToString(CultureInfo.InvariantCulture);
         return result.Outcome switch
         {
             CacheOutcome.MemoryHit => $"CachingApi; hit; ttl={ttl}; detail=memory",
@@ -76,13 +77,13 @@ internal sealed class CachedJson(CacheResult result, string cacheControl, byte[]
 
     private string Collapsed => result.Collapsed ? "; collapsed" : "";
 
-    private static string Seconds(TimeSpan age) => Math.Max(0, Math.Floor(age.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
+    private static string Seconds(TimeSpan age) => ((long)Math.Max(0, age.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
 }
 
 /// <summary>Says of a route that its answers are cached, also when there is none: that a load failed is a Cache-Status too.</summary>
 internal sealed record CachedRoute
 {
-    /// <summary>What is said when nothing was kept and the source gave no answer of use.</summary>
+    /// <summary>The header if nothing was cached and the source gave no usable answer.</summary>
     public static string CacheStatus(UnavailableException outage) =>
         outage.Status is { } status
             ? string.Create(CultureInfo.InvariantCulture, $"CachingApi; fwd=uri-miss; fwd-status={status}")
@@ -91,7 +92,8 @@ internal sealed record CachedRoute
 
 internal static class CachedRoutes
 {
-    public static TBuilder Cached<TBuilder>(this TBuilder route) where TBuilder : IEndpointConventionBuilder => route.WithMetadata(new CachedRoute());
+    public static TBuilder Cached<TBuilder>(this TBuilder route) where TBuilder : IEndpointConventionBuilder =>
+        route.WithMetadata(new CachedRoute());
 }
 
 /// <summary>Entity tags (RFC 9110, section 8.8.3): <c>"v&lt;version&gt;"</c>, or a hash of the body if there is no version.</summary>
@@ -104,17 +106,17 @@ internal static class ETags
     /// <summary>The part of a tag that depends on the shape of the type; empty for the shape that the HTTP contract describes.</summary>
     public static string Shape(ulong shape, ulong contract) => shape == contract ? "" : $"-{shape:x16}";
 
-    public static EntityTagHeaderValue Of(long version, string shape) => new(string.Create(CultureInfo.InvariantCulture, $"\"v{version}{shape}\""));
+    public static string Of(long version, string shape) => string.Create(CultureInfo.InvariantCulture, $"\"v{version}{shape}\"");
 
-    public static EntityTagHeaderValue Of(CacheEntry entry, string shape) => entry.Version > 0 ? Of(entry.Version, shape) : Of(entry.Body);
+    public static string Of(CacheEntry entry, string shape) => entry.Version > 0 ? Of(entry.Version, shape) : Of(entry.Body);
 
-    public static EntityTagHeaderValue Of(ReadOnlyMemory<byte> body) => new($"\"{XxHash128.HashToUInt128(body.Span):x32}\"");
+    public static string Of(ReadOnlyMemory<byte> body) => $"\"{XxHash128.HashToUInt128(body.Span):x32}\"";
 
     /// <summary>Whether <c>If-None-Match</c> names this tag (weak comparison).</summary>
-    public static bool Matches(Microsoft.Extensions.Primitives.StringValues ifNoneMatch, EntityTagHeaderValue etag) =>
+    public static bool Matches(Microsoft.Extensions.Primitives.StringValues ifNoneMatch, string etag) =>
         ifNoneMatch.Count > 0
         && EntityTagHeaderValue.TryParseList(ifNoneMatch, out var tags)
-        && tags.Any(tag => tag.Equals(EntityTagHeaderValue.Any) || tag.Compare(etag, useStrongComparison: false));
+        && tags.Any(tag => tag.Equals(EntityTagHeaderValue.Any) || tag.Tag.Equals(etag, StringComparison.Ordinal));
 
     /// <summary>
     /// The versions that <c>If-Match</c> allows; <c>null</c> if any is allowed. Tags that are weak, malformed, of another shape or not

@@ -29,7 +29,8 @@ internal sealed class ConsoleText : ITextFormatter
     /// <summary>Escapes what <see cref="IsUnsafe"/> names, as JSON and C# do.</summary>
     public static string Escape(string text)
     {
-        if (!text.Any(IsUnsafe))
+        // Printable ASCII needs no escape, and most lines have nothing else.
+        if (text.AsSpan().IndexOfAnyExceptInRange(' ', '~') < 0 || !text.Any(IsUnsafe))
         {
             return text;
         }

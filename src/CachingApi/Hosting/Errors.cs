@@ -1,7 +1,7 @@
 using System.Globalization;
 using System.Net.Mime;
 using System.Text.Json;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.AspNetCore.Diagnostics;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.Json;
@@ -59,7 +59,7 @@ internal static class Errors
             {
                 StatusCodes.Status401Unauthorized => "Log in first: POST /sessions.",
                 StatusCodes.Status403Forbidden => "This is not open to you.",
-                StatusCodes.Status404NotFound => "There is no such thing here.",
+                StatusCodes.Status404NotFound => "Nothing was found at this address.",
                 StatusCodes.Status405MethodNotAllowed => "This method is not allowed here; see the header Allow.",
                 StatusCodes.Status413PayloadTooLarge => $"The body may hold {MaxBodyBytes(context.HttpContext)} bytes at most.",
                 StatusCodes.Status415UnsupportedMediaType => "The body must be application/json in UTF-8.",
@@ -75,7 +75,9 @@ internal static class Errors
     private static bool HasOwnType(ProblemDetails problem) =>
         problem.Type?.StartsWith("https://tools.ietf.org/", StringComparison.Ordinal) == false;
 
-    /// <summary>The section of RFC 9110 that defines a status, where it does: they are numbered in order. 429 has a type of IANA's.</summary>
+    /// <summary>
+    /// The section of RFC 9110 that defines a status, where it does: they are numbered in order. 429 has a type of IANA's.
+    /// </summary>
     private static string Type(int status) => status switch
     {
         >= 400 and <= 417 => $"https://www.rfc-editor.org/rfc/rfc9110#section-15.5.{status - 399}",
@@ -84,7 +86,7 @@ internal static class Errors
         _ => "about:blank",
     };
 
-    /// <summary>Writes problems whatever the request's <c>Accept</c> says: an error without a body helps nobody.</summary>
+    /// <summary>Writes problems whatever the request's <c>Accept</c> says: an error always has a body.</summary>
     private sealed class ProblemWriter(IOptions<JsonOptions> json) : IProblemDetailsWriter
     {
         public bool CanWrite(ProblemDetailsContext context) => true;
@@ -128,7 +130,11 @@ internal static class Errors
             var path = error.Path?.TrimStart('$').TrimStart('.') ?? "";
             if (path.Length == 0)
             {
-                return new() { Detail = string.Create(CultureInfo.InvariantCulture, $"The body is not a JSON object as expected (line {error.LineNumber + 1}).") };
+                return new()
+                {
+                    Detail = string.Create(
+                        CultureInfo.InvariantCulture, $"The body is not a JSON object as expected (line {error.LineNumber + 1})."),
+                };
             }
 
             var type = endpoint?.Metadata.GetMetadata<IAcceptsMetadata>()?.RequestType;
@@ -138,7 +144,8 @@ internal static class Errors
 
         private static ProblemDetails Explain(BadHttpRequestException bad)
         {
-            if (bad.Message.StartsWith("Failed to bind parameter", StringComparison.Ordinal) && bad.Message.Split('"') is [_, var parameter, ..])
+            if (bad.Message.StartsWith("Failed to bind parameter", StringComparison.Ordinal)
+                && bad.Message.Split('"') is [_, var parameter, ..])
             {
                 return Invalid(parameter.Split(' ')[^1], "This is not of the form that is expected.");
             }

@@ -7,10 +7,10 @@ using IPNetwork = System.Net.IPNetwork;
 
 namespace CachingApi.Hosting;
 
-/// <summary>What stands before the service: the section <c>Network</c>.</summary>
+/// <summary>The network in front of the service: the section <c>Network</c>.</summary>
 internal sealed class NetworkOptions : IValidatableObject
 {
-    /// <summary>The proxies whose word counts for where a request comes from: addresses, or networks such as <c>10.0.0.0/8</c>.</summary>
+    /// <summary>The proxies whose forwarded headers are trusted: addresses, or networks such as <c>10.0.0.0/8</c>.</summary>
     public string[] KnownProxies { get; init; } = [];
 
     /// <summary>How many connections a process has open at once; it closes further ones at once.</summary>
@@ -33,7 +33,7 @@ internal sealed class NetworkOptions : IValidatableObject
 
 /// <summary>
 /// Takes a client's address and scheme from <c>X-Forwarded-For</c> and <c>X-Forwarded-Proto</c>, as far back as each hop is a known
-/// proxy; whatever anybody else writes there counts for nothing.
+/// proxy; these headers are ignored if they come from any other client.
 /// </summary>
 internal static class KnownProxies
 {
@@ -45,14 +45,14 @@ internal static class KnownProxies
         {
             headers.ForwardedHeaders = ForwardedHeaders.XForwardedFor | ForwardedHeaders.XForwardedProto;
             headers.ForwardLimit = null;
-            headers.KnownProxies.Clear(); // the framework believes this machine
+            headers.KnownProxies.Clear(); // the framework trusts this machine
             headers.KnownIPNetworks.Clear();
             foreach (var proxy in network.Value.KnownProxies)
             {
                 headers.KnownIPNetworks.Add(NetworkOptions.Parse(proxy)!.Value);
             }
 
-            // With no proxy known, the framework would believe everybody.
+            // If no proxy is known, the framework would trust every client.
             if (network.Value.KnownProxies.Length == 0)
             {
                 headers.ForwardedHeaders = ForwardedHeaders.None;

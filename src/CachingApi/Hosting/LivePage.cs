@@ -17,9 +17,10 @@ internal static class LivePage
 
     public static WebApplication UseLivePage(this WebApplication app)
     {
-        app.UseDefaultFiles();
-        // Asked for again each time, by ETag, so that no browser goes on with yesterday's page.
-        app.UseStaticFiles(new StaticFileOptions { OnPrepareResponse = file => file.Context.Response.Headers.CacheControl = "no-cache" });
+        // Only for requests that no endpoint answers. Browsers ask again each time, by ETag, so that none shows an earlier build's page.
+        app.UseWhen(static context => context.GetEndpoint() is null, static files => files
+            .UseDefaultFiles()
+            .UseStaticFiles(new StaticFileOptions { OnPrepareResponse = file => file.Context.Response.Headers.CacheControl = "no-cache" }));
         return app;
     }
 }

@@ -1,6 +1,6 @@
 using System.Diagnostics.Metrics;
-using CachingApi.Caching;
-using CachingApi.Storage;
+using CachingApi.Caching.Operations;
+using CachingApi.Redis;
 using Microsoft.Extensions.Diagnostics.HealthChecks;
 using Npgsql;
 using OpenTelemetry.Metrics;
@@ -14,23 +14,24 @@ internal static class Operations
 {
     public static IServiceCollection AddOperations(this IServiceCollection services, IConfiguration configuration)
     {
-        var telemetry = services.AddOpenTelemetry().ConfigureResource(resource => resource.AddService("CachingApi")).WithMetrics(metrics => metrics
-            .AddMeter(
-                "CachingApi.*",
-                "Npgsql",
-                "System.Runtime",
-                "Microsoft.AspNetCore.Hosting")
-            // To Prometheus _count is a part of a histogram: promtool says so.
-            .AddView("db.client.connection.count", "db.client.connections")
-            .AddView(instrument => IsShown(instrument) ? null : MetricStreamConfiguration.Drop)
-            .AddPrometheusExporter(prometheus =>
-            {
-                prometheus.ScopeInfoEnabled = false;
-                prometheus.ScrapeResponseCacheDurationMilliseconds = 0;
-            }));
+        var telemetry = services.AddOpenTelemetry()
+            .ConfigureResource(resource => resource.AddService("CachingApi"))
+            .WithMetrics(metrics => metrics
+                .AddMeter(
+                    "CachingApi.*",
+                    "Npgsql",
+                    "System.Runtime",
+                    "Microsoft.AspNetCore.Hosting")
+                // To Prometheus _count is a part of a histogram: promtool says so.
+                .AddView("db.client.connection.count", "db.client.connections")
+                .AddView(instrument => IsShown(instrument) ? null : MetricStreamConfiguration.Drop)
+                .AddPrometheusExporter(prometheus =>
+                {
+                    prometheus.ScopeInfoEnabled = false;
+                    prometheus.ScrapeResponseCacheDurationMilliseconds = 0;
+                }));
 
-        services.AddJson(DeadLetterJson.Default);
-        // Without somebody to send them to, no spans are made at all.
+        // Without a collector, no spans are made.
         if (configuration["OTEL_EXPORTER_OTLP_ENDPOINT"] is { Length: > 0 })
         {
             telemetry.WithTracing(tracing => tracing
@@ -52,7 +53,8 @@ internal static class Operations
             .AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: true));
         app.MapMethods("/health/ready", ["GET", "HEAD"], ReadAsync)
             .AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: false)).ExcludeFromDescription();
-        app.MapPrometheusScrapingEndpoint("/metrics").AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: false));
+        app.MapPrometheusScrapingEndpoint("/metrics")
+            .AllowAnonymous().WithMetadata(new HttpMethodMetadata(["GET", "HEAD"]), new OperationsRoute(OnEveryPort: false));
     }
 
     /// <summary>Whether a chart, an alert or the documentation uses an instrument; of the service's own all are used.</summary>
@@ -74,14 +76,16 @@ internal static class Operations
     }
 
     /// <summary>What a monitor asks for every few seconds fills neither log nor traces.</summary>
-    public static bool IsOperation(PathString path) => path.StartsWithSegments("/health") || path.StartsWithSegments("/metrics") || path.StartsWithSegments("/cache/stats");
+    public static bool IsOperation(PathString path) =>
+        path.StartsWithSegments("/health") || path.StartsWithSegments("/metrics") || path.StartsWithSegments("/cache/stats");
 
     private static Task Report(HttpContext context, HealthReport report)
     {
         context.Response.Headers.CacheControl = "no-store";
         return context.Response.WriteAsJsonAsync(new Health(
             report.Status.ToString().ToLowerInvariant(),
-            report.Entries.ToDictionary(check => check.Key, check => check.Value.Description ?? check.Value.Status.ToString().ToLowerInvariant())));
+            report.Entries.ToDictionary(
+                check => check.Key, check => check.Value.Description ?? check.Value.Status.ToString().ToLowerInvariant())));
     }
 
     /// <summary>The readiness, computed once a second at most, however often clients ask for it.</summary>
@@ -109,7 +113,7 @@ internal static class Operations
 
     private sealed record Health(string Status, Dictionary<string, string> Checks);
 
-    /// <summary>Without PostgreSQL the service still answers what is cached: it is degraded, not dead.</summary>
+    /// <summary>Without PostgreSQL the service still answers from its caches: it is degraded and stays ready.</summary>
     private sealed class PostgresHealth(NpgsqlDataSource postgres) : IHealthCheck
     {
         public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default)
@@ -128,8 +132,8 @@ internal static class Operations
         }
     }
 
-    /// <summary>Without the cache the service reads from PostgreSQL; without the state nobody can be recognised.</summary>
-    private sealed class RedisHealth(Redis redis, RedisTier tier) : IHealthCheck
+    /// <summary>Without the cache the service reads from PostgreSQL; without the state it cannot check sessions.</summary>
+    private sealed class RedisHealth(RedisConnections redis, CachingHealth caching) : IHealthCheck
     {
         public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default)
         {
@@ -142,7 +146,7 @@ internal static class Operations
                 return HealthCheckResult.Degraded("away: no session can be checked");
             }
 
-            return tier.IsTrusted && await tier.ProbeAsync(cancellationToken)
+            return await caching.IsRedisUsableAsync(cancellationToken)
                 ? HealthCheckResult.Healthy()
                 : HealthCheckResult.Degraded("away: reads go to PostgreSQL");
         }

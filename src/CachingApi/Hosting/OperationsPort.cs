@@ -39,7 +39,8 @@ internal static class OperationsPort
     }
 
     /// <summary>
-    /// Answers 404 to what is not on the port that a request came to. The port is the connection's: a client can write any <c>Host</c>.
+    /// Answers 404 if the route is not on the port that the request came to. The port is the connection's, because a client can write any
+    /// <c>Host</c>.
     /// </summary>
     public static void UseOperationsPort(this WebApplication app)
     {

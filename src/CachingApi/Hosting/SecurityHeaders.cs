@@ -1,7 +1,7 @@
 namespace CachingApi.Hosting;
 
 /// <summary>
-/// What a browser is told of every answer (OWASP, HTTP Security Response Headers Cheat Sheet): JSON is not sniffed, framed, run or
+/// The security headers of every answer (OWASP, HTTP Security Response Headers Cheat Sheet): JSON is not sniffed, framed, run or
 /// handed to other sites; the pages of Swagger run the service's own scripts only.
 /// </summary>
 internal static class SecurityHeaders
@@ -9,7 +9,8 @@ internal static class SecurityHeaders
     private const string Nothing = "default-src 'none'; frame-ancestors 'none'";
 
     private const string OwnPages =
-        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+        + "frame-ancestors 'none'";
 
     public static void UseSecurityHeaders(this WebApplication app) => app.Use(static (context, next) =>
     {

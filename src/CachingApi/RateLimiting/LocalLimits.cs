@@ -4,12 +4,12 @@ using BitFaster.Caching.Scheduler;
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// The limits' states in this process: they decide while Redis is away. They also hear of what Redis lets through here, so that
-/// making Redis slow in the middle of a window gains nothing.
+/// The limits' states in this process, which decide while Redis is unavailable. They also count the permits that this process acquires
+/// from Redis, so that a client gains nothing by making Redis slow in the middle of a window.
 /// </summary>
 internal sealed class LocalLimits(TimeProvider time)
 {
-    /// <summary>How many keys are held at most: a flood of new ones displaces what is seldom asked for, and takes no more memory.</summary>
+    /// <summary>How many keys are kept at most: a flood of new keys evicts those that are seldom used, and needs no more memory.</summary>
     public const int Capacity = 10_000;
 
     private readonly ConcurrentLfu<string, Algorithm> _states =
@@ -17,15 +17,21 @@ internal sealed class LocalLimits(TimeProvider time)
 
     public int Count => _states.Count;
 
-    public Permits Spend(Demand demand)
+    public Permits Acquire(PermitRequest request)
     {
-        var policy = demand.Policy;
-        var state = _states.GetOrAdd(demand.Key, static (_, name) => Algorithm.New(name), policy.Algorithm);
+        var policy = request.Policy;
+        var state = _states.GetOrAdd(request.Key, static (_, name) => Algorithm.New(name), policy.Algorithm);
+        var now = time.GetUtcNow().ToUnixTimeMilliseconds();
         lock (state)
         {
-            return state.Spend(time.GetUtcNow().ToUnixTimeMilliseconds(), policy.Limit, policy.WindowMilliseconds, demand.Cost);
+            return state.Acquire(
+                now, policy.Limit, policy.WindowMilliseconds, request.Cost, request.Cost < 0 ? request.Grant.Time : null) with
+            {
+                Grant = new(now, 0),
+            };
         }
     }
 
-    public void GiveBack(Demand demand) => Spend(demand with { Cost = -demand.Cost });
+    /// <summary>Refunds permits that <see cref="Acquire"/> granted.</summary>
+    public void Refund(PermitRequest request, Grant grant) => Acquire(request with { Cost = -request.Cost, Grant = grant });
 }

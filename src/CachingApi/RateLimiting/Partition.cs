@@ -7,7 +7,7 @@ using Microsoft.AspNetCore.Authentication;
 
 namespace CachingApi.RateLimiting;
 
-/// <summary>Whose requests are counted together. A request that has no user, session, key or account counts by its address.</summary>
+/// <summary>Requests of one partition are counted together. Without a user, session, key or account, it is the address.</summary>
 internal static class Partition
 {
     public const string Ip = "ip";
@@ -22,10 +22,10 @@ internal static class Partition
     /// <summary>The claim that holds a session's id (OpenID Connect Front-Channel Logout 1.0).</summary>
     public const string SessionIdClaim = "sid";
 
-    /// <summary>The name of a request's partition, such as <c>ip:203.0.113.7</c>; what is secret or personal is hashed in it.</summary>
+    /// <summary>The name of a request's partition, such as <c>ip:203.0.113.7</c>. Secrets and personal data are hashed in it.</summary>
     public static async ValueTask<string> OfAsync(HttpContext context, string partition, RateLimit limit) => partition switch
     {
-        // Whoever is limited by address only is refused without being looked up.
+        // A client that is limited by address only is denied without a session look-up.
         User => Name(User, (await AuthenticateAsync(context))?.Identity?.Name),
         Session => Name(Session, (await AuthenticateAsync(context))?.FindFirstValue(SessionIdClaim)),
         ApiKey => Name(ApiKey, Hash(context.Request.Headers[ApiKeyHeader])),
@@ -36,13 +36,13 @@ internal static class Partition
         _ => null,
     } ?? Address(context.Connection.RemoteIpAddress);
 
-    /// <summary>An address; of IPv6 the network (/64), as that is what one customer has.</summary>
+    /// <summary>An address; for IPv6 the /64 network, because a provider assigns at least that to one customer.</summary>
     public static string Address(IPAddress? address) =>
         address is null ? "ip:unknown"
         : Unmapped(address) is { AddressFamily: not AddressFamily.InterNetworkV6 } v4 ? $"ip:{v4}"
         : $"ip:{Prefix(address, 8)}/64";
 
-    /// <summary>The network of an address, as large as one organisation may have: /24 of IPv4, /48 of IPv6.</summary>
+    /// <summary>The network of an address, about as large as one organisation has: /24 for IPv4, /48 for IPv6.</summary>
     public static string NetworkOf(IPAddress? address) =>
         address is null ? "unknown"
         : Unmapped(address) is { AddressFamily: not AddressFamily.InterNetworkV6 } v4 ? $"{Prefix(v4, 3)}/24"
@@ -60,7 +60,7 @@ internal static class Partition
 
     private static string? Name(string partition, string? value) => string.IsNullOrEmpty(value) ? null : $"{partition}:{value}";
 
-    /// <remarks>The scheme's handler does this once for each request, whoever asks first.</remarks>
+    /// <remarks>The scheme's handler authenticates each request once and keeps the result.</remarks>
     private static async Task<ClaimsPrincipal?> AuthenticateAsync(HttpContext context) => (await context.AuthenticateAsync()).Principal;
 
     private static string? Hash(string? value) =>

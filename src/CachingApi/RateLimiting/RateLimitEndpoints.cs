@@ -1,11 +1,9 @@
 using System.Text.Json.Serialization;
 using Microsoft.AspNetCore.Http.HttpResults;
-using Microsoft.AspNetCore.Http.Json;
-using Microsoft.Extensions.Options;
 
 namespace CachingApi.RateLimiting;
 
-/// <summary>A policy: who may ask how often.</summary>
+/// <summary>A rate limit policy.</summary>
 public sealed record LimitPolicy
 {
     /// <summary>The policy's name.</summary>
@@ -25,13 +23,14 @@ public sealed record LimitPolicy
     public required long WindowSeconds { get; init; }
 
     /// <summary>
-    /// Whose requests are counted together: <c>ip</c>, <c>network</c>, <c>user</c>, <c>session</c>, <c>api-key</c> or <c>account</c>.
+    /// The property by which requests are counted together: <c>ip</c>, <c>network</c>, <c>user</c>, <c>session</c>, <c>api-key</c> or
+    /// <c>account</c>.
     /// </summary>
     /// <example>ip</example>
     public required string Partition { get; init; }
 }
 
-/// <summary>What a policy has left for the caller.</summary>
+/// <summary>The permits that a policy has left for the caller.</summary>
 public sealed record LimitState
 {
     /// <summary>The policy's name.</summary>
@@ -46,11 +45,11 @@ public sealed record LimitState
     /// <example>10</example>
     public required long Limit { get; init; }
 
-    /// <summary>How many permits are left, this one spent.</summary>
+    /// <summary>How many permits are left after this request.</summary>
     /// <example>9</example>
     public required long Remaining { get; init; }
 
-    /// <summary>In how many seconds there are more.</summary>
+    /// <summary>Seconds until there are more permits.</summary>
     /// <example>8</example>
     public required long ResetSeconds { get; init; }
 }
@@ -61,37 +60,17 @@ internal sealed partial class LimitJson : JsonSerializerContext;
 
 internal static class RateLimitEndpoints
 {
-    public static IServiceCollection AddRateLimits(this IServiceCollection services)
-    {
-        services.AddValidatedOptions<RateLimitOptions>("RateLimits", strict: true);
-        services.AddSingleton<RateLimitedRoutes>();
-        services.AddSingleton<IValidateOptions<RateLimitOptions>>(provider => provider.GetRequiredService<RateLimitedRoutes>());
-        services.Configure<JsonOptions>(json => json.SerializerOptions.TypeInfoResolverChain.Insert(0, LimitJson.Default));
-        return services
-            .AddSingleton<RateLimitMetrics>()
-            .AddSingleton<RateLimitPolicies>()
-            .AddSingleton<RedisLimits>()
-            .AddSingleton<LocalLimits>()
-            .AddSingleton<Denials>()
-            .AddSingleton<RateLimiter>()
-            .AddSingleton<RequestLimits>();
-    }
-
-    /// <summary>Limits what follows. Authentication does: who is limited by address is refused without it.</summary>
-    public static WebApplication UseRateLimits(this WebApplication app)
-    {
-        app.Services.GetRequiredService<RateLimitedRoutes>().Sources = ((IEndpointRouteBuilder)app).DataSources;
-        app.UseMiddleware<RateLimitMiddleware>();
-        return app;
-    }
-
     public static void MapRateLimits(this IEndpointRouteBuilder routes)
     {
-        var limits = routes.MapGroup("/limits").WithTags("Limits").AllowAnonymous().ProducesProblem(StatusCodes.Status503ServiceUnavailable);
+        var limits = routes.MapGroup("/limits")
+            .WithTags("Limits")
+            .AllowAnonymous()
+            .ProducesProblem(StatusCodes.Status503ServiceUnavailable);
 
         limits.MapGet("/", List).RequireRateLimit("default");
-        limits.MapGet("/{policy}", Spend).RequireNamedRateLimit()
-            .ProducesProblem(StatusCodes.Status403Forbidden).ProducesProblem(StatusCodes.Status404NotFound);
+        limits.MapGet("/{policy}", Acquire).RequireNamedRateLimit()
+            .RefuseOtherSites(context => !RequestLimits.IsDemo(context.GetRouteValue("policy") as string ?? ""))
+            .ProducesProblem(StatusCodes.Status404NotFound);
     }
 
     /// <summary>Lists the policies.</summary>
@@ -104,13 +83,13 @@ internal static class RateLimitEndpoints
         Partition = policy.Partition,
     }).ToArray());
 
-    /// <summary>Spends one permit of a policy, and says what is left.</summary>
+    /// <summary>Acquires one permit of a policy, and returns how many are left.</summary>
     /// <remarks>
-    /// The policies <c>demo-*</c> exist to be tried. Of any other policy this route has permits of its own: a request here leaves
-    /// those of the routes that the policy limits as they are, and a browser's request for another site is a 403.
+    /// The policies <c>demo-*</c> exist to be tried. For any other policy this route has permits of its own: a request here does not use
+    /// those of the routes that the policy limits, and a browser's request for another site returns 403.
     /// </remarks>
     /// <param name="policy">The policy's name, such as <c>demo-fixed-window</c>.</param>
-    internal static Results<Ok<LimitState>, ProblemHttpResult> Spend(string policy, RateLimitPolicies policies, HttpContext context)
+    internal static Results<Ok<LimitState>, ProblemHttpResult> Acquire(string policy, RateLimitPolicies policies, HttpContext context)
     {
         context.Response.Headers.CacheControl = "no-store";
         if (policies.Find(policy) is not { } found)
@@ -118,7 +97,7 @@ internal static class RateLimitEndpoints
             return TypedResults.Problem(statusCode: StatusCodes.Status404NotFound);
         }
 
-        // Neither where limits are turned off, nor where nobody counts while Redis is away, has any been spent.
+        // No permit is spent if limits are turned off, or if an open policy admits the request while Redis is unavailable.
         var spent = context.Features.Get<Decision>()?.Policies.SingleOrDefault();
         return TypedResults.Ok(new LimitState
         {

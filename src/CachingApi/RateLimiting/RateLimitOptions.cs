@@ -3,7 +3,7 @@ using System.Text.RegularExpressions;
 
 namespace CachingApi.RateLimiting;
 
-/// <summary>Who may ask how often: the section <c>RateLimits</c>.</summary>
+/// <summary>The rate limits: the section <c>RateLimits</c>.</summary>
 internal sealed partial class RateLimitOptions : IValidatableObject
 {
     public bool Enabled { get; init; } = true;
@@ -53,7 +53,7 @@ internal sealed class RateLimitSettings : IValidatableObject
     [Range(typeof(TimeSpan), "00:00:01", "31.00:00:00")]
     public TimeSpan Window { get; init; }
 
-    /// <summary>Whose requests are counted together.</summary>
+    /// <summary>The property by which requests are counted together.</summary>
     [AllowedValues(
         RateLimiting.Partition.Ip,
         RateLimiting.Partition.Network,
@@ -64,25 +64,27 @@ internal sealed class RateLimitSettings : IValidatableObject
         ErrorMessage = "ip, network, user, session, api-key or account is expected")]
     public string Partition { get; init; } = RateLimiting.Partition.Ip;
 
-    /// <summary>What holds while Redis is away.</summary>
+    /// <summary>How the policy decides while Redis is unavailable.</summary>
     [AllowedValues(StoreFailure.Local, StoreFailure.Open, StoreFailure.Closed, ErrorMessage = "local, open or closed is expected")]
     public string OnStoreFailure { get; init; } = StoreFailure.Local;
 
     public IEnumerable<ValidationResult> Validate(ValidationContext validationContext) =>
         Algorithm == RateLimiting.Algorithm.SlidingWindow && Limit > RateLimiting.SlidingWindow.MaxLimit
-            ? [new($"a sliding-window has {RateLimiting.SlidingWindow.MaxLimit} permits at most; a sliding-window-counter may have more", [nameof(Limit)])]
+            ? [new(
+                $"a sliding-window has {RateLimiting.SlidingWindow.MaxLimit} permits at most; a sliding-window-counter may have more",
+                [nameof(Limit)])]
             : [];
 }
 
-/// <summary>What a policy does while Redis is away.</summary>
+/// <summary>How a policy decides while Redis is unavailable.</summary>
 internal static class StoreFailure
 {
     /// <summary>Each process counts by itself.</summary>
     public const string Local = "local";
 
-    /// <summary>All are let in.</summary>
+    /// <summary>All requests are allowed.</summary>
     public const string Open = "open";
 
-    /// <summary>None is let in: 503.</summary>
+    /// <summary>No request is allowed: 503.</summary>
     public const string Closed = "closed";
 }

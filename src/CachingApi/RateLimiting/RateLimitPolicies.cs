@@ -5,8 +5,8 @@ using Microsoft.Extensions.Primitives;
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// The policies of the configuration as it is now. A configuration that changes while the service runs counts at once; one
-/// that is not usable is logged, and the last good one holds.
+/// The policies of the current configuration. A change takes effect immediately; an invalid change is logged, and the last valid
+/// configuration stays in effect.
 /// </summary>
 internal sealed partial class RateLimitPolicies : IDisposable
 {
@@ -45,14 +45,16 @@ internal sealed partial class RateLimitPolicies : IDisposable
     private Current Read()
     {
         var options = _options.Create(Options.DefaultName);
-        return new(options.Enabled, options.Policies.ToFrozenDictionary(policy => policy.Key, policy => new RateLimitPolicy(policy.Key, policy.Value)));
+        return new(
+            options.Enabled,
+            options.Policies.ToFrozenDictionary(policy => policy.Key, policy => new RateLimitPolicy(policy.Key, policy.Value)));
     }
 
     private sealed record Current(bool Enabled, FrozenDictionary<string, RateLimitPolicy> Policies);
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Error, "The changed configuration is not usable, the limits stay as they were: {Reason}")]
+        [LoggerMessage(1, LogLevel.Error, "The changed configuration is invalid, so the previous rate limits stay in effect: {Reason}")]
         public static partial void Refused(ILogger log, string reason);
     }
 }

@@ -2,10 +2,12 @@ using Microsoft.Extensions.Options;
 
 namespace CachingApi.RateLimiting;
 
-/// <summary>Compares the routes with the policies: a route that names no policy that there is stops the start, not its first request.</summary>
+/// <summary>
+/// Fails startup, not the first request, if a route references an unknown policy or costs more than its limit.
+/// </summary>
 internal sealed class RateLimitedRoutes : IValidateOptions<RateLimitOptions>
 {
-    /// <summary>Those of the application, which fill after this is set.</summary>
+    /// <summary>The application's endpoints, which are added after this is set.</summary>
     public ICollection<EndpointDataSource> Sources { get; set; } = [];
 
     public ValidateOptionsResult Validate(string? name, RateLimitOptions options)
@@ -23,7 +25,7 @@ internal sealed class RateLimitedRoutes : IValidateOptions<RateLimitOptions>
     private static IEnumerable<RateLimit> LimitsOf(Endpoint endpoint) =>
         endpoint.Metadata.OfType<RateLimit>().Concat(endpoint.Metadata.OfType<DeferredRateLimit>().Select(deferred => deferred.Limit));
 
-    /// <param name="cost">What a request costs at most, deferred permits included.</param>
+    /// <param name="cost">The most that a request costs, deferred permits included.</param>
     private static string? Problem(Endpoint endpoint, string name, int cost, RateLimitOptions options) =>
         !options.Policies.TryGetValue(name, out var policy) ? $"RateLimits:Policies:{name}: {endpoint.DisplayName} needs this policy"
         : cost > policy.Limit ? $"RateLimits:Policies:{name}:Limit: {endpoint.DisplayName} costs {cost}"

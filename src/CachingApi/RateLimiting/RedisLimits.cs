@@ -1,94 +1,151 @@
-using CachingApi.Storage;
+using CachingApi.Redis;
 using StackExchange.Redis;
 
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// The limits' states in Redis (the state server), where one script decides on all policies of a request that share a slot:
-/// outside of a Redis Cluster all do. The clock is Redis's own, so that all processes agree on what time it is.
+/// The limits' states in Redis (the state server). One script decides on all policies of a request that share a slot; outside of a Redis
+/// Cluster all of them do. The clock is that of Redis, so that all processes go by the same time.
 /// </summary>
 /// <remarks>
-/// Redis that does not answer is left alone for a moment, then one request in each moment tries again: who waits for it in vain
-/// are a few, and not for longer than <see cref="RedisOptions.StateDeadline"/>.
+/// After a failure, Redis gets no request for 200 ms; then one request in each 200 ms tries again. So only a few requests wait for an
+/// unavailable Redis, and none for longer than <see cref="RedisOptions.StateDeadline"/>.
 /// </remarks>
-internal sealed partial class RedisLimits(Redis redis, TimeProvider time, ILogger<RedisLimits> log)
+internal sealed partial class RedisLimits(RedisConnections redis, TimeProvider time, ILogger<RedisLimits> log)
 {
     private const int MaxTogether = 64;
 
-    private static readonly TimeSpan LeaveAloneFor = TimeSpan.FromMilliseconds(200);
+    private static readonly TimeSpan RetryAfter = TimeSpan.FromMilliseconds(200);
 
-    /// <summary>Requests of the same time are decided by one call of the script, one after the other.</summary>
-    private readonly Coalescer<Demand[], Permits[]> _requests =
+    /// <summary>One call of the script decides the requests of the same moment, one after the other.</summary>
+    private readonly Coalescer<PermitRequest[], Permits[]> _calls =
         new(redis.State.Multiplexer, () => MaxTogether, request => request[0].Key, requests => DecideAsync(redis.State, requests));
 
-    /// <summary>The timestamp of the last failure or trial; 0 while Redis answers.</summary>
+    /// <summary>The timestamp of the last failure or attempt; 0 while Redis answers.</summary>
     private long _failed;
 
     public string KeyPrefix => redis.KeyPrefix;
 
-    /// <summary>Asks for permits.</summary>
-    /// <returns>The answer to each demand, <c>null</c> where Redis is away; and the demands that have been spent.</returns>
-    public async Task<(Permits?[] Answers, Demand[] Spent)> SpendAsync(Demand[] demands, CancellationToken cancel)
+    /// <summary>Requests permits.</summary>
+    /// <returns>The answer to each request, <c>null</c> if Redis is unavailable; and the requests whose permits were acquired.</returns>
+    public async Task<(Permits?[] Answers, PermitRequest[] Acquired)> AcquireAsync(PermitRequest[] requests, CancellationToken cancel)
     {
         var multiplexer = redis.State.Multiplexer;
-        if (demands.Length == 1 || demands.All(demand => multiplexer.HashSlot(demand.Key) == multiplexer.HashSlot(demands[0].Key)))
+        if (requests.Length == 1 || requests.All(request => multiplexer.HashSlot(request.Key) == multiplexer.HashSlot(requests[0].Key)))
         {
-            var answers = await SpendInSlotAsync(demands, cancel);
-            return (answers, Spent(demands, answers));
+            var answers = await AcquireInSlotAsync(requests, cancel);
+            return (answers, Acquired(requests, answers));
         }
 
-        var slots = demands.GroupBy(demand => multiplexer.HashSlot(demand.Key)).Select(slot => slot.ToArray()).ToArray();
-        var results = await Task.WhenAll(slots.Select(slot => SpendInSlotAsync(slot, cancel)));
-        var byDemand = slots.Zip(results).SelectMany(slot => slot.First.Zip(slot.Second)).ToDictionary();
-        return ([.. demands.Select(demand => byDemand[demand])], [.. slots.Zip(results).SelectMany(slot => Spent(slot.First, slot.Second))]);
+        // Another slot may deny the request, so a refund must be able to name the server that granted these permits.
+        requests = Array.ConvertAll(requests, request => request with { IsRefundable = true });
+        var slots = requests.GroupBy(request => multiplexer.HashSlot(request.Key)).Select(slot => slot.ToArray()).ToArray();
+        var results = await Task.WhenAll(slots.Select(slot => AcquireInSlotAsync(slot, cancel)));
+        var byRequest = slots.Zip(results).SelectMany(slot => slot.First.Zip(slot.Second)).ToDictionary();
+        return (
+            [.. requests.Select(request => byRequest[request])],
+            [.. slots.Zip(results).SelectMany(slot => Acquired(slot.First, slot.Second))]);
     }
 
-    /// <summary>Gives permits back. Where Redis is gone meanwhile they are lost, which errs on the strict side.</summary>
-    public Task GiveBackAsync(Demand[] spent) => spent.Length == 0
+    /// <summary>
+    /// Refunds permits. Redis ignores it if another server or another window granted them. If Redis is unavailable, they are lost, which
+    /// is the strict side.
+    /// </summary>
+    public Task RefundAsync(PermitRequest[] acquired) => acquired.Length == 0
         ? Task.CompletedTask
-        : SpendAsync([.. spent.Select(demand => demand with { Cost = -demand.Cost })], CancellationToken.None);
+        : AcquireAsync([.. acquired.Select(request => request with { Cost = -request.Cost })], CancellationToken.None);
 
-    /// <summary>The script spends all or nothing.</summary>
-    private static Demand[] Spent(Demand[] demands, Permits?[] answers) =>
-        answers.All(answer => answer is { Granted: true }) ? demands : [];
+    /// <summary>The requests whose permits were acquired: all or none, as the script decides.</summary>
+    private static PermitRequest[] Acquired(PermitRequest[] requests, Permits?[] answers) =>
+        !answers.All(answer => answer is { Granted: true }) ? []
+        : !requests[0].IsRefundable ? requests
+        : [.. requests.Zip(answers, (request, answer) => request with { Grant = answer!.Value.Grant })];
 
-    private async Task<Permits?[]> SpendInSlotAsync(Demand[] demands, CancellationToken cancel)
+    private async Task<Permits?[]> AcquireInSlotAsync(PermitRequest[] requests, CancellationToken cancel)
     {
-        if (!MayAsk())
-        {
-            return new Permits?[demands.Length];
-        }
-
+        Task<Permits[]>? call = null;
         try
         {
-            var permits = await redis.OnStateAsync(_ => _requests.SendAsync(demands), cancel);
+            if (!MayAsk())
+            {
+                return new Permits?[requests.Length];
+            }
+
+            var permits = await redis.OnStateAsync(_ => call = _calls.SendAsync(requests), cancel);
             Answered();
             return Array.ConvertAll(permits, permit => (Permits?)permit);
         }
         catch (UnavailableException outage)
         {
             Failed(outage);
-            return new Permits?[demands.Length];
+            return new Permits?[requests.Length];
+        }
+        finally
+        {
+            if (call is null)
+            {
+                EndLeaseRequests(requests);
+            }
         }
     }
 
-    private static async Task<Permits[][]> DecideAsync(IDatabase state, Demand[][] requests)
+    /// <remarks>
+    /// A lease is kept here, not by the request: the request may have been cancelled, or have given up, before the reply arrives.
+    /// </remarks>
+    private static async Task<Permits[][]> DecideAsync(IDatabase state, PermitRequest[][] requests)
+    {
+        try
+        {
+            var (keys, arguments) = Call(requests);
+            var reply = (long[])(await RunAsync(state, keys, arguments))!;
+            var (grant, at) = (new Grant(reply[0], reply[1]), 2);
+            return Array.ConvertAll(requests, request => Array.ConvertAll(request, policy =>
+            {
+                var permits = new Permits(reply[at++], reply[at++], reply[at++]) { Grant = grant };
+                if (reply[at++] is > 0 and var leased && policy.Lease is { } lease)
+                {
+                    lease.Partition.Granted(lease, (int)leased, permits);
+                }
+
+                return permits;
+            }));
+        }
+        finally
+        {
+            Array.ForEach(requests, EndLeaseRequests);
+        }
+    }
+
+    private static (RedisKey[] Keys, RedisValue[] Arguments) Call(PermitRequest[][] requests)
     {
         var keys = new List<RedisKey>(requests.Length);
-        var arguments = new List<RedisValue>(requests.Length * 5);
+        var arguments = new List<RedisValue>(1 + requests.Length * 8) { 0 };
         foreach (var request in requests)
         {
             arguments.Add(request.Length);
-            foreach (var (policy, key, cost) in request)
+            foreach (var policy in request)
             {
-                keys.Add(key);
-                arguments.AddRange([policy.Algorithm, policy.Limit, policy.WindowMilliseconds, cost]);
+                keys.Add(policy.Key);
+                arguments.AddRange([
+                    policy.Policy.Algorithm, policy.Policy.Limit, policy.Policy.WindowMilliseconds, policy.Cost,
+                    policy.Lease?.Further ?? 0, policy.Grant.Time, policy.Grant.Server,
+                ]);
+                if (policy.IsRefundable || policy.Lease is not null || policy.Cost < 0)
+                {
+                    arguments[0] = 1;
+                }
             }
         }
 
-        var reply = (long[])(await RunAsync(state, [.. keys], [.. arguments]))!;
-        var at = 0;
-        return Array.ConvertAll(requests, request => Array.ConvertAll(request, _ => new Permits(reply[at++], reply[at++], reply[at++])));
+        return ([.. keys], [.. arguments]);
+    }
+
+    private static void EndLeaseRequests(PermitRequest[] requests)
+    {
+        foreach (var request in requests)
+        {
+            request.Lease?.Partition.Asked();
+        }
     }
 
     private static async Task<RedisResult> RunAsync(IDatabase state, RedisKey[] keys, RedisValue[] arguments)
@@ -107,7 +164,8 @@ internal sealed partial class RedisLimits(Redis redis, TimeProvider time, ILogge
     {
         var failed = Volatile.Read(ref _failed);
         return failed == 0
-            || (time.GetElapsedTime(failed) >= LeaveAloneFor && Interlocked.CompareExchange(ref _failed, time.GetTimestamp(), failed) == failed);
+            || (time.GetElapsedTime(failed) >= RetryAfter
+                && Interlocked.CompareExchange(ref _failed, time.GetTimestamp(), failed) == failed);
     }
 
     private void Answered()
@@ -128,10 +186,10 @@ internal sealed partial class RedisLimits(Redis redis, TimeProvider time, ILogge
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Warning, "Redis does not decide on limits, the policies' OnStoreFailure does: {Reason}")]
+        [LoggerMessage(1, LogLevel.Warning, "Redis does not decide on rate limits, each policy's OnStoreFailure applies: {Reason}")]
         public static partial void Away(ILogger log, string reason);
 
-        [LoggerMessage(2, LogLevel.Information, "Redis decides on limits again")]
+        [LoggerMessage(2, LogLevel.Information, "Redis decides on rate limits again")]
         public static partial void Back(ILogger log);
     }
 }

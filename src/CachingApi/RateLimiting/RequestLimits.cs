@@ -1,30 +1,67 @@
 using System.Globalization;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.HttpResults;
 
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// Decides on a request by the limits in its endpoint's metadata: the middleware by most of them, the endpoint by those that it defers.
+/// Decides on a request by the limits in its endpoint's metadata. The middleware applies most of them; the endpoint applies those that it
+/// defers.
 /// </summary>
-internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limiter)
+internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter limiter)
 {
-    /// <summary>Policies with this prefix exist to be tried out; all others limit a route of the service.</summary>
-    private const string DemoPrefix = "demo-";
+    /// <summary>Whether a policy exists to be tried; all others limit a route of the service.</summary>
+    public static bool IsDemo(string policy) => policy.StartsWith("demo-", StringComparison.Ordinal);
 
-    /// <summary>Acquires permits of the limits that the endpoint defers: see <see cref="RateLimitExtensions.DeferRateLimit"/>.</summary>
+    /// <summary>Acquires permits of limits that the endpoint defers: see <see cref="RateLimitExtensions.DeferRateLimit"/>.</summary>
+    /// <param name="names">The policies of those limits.</param>
     /// <returns>The answer to a request that is denied; <c>null</c> if it may go on.</returns>
     /// <exception cref="UnavailableException">Redis does not answer, and a policy lets no request in without it.</exception>
-    public Task<ProblemHttpResult?> AcquireDeferredAsync(HttpContext context) => AcquireAsync(
-        context, [.. context.GetEndpoint()?.Metadata.GetOrderedMetadata<DeferredRateLimit>().Select(deferred => deferred.Limit) ?? []]);
+    public Task<ProblemHttpResult?> AcquireDeferredAsync(HttpContext context, params string[] names) =>
+        AcquireAsync(context, Deferred(context, names));
+
+    /// <summary>
+    /// As <see cref="AcquireDeferredAsync"/>, for work that does not change the answer: the answer has no headers of these limits.
+    /// </summary>
+    /// <returns>Whether all permits were acquired.</returns>
+    public async Task<bool> TryAcquireDeferredAsync(HttpContext context, params string[] names)
+    {
+        var limits = Deferred(context, names);
+        return Named(context, limits) is not { } named || (await DecideAsync(context, limits, named)).Outcome is PermitOutcome.Allowed;
+    }
 
     /// <summary>Acquires permits of the endpoint's other limits.</summary>
-    /// <inheritdoc cref="AcquireDeferredAsync"/>
+    /// <returns>The answer to a request that is denied; <c>null</c> if it may go on.</returns>
+    /// <exception cref="UnavailableException">Redis does not answer, and a policy lets no request in without it.</exception>
     public Task<ProblemHttpResult?> AcquireAsync(HttpContext context) =>
         AcquireAsync(context, context.GetEndpoint()?.Metadata.GetOrderedMetadata<RateLimit>() ?? []);
 
     private async Task<ProblemHttpResult?> AcquireAsync(HttpContext context, IReadOnlyList<RateLimit> limits)
+    {
+        if (Named(context, limits) is not { } named)
+        {
+            return null;
+        }
+
+        var decision = (await DecideAsync(context, limits, named)) with { Required = named };
+        Describe(context, decision);
+        return decision.Outcome switch
+        {
+            PermitOutcome.Allowed => null,
+            PermitOutcome.Denied => Rejected(context, decision),
+            _ => throw new UnavailableException("The store of the rate limits"),
+        };
+    }
+
+    private static RateLimit[] Deferred(HttpContext context, string[] names) =>
+    [
+        .. context.GetEndpoint()?.Metadata.GetOrderedMetadata<DeferredRateLimit>()
+            .Select(deferred => deferred.Limit).Where(limit => names.Contains(limit.Policy)) ?? [],
+    ];
+
+    /// <summary>The policies of limits; <c>null</c> if there is nothing to acquire, or no policy of a name.</summary>
+    private RateLimitPolicy[]? Named(HttpContext context, IReadOnlyList<RateLimit> limits)
     {
         if (limits.Count == 0 || !policies.Enabled)
         {
@@ -36,33 +73,21 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limi
         {
             if (policies.Find(limits[index].Policy ?? context.GetRouteValue("policy") as string ?? "") is not { } policy)
             {
-                return null; // there is no policy of this name
+                return null;
             }
 
             named[index] = policy;
         }
 
-        if (IsProbe(limits[0], named[0]) && CrossSite.IsSource(context.Request))
-        {
-            return TypedResults.Problem("Another site may not use up permits of this policy.", statusCode: StatusCodes.Status403Forbidden);
-        }
-
-        var decision = (await DecideAsync(context, limits, named)) with { Required = named };
-        Describe(context, decision);
-        return decision.Verdict switch
-        {
-            Verdict.Allowed => null,
-            Verdict.Denied => Refusal(context, decision),
-            _ => throw new UnavailableException("The store of the rate limits"),
-        };
+        return named;
     }
 
     /// <remarks>
-    /// Partitions are found one by one, so that a client that is denied by address costs no session look-up and no reading of the body.
+    /// Partitions are found one by one, so that a client that is denied by address costs no session look-up and its body is not read.
     /// </remarks>
     private async Task<Decision> DecideAsync(HttpContext context, IReadOnlyList<RateLimit> limits, RateLimitPolicy[] named)
     {
-        var demands = new Demand[named.Length];
+        var requests = new PermitRequest[named.Length];
         for (var index = 0; index < named.Length; index++)
         {
             var (limit, policy) = (limits[index], named[index]);
@@ -72,32 +97,31 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limi
                 partition = $"probe:{partition}";
             }
 
-            demands[index] = new(policy, policy.Key(limiter.KeyPrefix, partition), limit.Cost);
-            if (limiter.Recall(demands[index]) is { } refusal)
+            requests[index] = policy.RequestFor(limiter.KeyPrefix, partition, limit.Cost);
+            if (limiter.Recall(requests[index]) is { } rejection)
             {
-                return refusal;
+                return rejection;
             }
         }
 
-        return await limiter.DecideAsync(demands, context.RequestAborted);
+        return await limiter.DecideAsync(requests, context.RequestAborted);
     }
 
     /// <summary>
-    /// Whether <c>GET /limits/{policy}</c> asks for a policy that limits another route. Those requests have permits of their own: with
-    /// the route's, an image on any page could use up a visitor's logins.
+    /// Whether <c>GET /limits/{policy}</c> requests a permit of a policy that limits another route. Those requests have permits of their
+    /// own: if they used the route's, an image on any page could use up a visitor's logins.
     /// </summary>
-    private static bool IsProbe(RateLimit limit, RateLimitPolicy policy) =>
-        limit.Policy is null && !policy.Name.StartsWith(DemoPrefix, StringComparison.Ordinal);
+    private static bool IsProbe(RateLimit limit, RateLimitPolicy policy) => limit.Policy is null && !IsDemo(policy.Name);
 
-    /// <summary>Writes the headers last, so that they are also on an error, which begins its answer anew.</summary>
+    /// <summary>Writes the headers last, so that an error, which resets the response, has them as well.</summary>
     private static void Describe(HttpContext context, Decision decision)
     {
         var before = context.Features.Get<Decision>();
         if (before is not null)
         {
-            // The endpoint has acquired more: of a policy in both, the later state holds.
-            var later = decision.Policies.Select(policy => policy.Demand.Policy).ToHashSet();
-            PolicyDecision[] others = [.. before.Policies.Where(policy => !later.Contains(policy.Demand.Policy))];
+            // The endpoint has acquired more permits: for a policy in both decisions, the later state counts.
+            var later = decision.Policies.Select(policy => policy.Request.Policy).ToHashSet();
+            PolicyDecision[] others = [.. before.Policies.Where(policy => !later.Contains(policy.Request.Policy))];
             decision = decision with { Earlier = before with { Policies = others } };
         }
 
@@ -108,11 +132,11 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limi
         }
     }
 
-    /// <remarks>An answer that shared caches may keep has none: a cache would show one client's permits to others.</remarks>
+    /// <remarks>A publicly cacheable answer has no such headers: a cache would show one client's permits to others.</remarks>
     private static Task WriteHeaders(object state)
     {
         var context = (HttpContext)state;
-        if (context.Response.GetTypedHeaders().CacheControl is { Public: true })
+        if (context.Response.Headers.CacheControl.ToString().StartsWith("public", StringComparison.Ordinal))
         {
             return Task.CompletedTask;
         }
@@ -127,7 +151,7 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limi
         return Task.CompletedTask;
     }
 
-    private static ProblemHttpResult Refusal(HttpContext context, Decision decision)
+    private static ProblemHttpResult Rejected(HttpContext context, Decision decision)
     {
         var seconds = RateLimitHeaders.RetryAfter(decision);
         context.Response.Headers.RetryAfter = seconds.ToString(CultureInfo.InvariantCulture);
@@ -137,7 +161,7 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RateLimiter limi
             detail: $"Too many requests; come back in {seconds} s.",
             extensions: new Dictionary<string, object?>
             {
-                ["violated-policies"] = RateLimitHeaders.Denied(decision).Select(policy => policy.Demand.Policy.Name).ToArray(),
+                ["violated-policies"] = RateLimitHeaders.Denied(decision).Select(policy => policy.Request.Policy.Name).ToArray(),
             });
     }
 }

@@ -1,12 +1,13 @@
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// So many permits within any stretch of time of the window's length, exactly: the time of each permit is kept (8 bytes), so
+/// A number of permits within any stretch of time of the window's length, exactly. It keeps the time of each permit (8 bytes), so
 /// limits are bounded (<see cref="MaxLimit"/>).
 /// </summary>
 /// <remarks>
-/// A permit is written down under the end of its millisecond, so that it never leaves the window early. Where the clock was set
-/// back, time stands still until it has caught up; where it was set back by more than a window, the log begins anew.
+/// Bound: any stretch of the window's length grants at most the limit. A leased permit would be logged before it is used, so this
+/// algorithm is never leased. A permit is logged at the end of its millisecond, so that it never leaves the window early. If the clock is
+/// set back, time stands still until it has caught up; if it is set back by more than a window, the log begins anew.
 /// </remarks>
 internal sealed class SlidingWindow : Algorithm
 {
@@ -14,7 +15,7 @@ internal sealed class SlidingWindow : Algorithm
 
     private readonly List<long> _permits = [];
 
-    public override Permits Spend(long now, long limit, long window, int cost)
+    public override Permits Acquire(long now, long limit, long window, int cost, long? granted = null)
     {
         var first = _permits.FindIndex(at => at + window > now);
         _permits.RemoveRange(0, first < 0 || _permits[^1] > now + window ? _permits.Count : first);

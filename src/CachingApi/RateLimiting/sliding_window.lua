@@ -4,7 +4,7 @@ algorithms['sliding-window'] = function(state, now, limit, window, cost)
     return (struct.unpack('>i8', state, 8 * permit - 7))
   end
 
-  -- Those that have left the window stand in front: find the first that has not.
+  -- The permits that have left the window stand in front: find the first that has not.
   local count = math.floor(#state / 8)
   local first, beyond = 1, count + 1
   while first < beyond do
@@ -30,6 +30,7 @@ algorithms['sliding-window'] = function(state, now, limit, window, cost)
   end
 
   local oldest = spent == 0 and stamp or at(math.min(count, first + math.max(0, spent - limit)))
-  local kept = string.sub(state, 8 * first - 7, 8 * (count + math.min(0, cost)))
-  return wait, limit - spent, math.min(window, oldest + window - now), kept .. string.rep(struct.pack('>i8', stamp), cost), stamp + window - now
+  local kept = string.sub(state, 8 * first - 7, 8 * math.max(0, count + math.min(0, cost)))
+  return wait, limit - spent, math.min(window, oldest + window - now),
+    kept .. string.rep(struct.pack('>i8', stamp), cost), stamp + window - now
 end

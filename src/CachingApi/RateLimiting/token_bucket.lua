@@ -1,5 +1,5 @@
 -- Token bucket. State: missing, at; 8 bytes each. See TokenBucket.cs.
-algorithms['token-bucket'] = function(state, now, limit, window, cost)
+algorithms['token-bucket'] = function(state, now, limit, window, cost, granted)
   local missing, at = 0, now
   if #state == 16 then
     missing, at = struct.unpack('>i8i8', state)
@@ -9,11 +9,16 @@ algorithms['token-bucket'] = function(state, now, limit, window, cost)
   end
   missing, at = math.max(0, missing - math.max(0, now - at) * limit), math.max(now, at)
 
+  local charge = cost * window
+  if cost < 0 and granted then
+    charge = math.min(0, charge + math.max(0, at - granted) * limit)
+  end
+
   local available = math.floor((limit * window - missing) / window)
-  local short = math.ceil((missing + cost * window - limit * window) / limit)
+  local short = math.ceil((missing + charge - limit * window) / limit)
   local wait = short > 0 and at - now + short or 0
   if wait == 0 then
-    missing = math.max(0, missing + cost * window)
+    missing = math.max(0, missing + charge)
   end
 
   local tokens = math.max(0, math.floor((limit * window - missing) / window))

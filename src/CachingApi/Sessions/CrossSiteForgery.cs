@@ -8,6 +8,7 @@ namespace CachingApi.Sessions;
 /// Sheet).
 /// </summary>
 /// <remarks>
+/// So is a request that changes nothing but costs its sender something, such as permits (<see cref="SameSiteOnly"/>).
 /// A request is exempt only if its session comes from a bearer token, because no browser adds that by itself. Login and registration
 /// are never exempt: a forged login would put the victim into the attacker's account, and both spend permits of the victim's address.
 /// The check comes before the rate limits, so that a forged request spends none.
@@ -25,7 +26,7 @@ internal static class CrossSiteForgery
         context.RequestServices.GetRequiredService<SecurityEvents>().Write(SecurityEvents.CrossSiteRequest, "denied", context);
         await Results.Problem(
             statusCode: StatusCodes.Status403Forbidden,
-            detail: "A request that changes something must come from this site, or carry a bearer token.").ExecuteAsync(context);
+            detail: "A browser has sent this request for another site.").ExecuteAsync(context);
     });
 
     private static bool IsChecked(HttpContext context)
@@ -33,7 +34,7 @@ internal static class CrossSiteForgery
         var request = context.Request;
         if (HttpMethods.IsGet(request.Method) || HttpMethods.IsHead(request.Method) || HttpMethods.IsOptions(request.Method))
         {
-            return false;
+            return context.GetEndpoint()?.Metadata.GetMetadata<SameSiteOnly>()?.Applies(context) == true;
         }
 
         return context.GetEndpoint()?.Metadata.GetMetadata<IAllowAnonymous>() is not null

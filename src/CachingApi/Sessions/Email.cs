@@ -9,12 +9,23 @@ internal static class Email
 {
     public const int MaxLength = 254;
 
+    /// <summary>In UTF-16 units, before it is composed.</summary>
+    private const int MaxUnits = 4 * MaxLength;
+
     /// <summary>The form in which two addresses are compared: letter case and the composition of characters don't count.</summary>
     public static string Key(string email) => (Composed(email) ?? email.Trim()).ToLowerInvariant();
 
-    /// <summary>The composed form (NFC); <c>null</c> if a text has none because it holds code points that are no characters.</summary>
+    /// <summary>
+    /// The composed form (NFC). <c>null</c> if a text has none, because it holds code points that are no characters, and if it is much too
+    /// long for an address, because the time to compose it grows with the square of its length.
+    /// </summary>
     public static string? Composed(string text)
     {
+        if (text.Length > MaxUnits)
+        {
+            return null;
+        }
+
         try
         {
             return text.Trim().Normalize(NormalizationForm.FormC);

@@ -3,25 +3,27 @@ namespace CachingApi.Sessions;
 /// <summary>
 /// Lets a few callers hash at once. The others wait for a bounded time, in two queues: those that are likely to be the accounts' owners
 /// come first, so that a flood of guesses delays itself. After <see cref="MaxInARow"/> of them one of the others has its turn.
+/// In each queue the networks take turns, so that one network with many accounts delays itself most.
 /// </summary>
 internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider time)
 {
-    /// <summary>How many wait in each queue at most.</summary>
-    public const int MaxWaiting = 100;
+    /// <summary>How many wait in each queue at most, and of one network.</summary>
+    public const int MaxWaiting = 100, MaxWaitingOfOne = 10;
 
     public const int MaxInARow = 3;
 
     private readonly Lock _lock = new();
-    private readonly LinkedList<TaskCompletionSource> _preferred = new();
-    private readonly LinkedList<TaskCompletionSource> _others = new();
+    private readonly FairQueue _preferred = new();
+    private readonly FairQueue _others = new();
     private int _free = slots;
     private int _inARow;
 
     /// <summary>Takes a slot; <c>false</c> if none is free within the bounded time.</summary>
-    public async Task<bool> EnterAsync(bool preferred, CancellationToken cancel)
+    /// <param name="network">The caller's network.</param>
+    public async Task<bool> EnterAsync(bool preferred, string network, CancellationToken cancel)
     {
         var queue = preferred ? _preferred : _others;
-        LinkedListNode<TaskCompletionSource> turn;
+        LinkedListNode<TaskCompletionSource>? turn;
         lock (_lock)
         {
             if (_free > 0)
@@ -30,12 +32,12 @@ internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider tim
                 return true;
             }
 
-            if (queue.Count >= MaxWaiting)
-            {
-                return false;
-            }
+            turn = queue.Add(network);
+        }
 
-            turn = queue.AddLast(new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously));
+        if (turn is null)
+        {
+            return false;
         }
 
         try
@@ -45,11 +47,11 @@ internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider tim
         }
         catch (TimeoutException)
         {
-            return !Withdraw(turn);
+            return !Withdraw(queue, network, turn);
         }
         catch (OperationCanceledException)
         {
-            if (!Withdraw(turn))
+            if (!Withdraw(queue, network, turn))
             {
                 Leave();
             }
@@ -63,27 +65,88 @@ internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider tim
     {
         lock (_lock)
         {
-            var first = _inARow < MaxInARow ? _preferred.First ?? _others.First : _others.First ?? _preferred.First;
-            if (first is { } next)
-            {
-                _inARow = next.List == _preferred ? _inARow + 1 : 0;
-                next.List!.Remove(next);
-                next.Value.SetResult();
-            }
-            else
+            var first = _preferred.Count > 0 && (_inARow < MaxInARow || _others.Count == 0) ? _preferred : _others;
+            if (first.Count == 0)
             {
                 _free++;
+                return;
             }
+
+            _inARow = first == _preferred ? _inARow + 1 : 0;
+            first.Next().SetResult();
         }
     }
 
     /// <summary>Ends a wait; <c>false</c> if the slot was granted at the same moment.</summary>
-    private bool Withdraw(LinkedListNode<TaskCompletionSource> turn)
+    private bool Withdraw(FairQueue queue, string network, LinkedListNode<TaskCompletionSource> turn)
     {
         lock (_lock)
         {
-            turn.List?.Remove(turn);
+            queue.Remove(network, turn);
             return !turn.Value.Task.IsCompleted;
+        }
+    }
+
+    /// <summary>Callers in the order of their networks' turns, and of one network in the order in which they came.</summary>
+    private sealed class FairQueue
+    {
+        private readonly Dictionary<string, LinkedList<TaskCompletionSource>> _waiting = [];
+        private readonly LinkedList<string> _turns = new();
+
+        public int Count { get; private set; }
+
+        /// <summary>Adds a caller; <c>null</c> if too many wait.</summary>
+        public LinkedListNode<TaskCompletionSource>? Add(string network)
+        {
+            if (!_waiting.TryGetValue(network, out var callers))
+            {
+                callers = new();
+            }
+
+            if (Count >= MaxWaiting || callers.Count >= MaxWaitingOfOne)
+            {
+                return null;
+            }
+
+            if (callers.Count == 0)
+            {
+                _waiting[network] = callers;
+                _turns.AddLast(network);
+            }
+
+            Count++;
+            return callers.AddLast(new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously));
+        }
+
+        /// <summary>Takes the next caller out.</summary>
+        public TaskCompletionSource Next()
+        {
+            var network = _turns.First!.Value;
+            var first = _waiting[network].First!;
+            Remove(network, first);
+            if (_turns.First is { } turn && turn.Value == network)
+            {
+                _turns.RemoveFirst();
+                _turns.AddLast(turn);
+            }
+
+            return first.Value;
+        }
+
+        public void Remove(string network, LinkedListNode<TaskCompletionSource> caller)
+        {
+            if (caller.List is not { } callers)
+            {
+                return; // it has had its turn
+            }
+
+            callers.Remove(caller);
+            Count--;
+            if (callers.Count == 0)
+            {
+                _waiting.Remove(network);
+                _turns.Remove(network);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.AspNetCore.Authentication;
 using Microsoft.AspNetCore.Authorization;
 using Microsoft.AspNetCore.Authorization.Policy;

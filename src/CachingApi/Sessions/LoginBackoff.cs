@@ -1,6 +1,6 @@
 using System.Security.Cryptography;
 using System.Text;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using StackExchange.Redis;
 
 namespace CachingApi.Sessions;
@@ -9,13 +9,15 @@ namespace CachingApi.Sessions;
 /// <param name="Network">The network that its address counts for.</param>
 /// <param name="Device">The token of its device cookie; <c>null</c> if it has none.</param>
 /// <param name="UserAgent">What it calls itself.</param>
-internal sealed record LoginClient(string Network, string? Device, string UserAgent);
+/// <param name="Neighbours">The larger network (/24, /48) with which it shares the processors that hash.</param>
+internal sealed record LoginClient(string Network, string? Device, string UserAgent, string Neighbours);
 
 /// <summary>An attempt that takes a password.</summary>
 /// <param name="Wait">How long it must wait; zero if it may go on, and is counted.</param>
 /// <param name="IsKnown">Whether a network or device that has logged in to the account before, or a live session, makes it.</param>
 /// <param name="Counts">The keys that count it, its own first.</param>
-internal sealed record LoginAttempt(TimeSpan Wait, bool IsKnown, RedisKey[] Counts);
+/// <param name="Id">Which attempt has set the wait of the next one.</param>
+internal sealed record LoginAttempt(TimeSpan Wait, bool IsKnown, RedisKey[] Counts, RedisValue Id);
 
 /// <summary>
 /// Exponential back-off: after some wrong passwords each further attempt must wait, twice as long every time. Failures count by account
@@ -27,10 +29,11 @@ internal sealed record LoginAttempt(TimeSpan Wait, bool IsKnown, RedisKey[] Coun
 /// Guessing Attacks with Device Cookies"), because that count is the one that strangers can fill. A device counts by itself, so that
 /// others in its network do not keep it out. The device cookie holds a random token, and Redis the hash of it: unlike a signed cookie,
 /// it needs no key that all processes share.
-/// An attempt counts for the e-mail address of the request, whether there is such an account or not, so the answer does not reveal that.
+/// An attempt counts for the account, which may change its e-mail address; without an account for the address of the request. So the
+/// answer does not reveal whether there is an account.
 /// An attempt by a live session, such as a change of the password, counts by that session alone.
 /// </remarks>
-internal sealed class LoginBackoff(Redis redis)
+internal sealed class LoginBackoff(RedisConnections redis)
 {
     public const int FreeFailures = 10;
 
@@ -44,15 +47,16 @@ internal sealed class LoginBackoff(Redis redis)
     private static readonly TimeSpan Remembered = TimeSpan.FromHours(1);
     private static readonly TimeSpan KnownFor = TimeSpan.FromDays(90);
 
-    private static readonly string AttemptScript = Lua.Load("login_attempt.lua");
-    private static readonly string SuccessScript = Lua.Load("login_success.lua");
-    private static readonly string WithdrawScript = Lua.Load("login_withdraw.lua");
+    private static readonly string AttemptScript = Lua.Load(typeof(LoginBackoff), "login_attempt.lua");
+    private static readonly string SuccessScript = Lua.Load(typeof(LoginBackoff), "login_success.lua");
+    private static readonly string WithdrawScript = Lua.Load(typeof(LoginBackoff), "login_withdraw.lua");
 
     /// <summary>Counts an attempt to log in.</summary>
+    /// <param name="userId">The account of the address; <c>null</c> if there is none.</param>
     /// <exception cref="UnavailableException">Redis is away.</exception>
-    public async Task<LoginAttempt> AttemptAsync(string email, LoginClient client, CancellationToken cancel)
+    public async Task<LoginAttempt> AttemptAsync(string email, Guid? userId, LoginClient client, CancellationToken cancel)
     {
-        var prefix = Prefix(email);
+        var prefix = userId is { } id ? Prefix($"{id}") : Prefix(Hash(Email.Key(email)));
         var (network, device) = (Hash(client.Network), client.Device is { } token ? Hash(token) : "none");
         var known = await redis.OnStateAsync(state => state.SortedSetScoresAsync(prefix + "known", [network, device]), cancel);
         return known[1] is not null ? await CountAsync([prefix + device], isKnown: true, cancel)
@@ -63,17 +67,22 @@ internal sealed class LoginBackoff(Redis redis)
     /// <summary>Counts an attempt by a live session.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task<LoginAttempt> AttemptAsync(Session session, CancellationToken cancel) =>
-        CountAsync([$"{redis.KeyPrefix}:logins:{{{session.UserId}}}:{session.Id}"], isKnown: true, cancel);
+        CountAsync([Prefix($"{session.UserId}") + session.Id], isKnown: true, cancel);
 
-    /// <summary>The login succeeded: its failures are forgotten, and its network and device are known from now on.</summary>
+    /// <summary>The password was right: its failures are forgotten, and its network and device are known from now on.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
-    public Task SucceededAsync(LoginAttempt attempt, string email, LoginClient client, CancellationToken cancel)
+    public Task SucceededAsync(LoginAttempt attempt, Guid userId, LoginClient client, CancellationToken cancel)
     {
-        RedisKey[] keys = [Prefix(email) + "known", .. attempt.Counts];
+        RedisKey[] keys = [KnownOf(userId), .. attempt.Counts];
         RedisValue[] devices = client.Device is { } device ? [Hash(device)] : [];
         RedisValue[] arguments = [MaxKnown, Milliseconds(KnownFor), Hash(client.Network), .. devices];
         return redis.OnStateAsync(state => state.ScriptEvaluateAsync(SuccessScript, keys, arguments), cancel);
     }
+
+    /// <summary>The account forgets which networks and devices it knows, because one of them may be a thief's.</summary>
+    /// <exception cref="UnavailableException">Redis is away.</exception>
+    public Task ForgetKnownAsync(Guid userId, CancellationToken cancel) =>
+        redis.OnStateAsync(state => state.KeyDeleteAsync(KnownOf(userId)), cancel);
 
     /// <summary>The password was right: the failures of a live session are forgotten.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
@@ -83,18 +92,21 @@ internal sealed class LoginBackoff(Redis redis)
     /// <summary>No password was checked, so the attempt does not count.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task WithdrawAsync(LoginAttempt attempt, CancellationToken cancel) =>
-        redis.OnStateAsync(state => state.ScriptEvaluateAsync(WithdrawScript, attempt.Counts), cancel);
+        redis.OnStateAsync(state => state.ScriptEvaluateAsync(WithdrawScript, attempt.Counts, [attempt.Id]), cancel);
 
     private async Task<LoginAttempt> CountAsync(RedisKey[] counts, bool isKnown, CancellationToken cancel)
     {
+        RedisValue id = $"{Guid.NewGuid():N}";
         RedisValue[] arguments =
-            [Milliseconds(FirstWait), Milliseconds(LongestWait), Milliseconds(Remembered), FreeFailures, FreeFailuresOfAccount];
+            [Milliseconds(FirstWait), Milliseconds(LongestWait), Milliseconds(Remembered), FreeFailures, FreeFailuresOfAccount, id];
         var wait = await redis.OnStateAsync(state => state.ScriptEvaluateAsync(AttemptScript, counts, arguments), cancel);
-        return new(TimeSpan.FromMilliseconds((long)wait), isKnown, counts);
+        return new(TimeSpan.FromMilliseconds((long)wait), isKnown, counts, id);
     }
 
+    private RedisKey KnownOf(Guid userId) => Prefix($"{userId}") + "known";
+
     /// <summary>The braces put all of an account's keys into one slot of a Redis Cluster.</summary>
-    private string Prefix(string email) => $"{redis.KeyPrefix}:logins:{{{Hash(Email.Key(email))}}}:";
+    private string Prefix(string account) => $"{redis.KeyPrefix}:logins:{{{account}}}:";
 
     private static string Hash(string text) => Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(text)).AsSpan(0, 16));
 

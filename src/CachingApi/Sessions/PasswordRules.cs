@@ -7,12 +7,22 @@ namespace CachingApi.Sessions;
 
 /// <summary>
 /// What a password must not be: one of those that attackers try first (NIST SP 800-63B, section 5.1.1.2), in any letter case, also with
-/// digits or punctuation around it, or little more than the account's own e-mail address and name.
+/// digits or punctuation around it; a sequence, a repetition, or little more than the account's own e-mail address and name.
 /// </summary>
+/// <remarks>Every rule uses the form that is hashed (<see cref="Passwords.Normalized"/>) and counts characters.</remarks>
 internal static class PasswordRules
 {
     /// <summary>So many different characters it has at least.</summary>
     private const int MinDistinct = 5;
+
+    /// <summary>So many characters are left at least if each sequence, such as <c>abcdef</c> or <c>qwertz</c>, counts as two.</summary>
+    private const int MinBesidesSequences = 8;
+
+    /// <summary>A password that repeats so few characters is refused.</summary>
+    private const int MaxRepeated = 6;
+
+    /// <summary>What lies side by side on keyboards.</summary>
+    private static readonly string[] Rows = ["qwertyuiop", "qwertzuiop", "azertyuiop", "asdfghjkl", "zxcvbnm", "yxcvbnm", "1234567890"];
 
     /// <summary>So many letters are left at least when the account's own words are taken out.</summary>
     private const int MinOtherLetters = 6;
@@ -21,27 +31,36 @@ internal static class PasswordRules
 
     private static readonly Lazy<FrozenSet<string>> Common = new(Read);
 
-    /// <summary>The words that people combine with a year.</summary>
-    private static readonly FrozenSet<string> Dated = new[]
+    /// <summary>Shorter words that people combine with a year or other digits.</summary>
+    private static readonly FrozenSet<string> Words = new[]
     {
         "spring", "summer", "autumn", "fall", "winter", "january", "february", "march", "april", "may", "june", "july", "august",
         "september", "october", "november", "december", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday",
+        "admin", "root", "login", "pass", "welcome", "hello", "letmein", "changeme", "qwerty", "qwertz", "azerty", "abc", "asdf", "monkey",
+        "dragon", "master", "shadow", "hunter", "killer", "ninja", "flower", "lovely", "iloveyou", "princess", "football", "soccer",
     }.ToFrozenSet(StringComparer.OrdinalIgnoreCase);
 
     /// <summary>Why a password is refused; <c>null</c> if it is not.</summary>
     public static string? Problem(string password)
     {
+        password = Passwords.Normalized(password);
+        Rune[] characters = [.. password.EnumerateRunes().Take(Passwords.MaxLength + 1)];
         var core = Core(password);
-        return Common.Value.Contains(password) || Common.Value.Contains(core) || Dated.Contains(core)
-            ? "This password is one of the most common ones."
-            : password.EnumerateRunes().Distinct().Count() < MinDistinct ? $"At least {MinDistinct} different characters are needed."
+        return characters.Length is < Passwords.MinLength or > Passwords.MaxLength
+                ? $"{Passwords.MinLength} to {Passwords.MaxLength} characters are needed."
+            : Common.Value.Contains(password) || Common.Value.Contains(core) || Words.Contains(core)
+                ? "This password is one of the most common ones."
+            : characters.Distinct().Count() < MinDistinct ? $"At least {MinDistinct} different characters are needed."
+            : Repeated(characters) <= MaxRepeated || BesidesSequences(password) < MinBesidesSequences
+                ? "This password is a repetition or a sequence."
             : null;
     }
 
     /// <summary>Why a password is refused for an account; <c>null</c> if it is not.</summary>
     public static string? Problem(string password, string email, string displayName)
     {
-        var words = Words(email.Split('@')[0]).Concat(Words(email)).Concat(Words(displayName)).Append(email.Split('@')[0])
+        (password, email, displayName) = (Passwords.Normalized(password), Passwords.Normalized(email), Passwords.Normalized(displayName));
+        var words = WordsOf(email.Split('@')[0]).Concat(WordsOf(email)).Concat(WordsOf(displayName)).Append(email.Split('@')[0])
             .Where(word => word.Length >= MinWord).OrderByDescending(word => word.Length);
         var rest = password;
         foreach (var word in words)
@@ -54,7 +73,61 @@ internal static class PasswordRules
             : null;
     }
 
-    private static IEnumerable<string> Words(string text)
+    /// <summary>
+    /// How many characters at the beginning the password repeats to its end: of <c>abcabcab</c> 3, without a repetition all.
+    /// </summary>
+    private static int Repeated(Rune[] characters)
+    {
+        for (var period = 1; period < characters.Length; period++)
+        {
+            if (characters.AsSpan(period).SequenceEqual(characters.AsSpan(0, characters.Length - period)))
+            {
+                return period;
+            }
+        }
+
+        return characters.Length;
+    }
+
+    /// <summary>The length of a password if each sequence of three characters or more counts as two.</summary>
+    private static int BesidesSequences(string password)
+    {
+        var (left, run) = (password.Length, 1);
+        int? last = null;
+        for (var index = 1; index < password.Length; index++)
+        {
+            var step = Step(char.ToLowerInvariant(password[index - 1]), char.ToLowerInvariant(password[index]));
+            run = step is not null && step == last ? run + 1 : step is not null ? 2 : 1;
+            left -= run > 2 ? 1 : 0;
+            last = step;
+        }
+
+        return left;
+    }
+
+    /// <summary>
+    /// 1 or -1 if one character follows the other in the alphabet or on a keyboard, forward or backward; 0 if they are the same.
+    /// </summary>
+    private static int? Step(char first, char second)
+    {
+        if (Math.Abs(second - first) <= 1)
+        {
+            return second - first;
+        }
+
+        foreach (var row in Rows)
+        {
+            if (row.IndexOf(first, StringComparison.Ordinal) is var at and >= 0
+                && row.IndexOf(second, StringComparison.Ordinal) is var to and >= 0 && Math.Abs(to - at) == 1)
+            {
+                return to - at;
+            }
+        }
+
+        return null;
+    }
+
+    private static IEnumerable<string> WordsOf(string text)
     {
         var start = 0;
         for (var index = 0; index <= text.Length; index++)
@@ -93,10 +166,26 @@ internal static class PasswordRules
     }
 }
 
-/// <summary>See <see cref="PasswordRules.Problem(string)"/>.</summary>
+/// <summary>
+/// A password that an account has: of so many characters at most, as the form that is hashed counts them. As a string's length, that shows
+/// in the OpenAPI document.
+/// </summary>
 [AttributeUsage(AttributeTargets.Property)]
-public sealed class UncommonPasswordAttribute : ValidationAttribute
+public class PasswordAttribute() : StringLengthAttribute(Passwords.MaxLength)
 {
+    /// <inheritdoc/>
+    public override bool IsValid(object? value) =>
+        value is not string password || Passwords.Normalized(password).EnumerateRunes().Count() <= MaximumLength;
+}
+
+/// <summary>A new password: see <see cref="PasswordRules.Problem(string)"/>.</summary>
+[AttributeUsage(AttributeTargets.Property)]
+public sealed class NewPasswordAttribute : PasswordAttribute
+{
+    /// <summary>Sets the shortest length.</summary>
+    public NewPasswordAttribute() => MinimumLength = Passwords.MinLength;
+
+    /// <inheritdoc/>
     protected override ValidationResult? IsValid(object? value, ValidationContext validationContext) =>
         value is string password && PasswordRules.Problem(password) is { } problem
             ? new ValidationResult(problem, validationContext.MemberName is { } member ? [member] : null)

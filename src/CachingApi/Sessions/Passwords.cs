@@ -1,6 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.AspNetCore.Identity;
 using Microsoft.Extensions.Options;
 
@@ -15,7 +15,11 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
     /// <summary>OWASP's figure for PBKDF2-HMAC-SHA512 (Password Storage Cheat Sheet).</summary>
     public const int Iterations = 220_000;
 
+    /// <summary>In characters.</summary>
     public const int MinLength = 12, MaxLength = 128;
+
+    /// <summary>In UTF-16 units, before normalisation: several make one character.</summary>
+    private const int MaxUnits = 8 * MaxLength;
 
     /// <summary>How long a password waits for a processor at most.</summary>
     public static readonly TimeSpan MaxWait = TimeSpan.FromSeconds(2);
@@ -27,19 +31,22 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
     private readonly HashingSlots _slots = new(Math.Max(1, Environment.ProcessorCount / 2), MaxWait, time);
 
     /// <exception cref="UnavailableException">No processor is free within <see cref="MaxWait"/>.</exception>
-    public Task<string> HashAsync(string password, bool preferred, CancellationToken cancel) =>
-        BoundedAsync(() => _hasher.HashPassword(NoUser, Normalized(password)), preferred, cancel);
+    /// <param name="network">The caller's network: see <see cref="HashingSlots"/>.</param>
+    public Task<string> HashAsync(string password, bool preferred, string network, CancellationToken cancel) =>
+        BoundedAsync(() => _hasher.HashPassword(NoUser, Normalized(password)), preferred, network, cancel);
 
     /// <summary>Whether the password is right. An account that does not exist takes as long as a wrong password.</summary>
     /// <param name="preferred">Whether it goes before those that are not preferred.</param>
     /// <exception cref="UnavailableException">No processor is free within <see cref="MaxWait"/>.</exception>
-    public async Task<bool> VerifyAsync(string? hash, string password, bool preferred, CancellationToken cancel) =>
-        await CheckAsync(hash, password, preferred, cancel) is not PasswordVerificationResult.Failed;
+    /// <param name="network">The caller's network: see <see cref="HashingSlots"/>.</param>
+    public async Task<bool> VerifyAsync(string? hash, string password, bool preferred, string network, CancellationToken cancel) =>
+        await CheckAsync(hash, password, preferred, network, cancel) is not PasswordVerificationResult.Failed;
 
     /// <summary>As <see cref="VerifyAsync"/>; and says so if the hash should be made anew.</summary>
     /// <exception cref="UnavailableException">No processor is free within <see cref="MaxWait"/>.</exception>
-    public Task<PasswordVerificationResult> CheckAsync(string? hash, string password, bool preferred, CancellationToken cancel) =>
-        BoundedAsync(() => Check(hash, password), preferred, cancel);
+    public Task<PasswordVerificationResult> CheckAsync(
+        string? hash, string password, bool preferred, string network, CancellationToken cancel) =>
+        BoundedAsync(() => Check(hash, password), preferred, network, cancel);
 
     private PasswordVerificationResult Check(string? hash, string password)
     {
@@ -66,9 +73,14 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
     }
 
     /// <summary>One form (NFC) for all keyboards: é is one character on some and two on others (NIST SP 800-63B, 5.1.1.2).</summary>
-    /// <remarks>Normalisation throws at the noncharacter U+FFFE, and at a lone surrogate, which JSON cannot hold.</remarks>
-    private static string Normalized(string password) =>
-        password.Contains('\uFFFE', StringComparison.Ordinal) ? password : password.Normalize(NormalizationForm.FormC);
+    /// <remarks>
+    /// Normalisation throws at the noncharacter U+FFFE, and at a lone surrogate, which JSON cannot hold. Its time grows with the square of
+    /// the length, so a text that is too long for a password in any form stays as it is.
+    /// </remarks>
+    public static string Normalized(string password) =>
+        password.Length > MaxUnits || password.Contains('\uFFFE', StringComparison.Ordinal)
+            ? password
+            : password.Normalize(NormalizationForm.FormC);
 
     /// <summary>
     /// Whether the hasher can verify a password with it at all. With anything else, such as the empty hash of a sample user, it would
@@ -88,9 +100,9 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
             && salt <= length - HeaderBytes - 16;
     }
 
-    private async Task<T> BoundedAsync<T>(Func<T> work, bool preferred, CancellationToken cancel)
+    private async Task<T> BoundedAsync<T>(Func<T> work, bool preferred, string network, CancellationToken cancel)
     {
-        if (!await _slots.EnterAsync(preferred, cancel))
+        if (!await _slots.EnterAsync(preferred, network, cancel))
         {
             throw new UnavailableException("A processor for hashing passwords") { RetryAfter = MaxWait };
         }

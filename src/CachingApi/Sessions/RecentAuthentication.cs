@@ -1,4 +1,5 @@
 using System.Globalization;
+using CachingApi.RateLimiting;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.HttpResults;
 
@@ -8,9 +9,14 @@ namespace CachingApi.Sessions;
 /// Guards what takes an account over or destroys it: the caller must have given the password lately, so that a stolen session does not
 /// suffice.
 /// </summary>
-internal sealed class RecentAuthentication(SessionService sessions, SecurityEvents events)
+internal sealed class RecentAuthentication(SessionService sessions, RequestLimits limits, SecurityEvents events)
 {
     public const string ProblemType = "reauthentication-required";
+
+    /// <summary>
+    /// The policy that limits how many passwords a session checks: the right one is not slowed down, and each takes a processor.
+    /// </summary>
+    public const string Policy = "password";
 
     /// <summary>How long after the password was given no other is asked for.</summary>
     public static readonly TimeSpan MaxAge = TimeSpan.FromMinutes(10);
@@ -25,13 +31,17 @@ internal sealed class RecentAuthentication(SessionService sessions, SecurityEven
             return null;
         }
 
-        return password is null
-            ? TypedResults.Problem(
-                "The password was given too long ago: send it as currentPassword, or to POST /sessions/current/reauthentication.",
-                statusCode: StatusCodes.Status403Forbidden,
-                title: "Reauthentication required",
-                type: ProblemType)
-            : await ReauthenticateAsync(context, password, keep: false, cancel);
+        if (password is not null)
+        {
+            return await ReauthenticateAsync(context, password, keep: false, cancel);
+        }
+
+        events.Write(SecurityEvents.Reauthentication, "required", context);
+        return TypedResults.Problem(
+            "The password was given too long ago: send it as currentPassword, or to POST /sessions/current/reauthentication.",
+            statusCode: StatusCodes.Status403Forbidden,
+            title: "Reauthentication required",
+            type: ProblemType);
     }
 
     /// <summary>Checks the caller's password.</summary>
@@ -39,9 +49,16 @@ internal sealed class RecentAuthentication(SessionService sessions, SecurityEven
     /// <returns>The answer if it is wrong, or may not be tried yet.</returns>
     public async Task<ProblemHttpResult?> ReauthenticateAsync(HttpContext context, string password, bool keep, CancellationToken cancel)
     {
+        if (await limits.AcquireDeferredAsync(context, Policy) is { } refusal)
+        {
+            return refusal;
+        }
+
         var session = context.Features.GetRequiredFeature<Session>();
         SessionToken? token = keep ? SessionAuthentication.TokenOf(context.Request)!.Value.Token : null;
-        var attempt = await sessions.ReauthenticateAsync(password, session, token, cancel);
+        var attempt = await events.WatchAsync(
+            SecurityEvents.Reauthentication, context, () => sessions.ReauthenticateAsync(
+                password, session, token, Partition.NetworkOf(context.Connection.RemoteIpAddress), cancel));
         events.Write(SecurityEvents.Reauthentication, attempt.Outcome, context);
         return attempt.Done ? null : Refusal(attempt, "The current password is wrong.", StatusCodes.Status403Forbidden, context.Response);
     }

@@ -1,4 +1,5 @@
 using CachingApi.RateLimiting;
+using CachingApi.Redis;
 
 namespace CachingApi.Sessions;
 
@@ -28,6 +29,20 @@ internal sealed partial class SecurityEvents(ILogger<SecurityEvents> log)
     {
         var session = context?.Features.Get<Session>();
         Log.Event(log, name, outcome, userId ?? session?.UserId, sessionId ?? session?.Id, Network(context));
+    }
+
+    /// <summary>Writes the outcome <c>unavailable</c> if an attempt could not be made because something that it needs is away.</summary>
+    public async Task<T> WatchAsync<T>(string name, HttpContext context, Func<Task<T>> attempt)
+    {
+        try
+        {
+            return await attempt();
+        }
+        catch (UnavailableException)
+        {
+            Write(name, "unavailable", context);
+            throw;
+        }
     }
 
     /// <summary>Writes what an administrator did: the route and the user that it names, if it names one.</summary>

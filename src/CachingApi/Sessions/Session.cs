@@ -1,6 +1,7 @@
 using System.ComponentModel.DataAnnotations;
 using System.Text.Json.Serialization;
 using CachingApi.Hosting;
+using CachingApi.Redis;
 
 namespace CachingApi.Sessions;
 
@@ -25,7 +26,7 @@ public sealed class CreateSession
 
     /// <summary>The account's password.</summary>
     /// <example>a long and unusual sentence</example>
-    [Required, StringLength(128)]
+    [Required, Password]
     public string Password { get; init; } = "";
 
     /// <summary>How the token travels; <c>cookie</c> unless said otherwise.</summary>
@@ -67,9 +68,14 @@ public sealed record Session
     [JsonIgnore]
     internal SessionTransport Transport { get; init; }
 
-    /// <summary>How long ago the password was given, by the clock of Redis.</summary>
+    /// <summary>When the password was given: Redis says how long ago that was.</summary>
     [JsonIgnore]
-    internal TimeSpan SinceAuthentication { get; init; }
+    internal Moment AuthenticatedAt { get; init; }
+
+    /// <summary>How long ago the password was given. It goes on while the session is in memory.</summary>
+    [JsonIgnore]
+    internal TimeSpan SinceAuthentication =>
+        TimeSpan.FromMilliseconds(Moment.Now.Milliseconds - AuthenticatedAt.Milliseconds);
 }
 
 /// <summary>A session that has just begun.</summary>
@@ -96,12 +102,12 @@ public sealed class ChangePassword
 {
     /// <summary>The password until now.</summary>
     /// <example>a long and unusual sentence</example>
-    [Required, StringLength(128)]
+    [Required, Password]
     public string CurrentPassword { get; init; } = "";
 
     /// <summary>The new password, 12 to 128 characters, not a common one, and not the e-mail address or the name.</summary>
     /// <example>an even longer and more unusual sentence</example>
-    [Required, StringLength(Passwords.MaxLength, MinimumLength = Passwords.MinLength), UncommonPassword]
+    [Required, NewPassword]
     public string NewPassword { get; init; } = "";
 }
 
@@ -110,7 +116,7 @@ public sealed class Reauthenticate
 {
     /// <summary>The caller's password.</summary>
     /// <example>a long and unusual sentence</example>
-    [Required, StringLength(Passwords.MaxLength)]
+    [Required, Password]
     public string CurrentPassword { get; init; } = "";
 }
 

@@ -1,7 +1,7 @@
 using System.Security.Claims;
 using System.Text.Encodings.Web;
 using CachingApi.RateLimiting;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.AspNetCore.Authentication;
 using Microsoft.Extensions.Options;
 
@@ -61,7 +61,11 @@ internal sealed class SessionAuthentication(
 
             Context.Features.Set(session);
             var identity = new ClaimsIdentity(
-                [new(Caller.UserIdClaim, session.UserId.ToString()), new(Caller.RoleClaim, session.Role), new(Partition.SessionIdClaim, session.Id.ToString())],
+                [
+                    new(Caller.UserIdClaim, session.UserId.ToString()),
+                    new(Caller.RoleClaim, session.Role),
+                    new(Partition.SessionIdClaim, session.Id.ToString()),
+                ],
                 SchemeName,
                 Caller.UserIdClaim,
                 Caller.RoleClaim);

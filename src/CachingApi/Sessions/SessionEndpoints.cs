@@ -1,65 +1,14 @@
 using System.Text.Json;
 using CachingApi.Hosting;
 using CachingApi.RateLimiting;
-using Microsoft.AspNetCore.Authentication;
-using Microsoft.AspNetCore.Authorization;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.HttpResults;
-using Microsoft.AspNetCore.Identity;
-using Microsoft.OpenApi;
 
 namespace CachingApi.Sessions;
 
 internal static class SessionEndpoints
 {
-    public static IServiceCollection AddSessions(this IServiceCollection services)
-    {
-        services.AddValidatedOptions<SessionPolicy>("Sessions");
-        services.Configure<PasswordHasherOptions>(hasher => hasher.IterationCount = Passwords.Iterations);
-        services.AddJson(SessionJson.Default);
-        // AddAuthentication would bring data protection, whose keys nothing here needs.
-        services.AddWebEncoders();
-        services.AddAuthenticationCore(options => options.DefaultScheme = SessionAuthentication.SchemeName);
-        new AuthenticationBuilder(services)
-            .AddScheme<AuthenticationSchemeOptions, SessionAuthentication>(SessionAuthentication.SchemeName, null);
-        services.AddAuthorization(Caller.AddPolicies);
-        services.ConfigureSwaggerGen(docs =>
-        {
-            docs.AddSecurityDefinition("bearer", new OpenApiSecurityScheme
-            {
-                Type = SecuritySchemeType.Http,
-                Scheme = "bearer",
-                Description = "The token of POST /sessions with transport bearer.",
-            });
-            docs.AddSecurityDefinition("cookie", new OpenApiSecurityScheme
-            {
-                Type = SecuritySchemeType.ApiKey,
-                In = ParameterLocation.Cookie,
-                Name = SessionAuthentication.CookieName,
-                Description = "The cookie of POST /sessions with transport cookie.",
-            });
-        });
-        return services
-            .AddSingleton<SessionMetrics>()
-            .AddSingleton<SessionStore>()
-            .AddSingleton<Passwords>()
-            .AddSingleton<LoginBackoff>()
-            .AddSingleton<AccountRepository>()
-            .AddSingleton<AdminRights>()
-            .AddSingleton<SecurityEvents>()
-            .AddSingleton<RecentAuthentication>()
-            .AddSingleton<IAuthorizationMiddlewareResultHandler, LoggedAuthorization>()
-            .AddSingleton<SessionService>();
-    }
-
-    /// <summary>Says who is calling, and what they may do.</summary>
-    public static WebApplication UseSessions(this WebApplication app)
-    {
-        app.UseAuthentication();
-        app.UseAuthorization();
-        app.UseAdministratorActionLog();
-        return app;
-    }
+    private const string SessionLimit = "session";
 
     public static void MapSessions(this IEndpointRouteBuilder routes)
     {
@@ -69,16 +18,19 @@ internal static class SessionEndpoints
         sessions.MapPost("/", LogIn).AllowAnonymous()
             .RequireRateLimit("login").RequireRateLimit("login-network").RequireRateLimit("login-account", account: AccountAsync)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status401Unauthorized);
-        sessions.MapGet("/", List).RequireRateLimit("default");
-        sessions.MapDelete("/", EndOthers).RequireRateLimit("default");
+        // Each session has permits of its own here, so that the thief of one cannot keep the owner from ending it.
+        sessions.MapGet("/", List).RequireRateLimit(SessionLimit);
+        sessions.MapDelete("/", EndOthers).RequireRateLimit(SessionLimit);
         sessions.MapGet("/current", Current).RequireRateLimit("default");
-        sessions.MapDelete("/current", LogOut).RequireRateLimit("default");
-        sessions.MapPost("/current/reauthentication", Reauthenticate).RequireRateLimit("default")
+        sessions.MapDelete("/current", LogOut).RequireRateLimit(SessionLimit);
+        sessions.MapPost("/current/reauthentication", Reauthenticate)
+            .RequireRateLimit(SessionLimit).DeferRateLimit(RecentAuthentication.Policy)
             .ProducesProblems(StatusCodes.Status400BadRequest);
-        sessions.MapDelete("/{id}", End).RequireRateLimit("default")
+        sessions.MapDelete("/{id}", End).RequireRateLimit(SessionLimit)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
 
-        routes.MapPut("/users/{id}/password", ChangePassword).WithTags("Users").RequireAuthorization(Caller.Self).RequireRateLimit("default")
+        routes.MapPut("/users/{id}/password", ChangePassword).WithTags("Users").RequireAuthorization(Caller.Self)
+            .RequireRateLimit(SessionLimit).DeferRateLimit(RecentAuthentication.Policy)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status503ServiceUnavailable).AddEndpointFilter(NotStored);
     }
 
@@ -92,12 +44,17 @@ internal static class SessionEndpoints
         CreateSession credentials, HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
     {
         var request = context.Request;
-        var previous = SessionAuthentication.TokenOf(request)?.Token;
+        var previous = SessionAuthentication.TokenOf(request);
         var byCookie = credentials.Transport is not SessionTransport.Bearer;
-        var known = DeviceCookie.Read(request);
-        var device = known ?? (byCookie ? DeviceCookie.New() : null);
-        var client = new LoginClient(Partition.Address(context.Connection.RemoteIpAddress), device, request.Headers.UserAgent.ToString());
-        var login = await sessions.LogInAsync(credentials, client, previous, cancel);
+        var client = ClientOf(context);
+        var isNewDevice = client.Device is null && byCookie;
+        if (isNewDevice)
+        {
+            client = client with { Device = DeviceCookie.New() };
+        }
+
+        var login = await events.WatchAsync(
+            SecurityEvents.Login, context, () => sessions.LogInAsync(credentials, client, previous, cancel));
         events.Write(SecurityEvents.Login, login.Outcome, context, login.UserId, login.Session?.Id);
         if (!login.Done)
         {
@@ -109,9 +66,9 @@ internal static class SessionEndpoints
         if (login.Session!.Token is null)
         {
             context.Response.Cookies.Append(SessionAuthentication.CookieName, login.Token!.Value.Text, Cookie());
-            if (known is null)
+            if (isNewDevice)
             {
-                context.Response.Cookies.Append(DeviceCookie.Name, device!, DeviceCookie.Options());
+                context.Response.Cookies.Append(DeviceCookie.Name, client.Device!, DeviceCookie.Options());
             }
         }
 
@@ -140,7 +97,7 @@ internal static class SessionEndpoints
     internal static async Task<NoContent> EndOthers(
         HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
     {
-        await sessions.EndOthersAsync(TokenOf(context), cancel);
+        await sessions.EndOthersAsync(TokenOf(context), always: false, cancel);
         events.Write(SecurityEvents.SessionRevocation, "all others", context);
         return TypedResults.NoContent();
     }
@@ -159,13 +116,28 @@ internal static class SessionEndpoints
     /// <summary>Changes my password.</summary>
     /// <remarks>
     /// My other sessions end. A session by cookie goes on under a new cookie, one by bearer token under its own token. Wrong
-    /// passwords count by session: wrong passwords of failed logins delay no change.
+    /// passwords count by session: wrong passwords of failed logins delay no change. The account forgets which networks and devices it
+    /// knew, except this one.
     /// </remarks>
     internal static async Task<Results<NoContent, ValidationProblem, ProblemHttpResult>> ChangePassword(
-        Guid id, ChangePassword change, HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
+        Guid id,
+        ChangePassword change,
+        HttpContext context,
+        SessionService sessions,
+        RequestLimits limits,
+        SecurityEvents events,
+        CancellationToken cancel)
     {
+        if (await limits.AcquireDeferredAsync(context, RecentAuthentication.Policy) is { } refusal)
+        {
+            return refusal;
+        }
+
         var token = TokenOf(context);
-        var changed = await sessions.ChangePasswordAsync(change, Mine(context), token, cancel);
+        var changed = await events.WatchAsync(
+            SecurityEvents.PasswordChange,
+            context,
+            () => sessions.ChangePasswordAsync(change, Mine(context), token, ClientOf(context), cancel));
         events.Write(SecurityEvents.PasswordChange, changed.Outcome, context);
         if (changed.Problem is { } problem)
         {
@@ -206,6 +178,12 @@ internal static class SessionEndpoints
     }
 
     private static Session Mine(HttpContext context) => context.Features.GetRequiredFeature<Session>() with { Current = true };
+
+    private static LoginClient ClientOf(HttpContext context) => new(
+        Partition.Address(context.Connection.RemoteIpAddress),
+        DeviceCookie.Read(context.Request),
+        context.Request.Headers.UserAgent.ToString(),
+        Partition.NetworkOf(context.Connection.RemoteIpAddress));
 
     private static SessionToken TokenOf(HttpContext context) => SessionAuthentication.TokenOf(context.Request)!.Value.Token;
 

@@ -12,4 +12,10 @@ internal sealed class SessionPolicy
     /// <summary>Every session ends this long after it began, however much it is used.</summary>
     [Range(typeof(TimeSpan), "00:00:01", "365.00:00:00")]
     public TimeSpan Absolute { get; init; } = TimeSpan.FromDays(7);
+
+    /// <summary>
+    /// For how long a process serves a session from its memory before it asks Redis again, a minute at most; zero asks Redis each time.
+    /// </summary>
+    [Range(typeof(TimeSpan), "00:00:00", "00:05:00")]
+    public TimeSpan MemoryTtl { get; init; } = TimeSpan.FromSeconds(30);
 }

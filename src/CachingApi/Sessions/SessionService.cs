@@ -1,5 +1,5 @@
 using System.Collections.Concurrent;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.AspNetCore.Identity;
 
 namespace CachingApi.Sessions;
@@ -18,7 +18,9 @@ internal sealed record PasswordAttempt(
     public string Outcome => Done ? "success" : Wait > TimeSpan.Zero ? "delayed" : Problem is null ? "failure" : "refused";
 }
 
-/// <summary>Logging in and out: the session store pattern. Sessions live in Redis alone, as nothing else needs them.</summary>
+/// <summary>
+/// Logging in and out: the session store pattern. Sessions live in Redis, and for a while in the memory of the processes that use them.
+/// </summary>
 internal sealed partial class SessionService(
     AccountRepository accounts,
     Passwords passwords,
@@ -41,17 +43,19 @@ internal sealed partial class SessionService(
     /// 2. the password is changed, and the user's sessions are ended;
     /// 3. the login begins a session, which nobody would end any more.
     /// </remarks>
-    public async Task<PasswordAttempt> LogInAsync(CreateSession login, LoginClient client, SessionToken? previous, CancellationToken cancel)
+    /// <param name="previous">The token of the request, and how it came.</param>
+    public async Task<PasswordAttempt> LogInAsync(
+        CreateSession login, LoginClient client, (SessionToken Token, SessionTransport Transport)? previous, CancellationToken cancel)
     {
-        var attempt = await backoff.AttemptAsync(login.Email, client, cancel);
+        var account = await accounts.FindAsync(login.Email, cancel);
+        var attempt = await backoff.AttemptAsync(login.Email, account?.Id, client, cancel);
         if (attempt.Wait > TimeSpan.Zero)
         {
             metrics.Count("delayed");
-            return new(false, attempt.Wait);
+            return new(false, attempt.Wait, UserId: account?.Id);
         }
 
-        var account = await accounts.FindAsync(login.Email, cancel);
-        var check = await CheckAsync(attempt, account?.PasswordHash, login.Password, cancel);
+        var check = await CheckAsync(attempt, account?.PasswordHash, login.Password, client.Neighbours, cancel);
         if (check is PasswordVerificationResult.Failed)
         {
             metrics.Count("refused");
@@ -70,35 +74,38 @@ internal sealed partial class SessionService(
             return new(false, UserId: account.Id);
         }
 
-        await backoff.SucceededAsync(attempt, login.Email, client, cancel);
+        await backoff.SucceededAsync(attempt, account.Id, client, cancel);
         if (account.Role is Caller.AdminRole)
         {
             rights.Confirm(account.Id);
         }
 
-        if (previous is { } old)
+        // A token that came in another way than it was given out authenticates nothing, so it does not end its session either.
+        if (previous is var (old, cameBy) && await sessions.UseAsync(old, cancel) is { } session && session.Transport == cameBy)
         {
             await sessions.EndAsync(old, cancel);
         }
 
         if (check is PasswordVerificationResult.SuccessRehashNeeded)
         {
-            await RehashAsync(account, login.Password, cancel);
+            await RehashAsync(account, login.Password, client.Neighbours, cancel);
         }
 
         metrics.Count("created");
         var shown = transport is SessionTransport.Bearer ? token.Text : null;
-        var session = new NewSession { Id = id, UserId = account.Id, ExpiresAt = expires, Token = shown };
-        return new(true, Session: session, Token: token, UserId: account.Id);
+        var created = new NewSession { Id = id, UserId = account.Id, ExpiresAt = expires, Token = shown };
+        return new(true, Session: created, Token: token, UserId: account.Id);
     }
 
     /// <summary>Checks the password of a session's user once more.</summary>
     /// <param name="token">The session's token, if it is to be noted that the password was given; <c>null</c> otherwise.</param>
-    public Task<PasswordAttempt> ReauthenticateAsync(string password, Session current, SessionToken? token, CancellationToken cancel) =>
-        OneAtATimeAsync(current, () => TryReauthenticateAsync(password, current, token, cancel));
+    /// <param name="network">The client's network: see <see cref="HashingSlots"/>.</param>
+    public Task<PasswordAttempt> ReauthenticateAsync(
+        string password, Session current, SessionToken? token, string network, CancellationToken cancel) =>
+        OneAtATimeAsync(current, () => TryReauthenticateAsync(password, current, token, network, cancel));
 
     private async Task<PasswordAttempt> TryReauthenticateAsync(
-        string password, Session current, SessionToken? token, CancellationToken cancel)
+        string password, Session current, SessionToken? token, string network, CancellationToken cancel)
     {
         var attempt = await backoff.AttemptAsync(current, cancel);
         if (attempt.Wait > TimeSpan.Zero)
@@ -108,7 +115,7 @@ internal sealed partial class SessionService(
         }
 
         var account = await accounts.FindAsync(current.UserId, cancel);
-        if (await CheckAsync(attempt, account?.PasswordHash, password, cancel) is PasswordVerificationResult.Failed)
+        if (await CheckAsync(attempt, account?.PasswordHash, password, network, cancel) is PasswordVerificationResult.Failed)
         {
             metrics.Count("refused");
             return new(false);
@@ -149,6 +156,15 @@ internal sealed partial class SessionService(
         return ended;
     }
 
+    /// <summary>
+    /// Ends all sessions of a user, and forgets the networks and devices that are known to the account: it is deleted, or changes hands.
+    /// </summary>
+    public async Task ForgetAsync(Guid userId, CancellationToken cancel)
+    {
+        await EndAllAsync(userId, cancel);
+        await backoff.ForgetKnownAsync(userId, cancel);
+    }
+
     /// <summary>Ends all sessions of a user.</summary>
     public async Task EndAllAsync(Guid userId, CancellationToken cancel)
     {
@@ -157,9 +173,10 @@ internal sealed partial class SessionService(
     }
 
     /// <summary>Ends all sessions of a user but the current one.</summary>
-    public async Task EndOthersAsync(SessionToken current, CancellationToken cancel)
+    /// <param name="always">Whether they end also if the current one has ended meanwhile.</param>
+    public async Task EndOthersAsync(SessionToken current, bool always, CancellationToken cancel)
     {
-        await sessions.EndOthersAsync(current, current, cancel);
+        await sessions.EndOthersAsync(current, current, always, cancel);
         metrics.Count("revoked");
     }
 
@@ -168,11 +185,11 @@ internal sealed partial class SessionService(
     /// (a cookie can).
     /// </summary>
     public Task<PasswordAttempt> ChangePasswordAsync(
-        ChangePassword change, Session current, SessionToken token, CancellationToken cancel) =>
-        OneAtATimeAsync(current, () => TryChangePasswordAsync(change, current, token, cancel));
+        ChangePassword change, Session current, SessionToken token, LoginClient client, CancellationToken cancel) =>
+        OneAtATimeAsync(current, () => TryChangePasswordAsync(change, current, token, client, cancel));
 
     private async Task<PasswordAttempt> TryChangePasswordAsync(
-        ChangePassword change, Session current, SessionToken token, CancellationToken cancel)
+        ChangePassword change, Session current, SessionToken token, LoginClient client, CancellationToken cancel)
     {
         if (await accounts.NamesAsync(current.UserId, cancel) is not var (email, displayName))
         {
@@ -192,24 +209,30 @@ internal sealed partial class SessionService(
         }
 
         var account = await accounts.FindAsync(current.UserId, cancel);
-        if (await CheckAsync(attempt, account?.PasswordHash, change.CurrentPassword, cancel) is PasswordVerificationResult.Failed)
+        var check = await CheckAsync(attempt, account?.PasswordHash, change.CurrentPassword, client.Neighbours, cancel);
+        if (check is PasswordVerificationResult.Failed)
         {
             return new(false);
         }
 
         // From here on it is finished even if the caller goes away: a new password with old sessions would be half of it.
-        var hash = await passwords.HashAsync(change.NewPassword, preferred: true, cancel);
+        var hash = await passwords.HashAsync(change.NewPassword, preferred: true, client.Neighbours, cancel);
         if (!await accounts.ChangePasswordAsync(account!.Id, account.PasswordHash, hash, CancellationToken.None))
         {
             return new(false);
         }
 
         var next = current.Transport is SessionTransport.Cookie ? SessionToken.New(account.Id) : token;
-        await sessions.EndOthersAsync(token, next, CancellationToken.None);
-        await sessions.AuthenticatedAsync(next, CancellationToken.None);
-        await backoff.SucceededAsync(attempt, CancellationToken.None);
+        var goesOn = await sessions.EndOthersAsync(token, next, always: true, CancellationToken.None);
+        if (goesOn)
+        {
+            await sessions.AuthenticatedAsync(next, CancellationToken.None);
+        }
+
+        await backoff.ForgetKnownAsync(account.Id, CancellationToken.None);
+        await backoff.SucceededAsync(attempt, account.Id, client, CancellationToken.None);
         metrics.Count("revoked");
-        return new(true, Token: next);
+        return new(true, Token: goesOn ? next : token);
     }
 
     /// <summary>
@@ -235,11 +258,12 @@ internal sealed partial class SessionService(
     }
 
     /// <summary>If no processor is free to check the password, the attempt does not count.</summary>
-    private async Task<PasswordVerificationResult> CheckAsync(LoginAttempt attempt, string? hash, string password, CancellationToken cancel)
+    private async Task<PasswordVerificationResult> CheckAsync(
+        LoginAttempt attempt, string? hash, string password, string network, CancellationToken cancel)
     {
         try
         {
-            return await passwords.CheckAsync(hash, password, attempt.IsKnown, cancel);
+            return await passwords.CheckAsync(hash, password, attempt.IsKnown, network, cancel);
         }
         catch (UnavailableException)
         {
@@ -248,11 +272,11 @@ internal sealed partial class SessionService(
         }
     }
 
-    private async Task RehashAsync(Account account, string password, CancellationToken cancel)
+    private async Task RehashAsync(Account account, string password, string network, CancellationToken cancel)
     {
         try
         {
-            var hash = await passwords.HashAsync(password, preferred: true, cancel);
+            var hash = await passwords.HashAsync(password, preferred: true, network, cancel);
             await accounts.ChangePasswordAsync(account.Id, account.PasswordHash, hash, cancel);
         }
         catch (UnavailableException)

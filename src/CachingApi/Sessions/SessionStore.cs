@@ -1,5 +1,5 @@
 using System.Globalization;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.Extensions.Options;
 using StackExchange.Redis;
 
@@ -7,16 +7,17 @@ namespace CachingApi.Sessions;
 
 /// <summary>
 /// Sessions in Redis (the state server), one script per operation. The clock is Redis's own, so that all processes agree on
-/// what has expired.
+/// what has expired. Sessions in use are kept in <see cref="SessionMemory"/>, too.
 /// </summary>
-internal sealed class SessionStore(Redis redis, IOptions<SessionPolicy> policy)
+internal sealed class SessionStore(
+    RedisConnections redis, SessionMemory memory, SessionBackplane backplane, IOptions<SessionPolicy> policy)
 {
-    private static readonly string CreateScript = Lua.Load("session_create.lua");
-    private static readonly string UseScript = Lua.Load("session_use.lua");
-    private static readonly string ListScript = Lua.Load("session_list.lua");
-    private static readonly string EndScript = Lua.Load("session_end.lua");
-    private static readonly string AuthenticatedScript = Lua.Load("session_authenticated.lua");
-    private static readonly string RevokeScript = Lua.Load("session_revoke.lua");
+    private static readonly string CreateScript = Lua.Load(typeof(SessionStore), "session_create.lua");
+    private static readonly string UseScript = Lua.Load(typeof(SessionStore), "session_use.lua");
+    private static readonly string ListScript = Lua.Load(typeof(SessionStore), "session_list.lua");
+    private static readonly string EndScript = Lua.Load(typeof(SessionStore), "session_end.lua");
+    private static readonly string AuthenticatedScript = Lua.Load(typeof(SessionStore), "session_authenticated.lua");
+    private static readonly string RevokeScript = Lua.Load(typeof(SessionStore), "session_revoke.lua");
 
     /// <summary>How many sessions a user has at most: one more ends the one that has not been used for longest.</summary>
     public const int MaxSessions = 100;
@@ -24,38 +25,71 @@ internal sealed class SessionStore(Redis redis, IOptions<SessionPolicy> policy)
     private readonly long _idle = (long)policy.Value.Idle.TotalMilliseconds;
     private readonly long _absolute = (long)policy.Value.Absolute.TotalMilliseconds;
 
+    /// <summary>How often Redis notes that a session is used. Memory does not serve a session beyond the next time.</summary>
+    private readonly long _noteUse = (long)Math.Min(60_000, policy.Value.Idle.TotalMilliseconds / 20);
+
     /// <summary>Begins a session and returns when it ends if it is not used.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public async Task<DateTime> CreateAsync(
         SessionToken token, Guid id, string role, SessionTransport transport, string device, CancellationToken cancel)
     {
-        RedisValue[] arguments = [id.ToString(), role, transport.ToString(), device, _idle, _absolute, MaxSessions];
-        var expires = await redis.OnStateAsync(
-            state => state.ScriptEvaluateAsync(CreateScript, [Key(token), RevokedKey(token.UserId), IndexKey(token.UserId)], arguments), cancel);
-        return FromUnixMilliseconds((long)expires);
+        RedisValue[] arguments =
+        [
+            id.ToString(), role, transport.ToString(), device, _idle, _absolute, MaxSessions,
+            backplane.Channel, SessionBackplane.Message(token.UserId),
+        ];
+        RedisKey[] keys = [Key(token), RevokedKey(token.UserId), IndexKey(token.UserId)];
+        var created = (long[])(await redis.OnStateAsync(state => state.ScriptEvaluateAsync(CreateScript, keys, arguments), cancel))!;
+        if (created[1] == 1)
+        {
+            memory.Ended(token.UserId);
+            await backplane.CountAsync(token.UserId);
+        }
+
+        return FromUnixMilliseconds(created[0]);
     }
 
     /// <summary>The session of a token, which counts as used now; <c>null</c> where there is none, or none any more.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
-    public async Task<Session?> UseAsync(SessionToken token, CancellationToken cancel)
+    public async ValueTask<Session?> UseAsync(SessionToken token, CancellationToken cancel)
     {
+        if (memory.Find(token) is { } kept)
+        {
+            return kept;
+        }
+
+        var (ticket, asked) = (memory.Ticket(token.UserId), Moment.Now);
         var result = await redis.OnStateAsync(
-            state => state.ScriptEvaluateAsync(UseScript, [Key(token), RevokedKey(token.UserId)], [_idle]), cancel);
-        return result.IsNull ? null : Read(token.UserId, result);
+            state => state.ScriptEvaluateAsync(UseScript, [Key(token), RevokedKey(token.UserId)], [_idle, _noteUse]), cancel);
+        if (result.IsNull)
+        {
+            return null;
+        }
+
+        var fields = (string[])result!;
+        var session = Read(token.UserId, fields, asked);
+        var (seen, ends, now) = (Number(fields[5]), Number(fields[6]), Number(fields[8]));
+        memory.Keep(token, session, ticket, asked, TimeSpan.FromMilliseconds(Math.Min(seen + _noteUse, ends) - now));
+        return session;
     }
 
     /// <summary>Notes that the password was given now, if the session still exists.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
-    public Task AuthenticatedAsync(SessionToken token, CancellationToken cancel) =>
-        redis.OnStateAsync(state => state.ScriptEvaluateAsync(AuthenticatedScript, [Key(token)]), cancel);
+    public async Task AuthenticatedAsync(SessionToken token, CancellationToken cancel)
+    {
+        RedisValue[] arguments = [backplane.Channel, SessionBackplane.Message(token.UserId)];
+        await redis.OnStateAsync(state => state.ScriptEvaluateAsync(AuthenticatedScript, [Key(token)], arguments), cancel);
+        memory.Ended(token.UserId);
+    }
 
     /// <summary>A user's sessions.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public async Task<Session[]> ListAsync(Guid userId, CancellationToken cancel)
     {
+        var asked = Moment.Now;
         var sessions = await redis.OnStateAsync(
             state => state.ScriptEvaluateAsync(ListScript, [IndexKey(userId)], [Prefix(userId)]), cancel);
-        return [.. ((RedisResult[])sessions!).Select(session => Read(userId, session))];
+        return [.. ((RedisResult[])sessions!).Select(session => Read(userId, (string[])session!, asked))];
     }
 
     /// <summary>Ends the session of a token.</summary>
@@ -69,21 +103,43 @@ internal sealed class SessionStore(Redis redis, IOptions<SessionPolicy> policy)
     /// <summary>Ends all of a user's sessions, however many, by one value that they are compared with.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task EndAllAsync(Guid userId, CancellationToken cancel) =>
-        redis.OnStateAsync(state => state.ScriptEvaluateAsync(RevokeScript, [RevokedKey(userId), IndexKey(userId)], [_absolute]), cancel);
+        EndAsync(userId, RevokeScript, [RevokedKey(userId), IndexKey(userId)], [_absolute, true], cancel);
 
-    /// <summary>As <see cref="EndAllAsync"/>, but one goes on, under another token or its own; <c>false</c> where it has ended.</summary>
+    /// <summary>As <see cref="EndAllAsync"/>, but one goes on, under another token or its own; <c>false</c> if it has ended.</summary>
+    /// <param name="always">Whether the others end also if that one has ended.</param>
     /// <exception cref="UnavailableException">Redis is away.</exception>
-    public async Task<bool> EndOthersAsync(SessionToken current, SessionToken next, CancellationToken cancel) => (bool)await redis.OnStateAsync(
-        state => state.ScriptEvaluateAsync(
-            RevokeScript, [RevokedKey(current.UserId), IndexKey(current.UserId), Key(current), Key(next)], [_absolute]), cancel);
+    public Task<bool> EndOthersAsync(SessionToken current, SessionToken next, bool always, CancellationToken cancel) => EndAsync(
+        current.UserId,
+        RevokeScript,
+        [RevokedKey(current.UserId), IndexKey(current.UserId), Key(current), Key(next)],
+        [_absolute, always],
+        cancel);
 
-    private async Task<bool> EndAsync(Guid userId, string id, string hash, CancellationToken cancel) => (bool)await redis.OnStateAsync(
-        state => state.ScriptEvaluateAsync(EndScript, [IndexKey(userId)], [Prefix(userId), id, hash]), cancel);
+    private Task<bool> EndAsync(Guid userId, string id, string hash, CancellationToken cancel) =>
+        EndAsync(userId, EndScript, [IndexKey(userId)], [Prefix(userId), id, hash], cancel);
 
-    private Session Read(Guid userId, RedisResult session)
+    /// <summary>Runs a script that ends sessions of a user, and sees to it that no process serves them from memory.</summary>
+    /// <remarks>
+    /// The end is counted also if the script has found nothing to end: an earlier request may have ended the session, and have failed
+    /// before it counted that.
+    /// </remarks>
+    private async Task<bool> EndAsync(Guid userId, string script, RedisKey[] keys, RedisValue[] arguments, CancellationToken cancel)
     {
-        var fields = (string[])session!;
-        return new()
+        arguments = [.. arguments, backplane.Channel, SessionBackplane.Message(userId)];
+        try
+        {
+            var ended = await redis.OnStateAsync(state => state.ScriptEvaluateAsync(script, keys, arguments), cancel);
+            await backplane.CountAsync(userId);
+            return (bool)ended;
+        }
+        finally
+        {
+            memory.Ended(userId);
+        }
+    }
+
+    private Session Read(Guid userId, string[] fields, Moment asked) =>
+        new()
         {
             Id = Guid.Parse(fields[0]),
             UserId = userId,
@@ -93,9 +149,8 @@ internal sealed class SessionStore(Redis redis, IOptions<SessionPolicy> policy)
             CreatedAt = FromUnixMilliseconds(Number(fields[4])),
             LastSeenAt = FromUnixMilliseconds(Number(fields[5])),
             ExpiresAt = FromUnixMilliseconds(Math.Min(Number(fields[5]) + _idle, Number(fields[6]))),
-            SinceAuthentication = TimeSpan.FromMilliseconds(Number(fields[7])),
+            AuthenticatedAt = new(asked.Milliseconds - Number(fields[7])),
         };
-    }
 
     /// <summary>The braces put all of a user's keys into one slot of a Redis Cluster.</summary>
     private string Prefix(Guid userId) => $"{redis.KeyPrefix}:sessions:{{{userId}}}:";

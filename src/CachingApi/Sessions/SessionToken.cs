@@ -1,8 +1,12 @@
 using System.Buffers.Text;
+using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
 
 namespace CachingApi.Sessions;
+
+/// <summary>The SHA-256 of a session's token.</summary>
+internal readonly record struct TokenHash(UInt128 First, UInt128 Second);
 
 /// <summary>
 /// A session's token: the user's id (16 bytes), then 256 random bits, in base64url. The id in front lets everything of one
@@ -23,6 +27,19 @@ internal readonly record struct SessionToken
 
     /// <summary>What Redis knows the session by: nobody logs in with that.</summary>
     public string Hash => Convert.ToHexStringLower(SHA256.HashData(Encoding.ASCII.GetBytes(Text)));
+
+    /// <summary>The same as a value: what memory knows the session by.</summary>
+    public TokenHash Digest
+    {
+        get
+        {
+            Span<byte> text = stackalloc byte[Length];
+            Span<byte> hash = stackalloc byte[SHA256.HashSizeInBytes];
+            Encoding.ASCII.GetBytes(Text, text);
+            SHA256.HashData(text, hash);
+            return MemoryMarshal.Read<TokenHash>(hash);
+        }
+    }
 
     public static SessionToken New(Guid userId)
     {

@@ -4,7 +4,7 @@
 -- KEYS[2]  the same of all unknown clients of the account, if this one is unknown; kept for an hour after the first failure, so that
 --          one client alone, whose own count slows it down, never fills it
 -- ARGV     the first wait and the longest, and how long failures are kept, in milliseconds; how many failures are free of KEYS[1],
---          and of KEYS[2]
+--          and of KEYS[2]; the id of this attempt
 -- Returns for how many milliseconds the attempt must wait; 0 where it may go on, and is counted.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -22,7 +22,7 @@ for i, key in ipairs(KEYS) do
   local count = failures[i] + 1
   local over = count - tonumber(ARGV[3 + i])
   local pause = over > 0 and math.min(tonumber(ARGV[2]), tonumber(ARGV[1]) * 2 ^ math.min(over - 1, 30)) or 0
-  redis.call('HSET', key, 'failures', count, 'until', string.format('%.0f', now + pause))
+  redis.call('HSET', key, 'failures', count, 'until', string.format('%.0f', now + pause), 'by', ARGV[6])
   if i == 1 or redis.call('PTTL', key) < 0 then
     redis.call('PEXPIRE', key, ARGV[3])
   end

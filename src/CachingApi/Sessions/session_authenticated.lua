@@ -1,6 +1,8 @@
 -- Notes that the user of a session has just given the password. Only what exists is changed, so a session that was ended cannot come back.
 -- KEYS[1]  the session
+-- ARGV     the channel of the sessions, and the message for the processes that have the session in memory
 if redis.call('EXISTS', KEYS[1]) == 1 then
   local time = redis.call('TIME')
   redis.call('HSET', KEYS[1], 'authenticated', string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)))
+  redis.call('PUBLISH', ARGV[1], ARGV[2])
 end

@@ -2,14 +2,15 @@
 -- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
 -- KEYS[3]  the index: of each of the user's sessions the id and the hash of its token, which is the end of its key. Revocation
 --          empties it, so none of those in it is revoked.
--- ARGV     id, role, transport, device, idle limit and absolute limit in milliseconds, how many sessions a user has at most
--- Returns the time at which it ends if it is not used, in Unix milliseconds.
+-- ARGV     id, role, transport, device, idle limit and absolute limit in milliseconds, how many sessions a user has at most,
+--          the channel of the sessions, and the message for the processes that have in memory the session that ends for it
+-- Returns the time at which it ends if it is not used, in Unix milliseconds, and 1 if another session has ended for it.
 local HASH = 64
 local prefix, hash = string.sub(KEYS[1], 1, -HASH - 1), string.sub(KEYS[1], -HASH)
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local born = math.max(time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or 0) + 1)
-local idle, absolute = tonumber(ARGV[5]), tonumber(ARGV[6])
+local idle, absolute, ended = tonumber(ARGV[5]), tonumber(ARGV[6]), 0
 
 -- The index holds no more than so many: what has ended leaves it first, then the session that has not been used for longest.
 if redis.call('HLEN', KEYS[3]) >= tonumber(ARGV[7]) then
@@ -29,6 +30,8 @@ if redis.call('HLEN', KEYS[3]) >= tonumber(ARGV[7]) then
   if alive >= tonumber(ARGV[7]) then
     redis.call('HDEL', KEYS[3], oldest.id)
     redis.call('UNLINK', prefix .. oldest.hash)
+    redis.call('PUBLISH', ARGV[8], ARGV[9])
+    ended = 1
   end
 end
 
@@ -38,4 +41,4 @@ redis.call('HSET', KEYS[1], 'id', ARGV[1], 'role', ARGV[2], 'transport', ARGV[3]
 redis.call('PEXPIRE', KEYS[1], math.min(idle, absolute))
 redis.call('HSET', KEYS[3], ARGV[1], hash)
 redis.call('PEXPIRE', KEYS[3], absolute)
-return now + math.min(idle, absolute)
+return { now + math.min(idle, absolute), ended }

@@ -2,6 +2,7 @@
 -- KEYS[1]  the index
 -- ARGV[1]  what the keys of the sessions begin with: they lie in the index's slot
 -- ARGV[2]  the session's id, or ''        ARGV[3]  the hash of its token where its id is ''
+-- ARGV[4], ARGV[5]  the channel of the sessions, and the message for the processes that have the session in memory
 -- Returns 1, or 0 where there was no such session any more.
 local id, hash = ARGV[2], ARGV[3]
 if id == '' then
@@ -14,4 +15,5 @@ if not id or not hash then
 end
 
 redis.call('HDEL', KEYS[1], id)
+redis.call('PUBLISH', ARGV[4], ARGV[5])
 return redis.call('UNLINK', ARGV[1] .. hash)

@@ -10,6 +10,7 @@ for i = 1, #index, 2 do
     'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'authenticated')
   if session[1] then
     session[8] = string.format('%.0f', now - tonumber(session[8] or session[5]))
+    session[9] = string.format('%.0f', now)
     sessions[#sessions + 1] = session
   else
     redis.call('HDEL', KEYS[1], index[i])

@@ -1,7 +1,7 @@
 -- Reads a session and moves its idle limit on. Only what exists is changed, so a session that was ended cannot come back.
 -- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
--- ARGV[1]  idle limit in milliseconds
--- Returns nil, or id, role, transport, device, created, seen, until, and how long ago the password was given (milliseconds).
+-- ARGV[1]  idle limit      ARGV[2]  after how long its use is noted again (milliseconds): the fewer writes, the shorter the idle limit
+-- Returns nil, or id, role, transport, device, created, seen, until, how long ago the password was given, and the time (milliseconds).
 local session = redis.call('HMGET', KEYS[1], 'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born', 'authenticated')
 if not session[1] then
   return nil
@@ -15,9 +15,9 @@ if born <= tonumber(redis.call('GET', KEYS[2]) or 0) then
   return nil
 end
 
--- A write per minute is enough; a short idle limit wants it more often. The absolute limit ends the session by its time to live.
+-- The absolute limit ends the session by its time to live.
 local idle = tonumber(ARGV[1])
-if now - seen >= math.min(60000, idle / 20) then
+if now - seen >= tonumber(ARGV[2]) then
   session[6] = string.format('%.0f', now)
   redis.call('HSET', KEYS[1], 'seen', session[6])
   redis.call('PEXPIRE', KEYS[1], math.min(idle, ends - now))
@@ -25,4 +25,5 @@ end
 
 -- A session of an older build has not noted it: then it was given at login.
 session[8] = string.format('%.0f', now - tonumber(session[9] or session[5]))
+session[9] = string.format('%.0f', now)
 return session

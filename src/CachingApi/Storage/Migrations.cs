@@ -17,7 +17,7 @@ internal sealed class DatabaseOptions
     /// </summary>
     public bool Migrate { get; init; } = true;
 
-    /// <summary>Follows the changes of the tables, whoever makes them, over logical replication.</summary>
+    /// <summary>Tracks the changes of the tables, by this service or by others, over logical replication.</summary>
     public bool ChangeCapture { get; init; } = true;
 
     /// <summary>How long the start waits for a database that does not answer yet.</summary>

@@ -9,7 +9,7 @@ namespace CachingApi.Storage;
 internal sealed class PostgresUp : BackgroundService
 {
     private static readonly TimeSpan Interval = TimeSpan.FromSeconds(5);
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(1);
+    private static readonly TimeSpan Timeout = TimeSpan.FromSeconds(1);
 
     private readonly NpgsqlDataSource _postgres;
     private volatile int[] _up = [];
@@ -34,15 +34,16 @@ internal sealed class PostgresUp : BackgroundService
 
     private async Task<bool> AnswersAsync(CancellationToken stop)
     {
-        using var patience = CancellationTokenSource.CreateLinkedTokenSource(stop);
-        patience.CancelAfter(Patience);
+        using var timeout = CancellationTokenSource.CreateLinkedTokenSource(stop);
+        timeout.CancelAfter(Timeout);
         try
         {
             await using var command = _postgres.CreateCommand("SELECT 1");
-            await command.ExecuteScalarAsync(patience.Token);
+            await command.ExecuteScalarAsync(timeout.Token);
             return true;
         }
-        catch (Exception error) when (!stop.IsCancellationRequested && error is NpgsqlException or TimeoutException or OperationCanceledException)
+        catch (Exception error) when (
+            !stop.IsCancellationRequested && error is NpgsqlException or TimeoutException or OperationCanceledException)
         {
             return false;
         }

@@ -1,5 +1,6 @@
 using System.ComponentModel.DataAnnotations;
 using System.Diagnostics;
+using CachingApi.Redis;
 using Microsoft.Extensions.Options;
 using Npgsql;
 
@@ -14,7 +15,7 @@ internal sealed class ConnectionStrings
     [Required(ErrorMessage = "a Redis connection string is needed")]
     public string Redis { get; init; } = "";
 
-    /// <summary>A second Redis for what must not be lost (sessions); the first one where this is empty.</summary>
+    /// <summary>A second Redis for state that must not be lost (sessions); if it is empty, the first one.</summary>
     public string RedisState { get; init; } = "";
 }
 
@@ -29,10 +30,12 @@ internal static class StorageSetup
             var connections = provider.GetRequiredService<IOptions<ConnectionStrings>>().Value;
             // The name is the label of its metrics, in place of host and user.
             return new NpgsqlDataSourceBuilder(Bounded(connections.Postgres)) { Name = "cachingapi" }
-                .ConfigureTracing(tracing => tracing.ConfigureCommandFilter(_ => Activity.Current is not null).EnablePhysicalOpenTracing(false))
+                .ConfigureTracing(tracing => tracing
+                    .ConfigureCommandFilter(_ => Activity.Current is not null)
+                    .EnablePhysicalOpenTracing(false))
                 .Build();
         });
-        return services.AddSingleton<ChangeSource>().AddHostedService<Migrations>().AddHostedService<PostgresUp>();
+        return services.AddHostedService<Migrations>().AddHostedService<PostgresUp>();
     }
 
     /// <summary>The command <c>migrate</c>: migrates the schema and ends. It needs PostgreSQL only.</summary>
@@ -56,7 +59,11 @@ internal static class StorageSetup
     public static IServiceCollection AddRedis(this IServiceCollection services)
     {
         services.AddValidatedOptions<RedisOptions>("Redis");
-        return services.AddSingleton<Redis>().AddSingleton<RedisInfo>().AddHostedService(provider => provider.GetRequiredService<RedisInfo>());
+        services.AddOptions<RedisOptions>().Configure<IOptions<ConnectionStrings>>(
+            (redis, connections) => (redis.Cache, redis.State) = (connections.Value.Redis, connections.Value.RedisState));
+        return services.AddSingleton<RedisConnections>()
+            .AddSingleton<RedisInfo>()
+            .AddHostedService(provider => provider.GetRequiredService<RedisInfo>());
     }
 
     /// <summary>A server that hangs holds a request for seconds, not for half a minute, unless the connection string says so.</summary>

@@ -1,5 +1,4 @@
 using System.ComponentModel.DataAnnotations;
-using CachingApi.Caching;
 using CachingApi.Sessions;
 using Microsoft.Extensions.Options;
 
@@ -28,10 +27,7 @@ internal sealed class AdminOptions : IValidatableObject
             yield return new("this is not an e-mail address", [nameof(Email)]);
         }
 
-        var problem = Password.Length is < Passwords.MinLength or > Passwords.MaxLength
-            ? $"{Passwords.MinLength} to {Passwords.MaxLength} characters are needed"
-            : PasswordRules.Problem(Password) ?? PasswordRules.Problem(Password, Email, "Administrator");
-        if (problem is not null)
+        if ((PasswordRules.Problem(Password) ?? PasswordRules.Problem(Password, Email, "Administrator")) is { } problem)
         {
             yield return new(problem, [nameof(Password)]);
         }
@@ -49,26 +45,25 @@ internal sealed class AdminOptions : IValidatableObject
 /// may have taken the role away.
 /// </remarks>
 internal sealed partial class AdminAccount(
-    UserRepository users,
-    UserCache cached,
-    AccountRepository accounts,
+    AdminRepository administrators,
     Passwords passwords,
     SessionService sessions,
-    SecurityEvents events,
-    Invalidation invalidation,
+    RoleChanges changes,
     IOptions<AdminOptions> options,
-    TimeProvider time,
     ILogger<AdminAccount> log) : IHostedService
 {
+    /// <summary>No client waits for the passwords that are hashed here.</summary>
+    private const string ThisProcess = "";
+
     private readonly string _email = options.Value.Email.Trim();
     private readonly string _key = Email.Key(options.Value.Email);
 
     public async Task StartAsync(CancellationToken cancellationToken)
     {
-        foreach (var former in await users.DemoteConfiguredAsync(_key, Now, cancellationToken))
+        foreach (var former in await administrators.DemoteConfiguredAsync(_key, cancellationToken))
         {
             await sessions.EndAllAsync(former.Id, cancellationToken);
-            await ApplyAsync(former, "demoted", cancellationToken);
+            await changes.ApplyAsync(former, "demoted", cancellationToken);
         }
 
         if (_email.Length == 0)
@@ -76,11 +71,7 @@ internal sealed partial class AdminAccount(
             return;
         }
 
-        var configured = await users.FindConfiguredAsync(_key, cancellationToken);
-        var account = configured is { } id
-            ? await accounts.FindAsync(id, cancellationToken)
-            : await accounts.FindAsync(_email, cancellationToken);
-        if (account is null)
+        if (await administrators.FindAsync(_key, cancellationToken) is not var (account, isConfigured))
         {
             await CreateAsync(cancellationToken);
         }
@@ -92,24 +83,22 @@ internal sealed partial class AdminAccount(
         {
             Log.NotAdministrator(log, account.Id);
         }
-        else if (configured is null)
+        else if (!isConfigured)
         {
-            await users.SetConfiguredAsync(account.Id, _key, cancellationToken);
+            await administrators.SetConfiguredAsync(account.Id, _key, cancellationToken);
         }
     }
 
     public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;
 
-    private DateTime Now => time.GetUtcNow().UtcDateTime;
-
     private async Task CreateAsync(CancellationToken cancel)
     {
-        var hash = await passwords.HashAsync(options.Value.Password, preferred: true, cancel);
+        var hash = await passwords.HashAsync(options.Value.Password, preferred: true, ThisProcess, cancel);
 
         // Another process may be faster.
-        if (await users.CreateAdminAsync(Guid.CreateVersion7(time.GetUtcNow()), _email, _key, hash, Now, cancel) is { } admin)
+        if (await administrators.CreateAsync(_email, _key, hash, cancel) is { } admin)
         {
-            await ApplyAsync(admin, "created", cancel);
+            await changes.ApplyAsync(admin, "created", cancel);
         }
     }
 
@@ -117,26 +106,20 @@ internal sealed partial class AdminAccount(
     private async Task ResetAsync(Account account, CancellationToken cancel)
     {
         var password = options.Value.Password;
-        if (account.Role is Caller.AdminRole && await passwords.VerifyAsync(account.PasswordHash, password, preferred: true, cancel))
+        if (account.Role is Caller.AdminRole
+            && await passwords.VerifyAsync(account.PasswordHash, password, preferred: true, ThisProcess, cancel))
         {
-            await users.SetConfiguredAsync(account.Id, _key, cancel);
+            await administrators.SetConfiguredAsync(account.Id, _key, cancel);
             return;
         }
 
         await sessions.EndAllAsync(account.Id, cancel);
-        var hash = await passwords.HashAsync(password, preferred: true, cancel);
-        var admin = await users.PromoteAsync(account.Id, _key, hash, Now, cancel);
+        var hash = await passwords.HashAsync(password, preferred: true, ThisProcess, cancel);
+        var admin = await administrators.PromoteAsync(account.Id, _key, hash, cancel);
 
         // Again: another process may have checked the former password just before.
-        await sessions.EndAllAsync(account.Id, cancel);
-        await ApplyAsync(admin, "reset", cancel);
-    }
-
-    private async Task ApplyAsync(User user, string outcome, CancellationToken cancel)
-    {
-        await invalidation.InvalidateAsync(cached.ById(user.Id), cached.Users.RevisionOf(user), cancel);
-        await invalidation.DropAllAsync(cached.Lists, cause: null, cancel);
-        events.Write(SecurityEvents.RoleChange, outcome, context: null, user.Id);
+        await sessions.ForgetAsync(account.Id, cancel);
+        await changes.ApplyAsync(admin, "reset", cancel);
     }
 
     private static partial class Log

@@ -10,9 +10,13 @@ namespace CachingApi.Users;
 internal sealed class EmailChanges(
     RecentAuthentication authentication, RequestLimits limits, SessionService sessions, SecurityEvents events)
 {
+    /// <summary>Of these limits a change acquires permits.</summary>
+    public const string Policy = "email-change", Registration = "registration", RegistrationNetwork = "registration-network";
+
     /// <summary>The answer to a request that may not change an address; <c>null</c> if it may.</summary>
     public async Task<ProblemHttpResult?> RefusalAsync(HttpContext context, string? password, CancellationToken cancel) =>
-        await authentication.RefusalAsync(context, password, cancel) ?? await limits.AcquireDeferredAsync(context);
+        await authentication.RefusalAsync(context, password, cancel)
+        ?? await limits.AcquireDeferredAsync(context, Policy, Registration, RegistrationNetwork);
 
     /// <summary>After the change: ends the user's other sessions, which may be those of a thief.</summary>
     public async Task CompleteAsync(HttpContext context, Guid userId, bool changed)
@@ -20,7 +24,7 @@ internal sealed class EmailChanges(
         if (changed)
         {
             await (Caller.IsSelf(context.User, context)
-                ? sessions.EndOthersAsync(SessionAuthentication.TokenOf(context.Request)!.Value.Token, CancellationToken.None)
+                ? sessions.EndOthersAsync(SessionAuthentication.TokenOf(context.Request)!.Value.Token, always: true, CancellationToken.None)
                 : sessions.EndAllAsync(userId, CancellationToken.None));
         }
 

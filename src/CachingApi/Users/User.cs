@@ -47,6 +47,9 @@ public sealed record UserPage
     /// <summary>What to give as <c>after</c> for the next page; <c>null</c> on the last one.</summary>
     /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
     public required Guid? Next { get; init; }
+
+    /// <summary>The state of the database that the page shows: see <see cref="UserRepository.ListAsync"/>. It is not shown.</summary>
+    internal long Snapshot { get; init; }
 }
 
 /// <summary>A user to be.</summary>
@@ -64,7 +67,7 @@ public sealed class CreateUser : IValidatableObject
 
     /// <summary>The password, 12 to 128 characters, not a common one, and not the e-mail address or the name.</summary>
     /// <example>a long and unusual sentence</example>
-    [Required, StringLength(Passwords.MaxLength, MinimumLength = Passwords.MinLength), UncommonPassword]
+    [Required, NewPassword]
     public string Password { get; init; } = "";
 
     /// <summary>Compares the password with the account's own words.</summary>
@@ -86,7 +89,7 @@ public sealed record UpdateUser
     public string DisplayName { get; init; } = "";
 
     /// <summary>The caller's password: needed for another e-mail address if it was given more than ten minutes ago.</summary>
-    [StringLength(Passwords.MaxLength)]
+    [Password]
     public string? CurrentPassword { get; init; }
 }
 
@@ -94,19 +97,27 @@ public sealed record UpdateUser
 public sealed record DeleteUser
 {
     /// <summary>The caller's password: needed if it was given more than ten minutes ago.</summary>
-    [StringLength(Passwords.MaxLength)]
+    [Password]
     public string? CurrentPassword { get; init; }
 }
 
 /// <summary>A change of a user as it is written behind.</summary>
-internal sealed record UserChange(string Email, string EmailKey, string DisplayName, DateTime UpdatedAt);
+internal sealed record UserChange(string Email, string EmailKey, string DisplayName, DateTime UpdatedAt)
+{
+    /// <summary>
+    /// Whether the e-mail address may become another one; its letter case may always change. Never true of a queued change.
+    /// </summary>
+    [JsonIgnore]
+    public bool MayChangeEmail { get; init; }
+}
 
 /// <summary>Text without control characters, line breaks and marks that turn the direction of what follows.</summary>
 [AttributeUsage(AttributeTargets.Property)]
 public sealed class PlainTextAttribute() : ValidationAttribute("Control characters are not allowed.")
 {
     public override bool IsValid(object? value) => value is string text && !text.EnumerateRunes().Any(rune =>
-        System.Text.Rune.GetUnicodeCategory(rune) is UnicodeCategory.Control or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator
+        System.Text.Rune.GetUnicodeCategory(rune)
+            is UnicodeCategory.Control or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator
         || rune.Value is (>= 0x202A and <= 0x202E) or (>= 0x2066 and <= 0x2069));
 }
 

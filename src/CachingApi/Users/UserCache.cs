@@ -2,16 +2,18 @@ using System.ComponentModel.DataAnnotations;
 using System.Globalization;
 using System.Text.Json.Serialization.Metadata;
 using CachingApi.Caching;
+using CachingApi.ChangeCapture;
 using CachingApi.Hosting;
+using CachingApi.Sessions;
 using Microsoft.AspNetCore.Http.Json;
 using Microsoft.Extensions.Options;
 
 namespace CachingApi.Users;
 
 /// <summary>The section <c>Cache:Users</c>: users change rarely and are invalidated when they do, so they are kept long.</summary>
-internal sealed class UserCacheSettings : CacheSettings
+internal sealed class UserCacheOptions : CacheOptions
 {
-    /// <summary>How an update reaches the cache where the request does not say.</summary>
+    /// <summary>How an update reaches the cache if the request does not say.</summary>
     [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind,
         ErrorMessage = "write-through, invalidate or write-behind is expected")]
     public string WriteStrategy { get; init; } = WriteStrategies.WriteThrough;
@@ -21,34 +23,87 @@ internal sealed class UserCacheSettings : CacheSettings
     public int Prewarm { get; init; }
 }
 
-/// <summary>The section <c>Cache:UserLists</c>: every change of any user drops all pages.</summary>
-internal sealed class UserListCacheSettings : CacheSettings;
+/// <summary>The section <c>Cache:UserLists</c>: every change of any user clears all pages.</summary>
+internal sealed class UserListCacheOptions : CacheOptions;
 
-/// <summary>The keys and lifetimes of what is cached of users.</summary>
-internal sealed class UserCache(IOptions<UserCacheSettings> users, IOptions<UserListCacheSettings> lists, IOptions<JsonOptions> json)
+/// <summary>The caches of users: single users by id, and pages of users.</summary>
+internal static class UserCache
 {
+    public const string Users = "users", Lists = "user-lists";
+
     /// <summary>The shape of <see cref="User"/> that the HTTP contract describes: its ETags are <c>"v&lt;version&gt;"</c>.</summary>
     private const ulong ContractShape = 0x24d6029c6964f926;
 
-    public Cache<User> Users { get; } = new("users", users.Value, Json<User>(json), user => user.Version, fence: user => user.Fence);
+    public static IServiceCollection AddUserCaches(this IServiceCollection services)
+    {
+        services.AddValidatedOptions<UserCacheOptions>("Cache:Users");
+        services.AddValidatedOptions<UserListCacheOptions>("Cache:UserLists");
+        services.AddCaching()
+            .AddCache<User>(Users, cache => cache
+                .Options<UserCacheOptions>()
+                .Json(Json<User>)
+                .Version(user => user.Version)
+                .Fence(user => user.Fence)
+                .LoadWith<UserRepository>((users, id, cancel) =>
+                    Guid.TryParse(id, out var user) ? users.FindAsync(user, cancel) : Task.FromResult<User?>(null))
+                .Clears(Lists)
+                .WarmWith<UserRepository>(NewestAsync, warming =>
+                {
+                    warming.AtStart = provider => provider.GetRequiredService<IOptions<UserCacheOptions>>().Value.Prewarm;
+                    warming.IsKey = key => Guid.TryParse(key, out _);
+                })
+                .WriteBehindWith<UserWriteBehind, UserChange>(UserJson.Default.UserChange, settings =>
+                {
+                    settings.Queue = "write-behind"; // its name before there was one for each cache
+                    settings.RequiredBy = provider =>
+                        provider.GetRequiredService<IOptions<UserCacheOptions>>().Value.WriteStrategy is WriteStrategies.WriteBehind
+                            ? "Cache:Users:WriteStrategy"
+                            : null;
+                })
+                .TrackTable(
+                    "users",
+                    provider => (id, cancel) => provider.GetRequiredService<SessionService>().EndAllAsync(Guid.Parse(id), cancel)))
+
+            // Pages have no version, because any user may be on them: the snapshot orders them.
+            .AddCache<UserPage>(Lists, cache => cache
+                .Options<UserListCacheOptions>()
+                .Json(Json<UserPage>)
+                .Fence(page => page.Snapshot)
+                .LoadWith<UserRepository>((users, id, cancel) => PageKey.Parse(id) is { } page
+                    ? users.PageAsync(page.After, page.Limit, cancel)
+                    : Task.FromResult<UserPage?>(null))
+                .WarmWith<UserRepository>(FirstPagesAsync, warming => warming.IsKey = key => PageKey.Parse(key) is not null));
+        return services;
+    }
 
     /// <summary>The part of a user's ETag that depends on the shape of <see cref="User"/>.</summary>
-    public string ETagShape => ETags.Shape(Users.Shape, ContractShape);
+    public static string ETagShape(this Cache<User> cache) => ETags.Shape(cache.Shape, ContractShape);
 
-    /// <summary>Pages: <c>user-lists:…:&lt;limit&gt;:&lt;after&gt;</c>. They have no version, as any user may be on them.</summary>
-    public Cache<UserPage> Lists { get; } = new("user-lists", lists.Value, Json<UserPage>(json), _ => 0);
+    private static JsonTypeInfo<T> Json<T>(IServiceProvider provider) =>
+        (JsonTypeInfo<T>)provider.GetRequiredService<IOptions<JsonOptions>>().Value.SerializerOptions.GetTypeInfo(typeof(T));
 
-    /// <summary>One user: <c>users:…:&lt;id&gt;</c>.</summary>
-    public CacheKey<User> ById(Guid id) => Users.Key(id.ToString());
+    private static async Task<IReadOnlyList<string>> NewestAsync(UserRepository users, int count, CancellationToken cancel) =>
+        [.. (await users.NewestAsync(count, every: 1, cancel)).Select(id => id.ToString())];
 
-    public CacheKey<UserPage> Page(Guid? after, int limit) => Lists.Key($"{limit}:{after}");
+    private static async Task<IReadOnlyList<string>> FirstPagesAsync(UserRepository users, int count, CancellationToken cancel)
+    {
+        var ends = await users.NewestAsync(count - 1, every: UserEndpoints.DefaultLimit, cancel);
+        return
+        [
+            new PageKey(null, UserEndpoints.DefaultLimit).ToString(),
+            .. ends.Select(end => new PageKey(end, UserEndpoints.DefaultLimit).ToString()),
+        ];
+    }
+}
 
-    /// <summary>What a page's key says; <c>null</c> where it is none.</summary>
-    public static (Guid? After, int Limit)? ReadPage(string key) =>
+/// <summary>The key of a page: <c>&lt;limit&gt;:&lt;after&gt;</c>; the first one is after nothing.</summary>
+internal readonly record struct PageKey(Guid? After, int Limit)
+{
+    public static PageKey? Parse(string key) =>
         key.Split(':') is [var limit, var after]
         && int.TryParse(limit, NumberStyles.None, CultureInfo.InvariantCulture, out var size) && size is >= 1 and <= UserEndpoints.MaxLimit
-            ? after.Length == 0 ? (null, size) : Guid.TryParse(after, out var id) ? (id, size) : null
+            ? after.Length == 0 ? new(null, size) : Guid.TryParse(after, out var id) ? new PageKey(id, size) : null
             : null;
 
-    private static JsonTypeInfo<T> Json<T>(IOptions<JsonOptions> json) => (JsonTypeInfo<T>)json.Value.SerializerOptions.GetTypeInfo(typeof(T));
+    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"{Limit}:{After}");
 }

@@ -16,33 +16,13 @@ internal static class UserEndpoints
     /// <summary>How many users a page has, unless the request says otherwise; and at most.</summary>
     public const int DefaultLimit = 20, MaxLimit = 100;
 
-    public static IServiceCollection AddUsers(this IServiceCollection services)
-    {
-        services.AddValidatedOptions<UserCacheSettings>("Cache:Users");
-        services.AddValidatedOptions<UserListCacheSettings>("Cache:UserLists");
-        services.AddValidatedOptions<AdminOptions>("Admin");
-        services.AddJson(UserJson.Default);
-        return services
-            .AddSingleton<UserCache>()
-            .AddSingleton<UserRepository>()
-            .AddSingleton<UserService>()
-            .AddSingleton<EmailChanges>()
-            .AddSingleton<UserChanges>()
-            .AddSingleton<UserWriteBehind>()
-            .AddWriteBehind(provider => provider.GetRequiredService<UserWriteBehind>().Target)
-            .AddSingleton(provider => provider.GetRequiredService<UserChanges>().Table)
-            .AddSingleton<UserWarming>()
-            .AddSingleton(provider => provider.GetRequiredService<UserWarming>().Users)
-            .AddSingleton(provider => provider.GetRequiredService<UserWarming>().Lists)
-            .AddHostedService<AdminAccount>();
-    }
-
     public static void MapUsers(this IEndpointRouteBuilder routes)
     {
         var users = routes.MapGroup("/users").WithTags("Users")
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status503ServiceUnavailable);
 
-        users.MapPost("/", Create).AllowAnonymous().RequireRateLimit("registration").RequireRateLimit("registration-network")
+        users.MapPost("/", Create).AllowAnonymous()
+            .RequireRateLimit(EmailChanges.Registration).RequireRateLimit(EmailChanges.RegistrationNetwork)
             .ProducesProblems(StatusCodes.Status409Conflict);
         users.MapGet("/", List).RequireAuthorization(Caller.Admin).RequireRateLimit("default")
             .Produces<UserPage>().Produces(StatusCodes.Status304NotModified);
@@ -50,21 +30,24 @@ internal static class UserEndpoints
             .Produces<User>().Produces(StatusCodes.Status304NotModified).ProducesProblems(StatusCodes.Status404NotFound);
         // A change of the e-mail address can find out whether an address is in use, as a registration can: it counts as one.
         users.MapPut("/{id}", Update).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
-            .DeferRateLimit("email-change").DeferRateLimit("registration").DeferRateLimit("registration-network")
+            .DeferRateLimit(EmailChanges.Policy).DeferRateLimit(EmailChanges.Registration).DeferRateLimit(EmailChanges.RegistrationNetwork)
+            .DeferRateLimit(RecentAuthentication.Policy)
             .ProducesProblems(StatusCodes.Status404NotFound, StatusCodes.Status409Conflict, StatusCodes.Status412PreconditionFailed);
         users.MapDelete("/{id}", Delete).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
+            .DeferRateLimit(RecentAuthentication.Policy)
             .ProducesProblems(StatusCodes.Status404NotFound);
     }
 
     /// <summary>Creates a user.</summary>
     internal static async Task<Results<Created<User>, ProblemHttpResult>> Create(
-        CreateUser user, HttpContext context, UserService users, UserCache cached, SecurityEvents events, CancellationToken cancel)
+        CreateUser user, HttpContext context, Registration users, Cache<User> cache, SecurityEvents events, CancellationToken cancel)
     {
-        var created = await users.CreateAsync(user, cancel);
+        var created = await events.WatchAsync(SecurityEvents.Registration, context, () => users.CreateAsync(
+            user, Partition.NetworkOf(context.Connection.RemoteIpAddress), cancel));
         events.Write(SecurityEvents.Registration, created is null ? "failure" : "success", context, created?.Id);
         return created is null
-            ? Refused(UserWrite.EmailInUse)
-            : TypedResults.Created($"/users/{created.Id}", WithETag(created, cached, context.Response));
+            ? Refused(WriteOutcome.Conflict)
+            : TypedResults.Created($"/users/{created.Id}", WithETag(created, cache, context.Response));
     }
 
     /// <summary>Lists users, newest first.</summary>
@@ -72,19 +55,23 @@ internal static class UserEndpoints
     /// <param name="after">The <c>next</c> of the page before.</param>
     internal static async Task<IResult> List(
         UserService users, CancellationToken cancel, [Range(1, MaxLimit)] int limit = DefaultLimit, Guid? after = null) =>
-        new CachedJson(await users.ListAsync(after, limit, cancel), CacheControl);
+        new CachedJson((await users.ListAsync(after, limit, cancel)).Untyped, CacheControl);
 
     /// <summary>Finds a user.</summary>
-    /// <remarks>An ETag given as <c>If-None-Match</c> is answered by 304 while it still holds. <c>Cache-Status</c> tells hit from miss.</remarks>
-    internal static async Task<IResult> Find(Guid id, UserService users, UserCache cached, CancellationToken cancel) =>
-        new CachedJson(await users.FindAsync(id, cancel), CacheControl, shape: cached.ETagShape);
+    /// <remarks>
+    /// If the ETag in <c>If-None-Match</c> is still current, the answer is 304. <c>Cache-Status</c> distinguishes hit and miss.
+    /// </remarks>
+    internal static async Task<IResult> Find(Guid id, UserService users, Cache<User> cache, CancellationToken cancel) =>
+        new CachedJson((await users.FindAsync(id, cancel)).Untyped, CacheControl, shape: cache.ETagShape());
 
     /// <summary>Changes a user.</summary>
     /// <remarks>
     /// Another e-mail address needs the caller's password, if that was given more than ten minutes ago (403 of type
     /// <c>reauthentication-required</c>), counts as a registration does, and ends the user's other sessions.
     /// </remarks>
-    /// <param name="ifMatch">The ETag that must still hold, or the answer is 412: so nobody's change is overwritten unseen.</param>
+    /// <param name="ifMatch">
+    /// The ETag that must still be current; if not, the answer is 412. So no other client's change is overwritten unseen.
+    /// </param>
     /// <param name="strategy">
     /// <c>write-through</c> and <c>invalidate</c> answer 200 after the commit. <c>write-behind</c> answers 202 when the change is
     /// in a durable queue: it is shown at once and in the database soon. Where it cannot be queued, and if it changes the e-mail address,
@@ -96,28 +83,29 @@ internal static class UserEndpoints
         UpdateUser user,
         HttpContext context,
         UserService users,
-        UserCache cached,
+        Cache<User> cache,
         EmailChanges emailChanges,
         CancellationToken cancel,
         [FromHeader(Name = "If-Match")] string? ifMatch = null,
-        [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind, null)] string? strategy = null)
+        [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind, null)]
+        string? strategy = null)
     {
-        var versions = ETags.Versions(ifMatch, cached.ETagShape);
-        var (outcome, updated) = await users.UpdateAsync(id, user, versions, WriteStrategies.Parse(strategy), mayChangeEmail: false);
-        if (outcome is UserWrite.EmailChange)
+        var versions = ETags.Versions(ifMatch, cache.ETagShape());
+        var (outcome, updated, _) = await users.UpdateAsync(id, user, versions, WriteStrategies.Parse(strategy), mayChangeEmail: false);
+        if (outcome is WriteOutcome.Rejected)
         {
             if (await emailChanges.RefusalAsync(context, user.CurrentPassword, cancel) is { } refusal)
             {
                 return refusal;
             }
 
-            (outcome, updated) = await users.UpdateAsync(id, user, versions, WriteStrategies.Parse(strategy), mayChangeEmail: true);
+            (outcome, updated, _) = await users.UpdateAsync(id, user, versions, WriteStrategies.Parse(strategy), mayChangeEmail: true);
             await emailChanges.CompleteAsync(context, id, changed: updated is not null);
         }
 
         return updated is null ? Refused(outcome)
-            : outcome is UserWrite.Accepted ? TypedResults.Accepted($"/users/{id}", WithETag(updated, cached, context.Response))
-            : TypedResults.Ok(WithETag(updated, cached, context.Response));
+            : outcome is WriteOutcome.Accepted ? TypedResults.Accepted($"/users/{id}", WithETag(updated, cache, context.Response))
+            : TypedResults.Ok(WithETag(updated, cache, context.Response));
     }
 
     /// <summary>Deletes a user and ends that user's sessions.</summary>
@@ -141,20 +129,21 @@ internal static class UserEndpoints
 
         var deleted = await users.DeleteAsync(id);
         events.Write(SecurityEvents.AccountDeletion, deleted ? "success" : "failure", context, id);
-        return deleted ? TypedResults.NoContent() : Refused(UserWrite.NotFound);
+        return deleted ? TypedResults.NoContent() : Refused(WriteOutcome.NotFound);
     }
 
-    private static User WithETag(User user, UserCache cached, HttpResponse response)
+    private static User WithETag(User user, Cache<User> cache, HttpResponse response)
     {
-        response.Headers.ETag = ETags.Of(user.Version, cached.ETagShape).ToString();
+        response.Headers.ETag = ETags.Of(user.Version, cache.ETagShape());
         response.Headers.CacheControl = CacheControl;
         return user;
     }
 
-    private static ProblemHttpResult Refused(UserWrite outcome) => outcome switch
+    private static ProblemHttpResult Refused(WriteOutcome outcome) => outcome switch
     {
-        UserWrite.EmailInUse => TypedResults.Problem("This e-mail address is in use.", statusCode: StatusCodes.Status409Conflict),
-        UserWrite.VersionMismatch => TypedResults.Problem("The user has changed since: read it again.", statusCode: StatusCodes.Status412PreconditionFailed),
+        WriteOutcome.Conflict => TypedResults.Problem("This e-mail address is in use.", statusCode: StatusCodes.Status409Conflict),
+        WriteOutcome.VersionMismatch => TypedResults.Problem(
+            "The user has changed since: read it again.", statusCode: StatusCodes.Status412PreconditionFailed),
         _ => TypedResults.Problem(statusCode: StatusCodes.Status404NotFound),
     };
 }

@@ -4,28 +4,10 @@ using Npgsql;
 
 namespace CachingApi.Users;
 
-/// <summary>Why a write did not take place, if it did not.</summary>
-internal enum UserWrite
-{
-    Done,
-    NotFound,
-    EmailInUse,
-    VersionMismatch,
-
-    /// <summary>It will be done: it is in the queue of write-behind.</summary>
-    Accepted,
-
-    /// <summary>It would change the e-mail address, which the caller has not allowed.</summary>
-    EmailChange,
-
-    /// <summary>A write with a later turn was there before, or several waited for each other: take another turn.</summary>
-    Overtaken,
-}
-
 /// <summary>Users in PostgreSQL: SQL only.</summary>
 internal sealed class UserRepository(NpgsqlDataSource postgres)
 {
-    private const string Columns =
+    internal const string Columns =
         "id, email, display_name AS DisplayName, role, version, created_at AS CreatedAt, updated_at AS UpdatedAt, fence";
 
     public async Task<User?> FindAsync(Guid id, CancellationToken cancel)
@@ -41,21 +23,45 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             cancellationToken: cancel));
     }
 
-    /// <summary>Up to <paramref name="limit"/> users, newest first, from the one after <paramref name="after"/> on (keyset paging).</summary>
-    public async Task<IReadOnlyList<User>> ListAsync(Guid? after, int limit, CancellationToken cancel)
+    /// <summary>
+    /// Up to <paramref name="limit"/> users, newest first, from the one after <paramref name="after"/> on (keyset paging).
+    /// </summary>
+    /// <returns>
+    /// The users, and the number of transactions that had ended in the snapshot that they were read in: it grows with each commit, so it
+    /// orders the states that lists show.
+    /// </returns>
+    public async Task<(IReadOnlyList<User> Users, long Snapshot)> ListAsync(Guid? after, int limit, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
-        var users = await connection.QueryAsync<User>(new CommandDefinition(
+        await using var reader = await connection.ExecuteReaderAsync(new CommandDefinition(
             $"""
-            SELECT {Columns}
-            FROM users
-            WHERE id < @after
+            SELECT ended, page.*
+            FROM (SELECT pg_snapshot_xmax(taken)::text::bigint - (SELECT count(*) FROM pg_snapshot_xip(taken)) AS ended
+                  FROM pg_current_snapshot() AS taken) AS snapshot
+            LEFT JOIN (SELECT {Columns} FROM users WHERE id < @after ORDER BY id DESC LIMIT @limit) AS page ON true
             ORDER BY id DESC
-            LIMIT @limit
             """,
             new { after = after ?? Guid.AllBitsSet, limit },
             cancellationToken: cancel));
-        return users.AsList();
+        var (read, users, snapshot) = (reader.GetRowParser<User>(startIndex: 1), new List<User>(), 0L);
+        while (await reader.ReadAsync(cancel))
+        {
+            snapshot = reader.GetInt64(0);
+            if (!reader.IsDBNull(1))
+            {
+                users.Add(read(reader));
+            }
+        }
+
+        return (users, snapshot);
+    }
+
+    /// <summary>A page of users.</summary>
+    public async Task<UserPage?> PageAsync(Guid? after, int limit, CancellationToken cancel)
+    {
+        var (found, snapshot) = await ListAsync(after, limit + 1, cancel);
+        var page = found.Take(limit).ToArray();
+        return new() { Items = page, Next = found.Count > limit ? page[^1].Id : null, Snapshot = snapshot };
     }
 
     /// <summary>The ids of users, newest first: of each <paramref name="every"/> the last, <paramref name="count"/> in all.</summary>
@@ -74,7 +80,7 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
         return ids.AsList();
     }
 
-    /// <summary>Adds a user; <c>null</c> where the e-mail address is in use.</summary>
+    /// <summary>Adds a user; <c>null</c> if the e-mail address is in use.</summary>
     public async Task<User?> CreateAsync(
         Guid id, string email, string emailKey, string displayName, string passwordHash, DateTime now, CancellationToken cancel)
     {
@@ -91,11 +97,13 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     }
 
     /// <summary>Changes a user.</summary>
-    /// <param name="versions">The versions that may be changed; <c>null</c> for any. What is pending at this turn counts, not the row under it.</param>
-    /// <param name="mayChangeEmail">Whether the e-mail address may become another one; its letter case may always change.</param>
-    /// <returns>The user, or why it was not changed; where it was overtaken, the token that the row has.</returns>
-    public async Task<(UserWrite Outcome, User? User, long Fence)> UpdateAsync(
-        Guid id, UserChange change, long[]? versions, bool mayChangeEmail, WriteTurn turn, CancellationToken cancel)
+    /// <param name="versions">The versions that may be changed; <c>null</c> for any. A pending write counts, not the row under it.</param>
+    /// <returns>
+    /// The user, or why it was not changed: <see cref="WriteOutcome.Conflict"/> if the e-mail address is in use,
+    /// <see cref="WriteOutcome.Rejected"/> if it would become another one without <see cref="UserChange.MayChangeEmail"/>.
+    /// </returns>
+    public async Task<WriteResult<User>> UpdateAsync(
+        Guid id, UserChange change, IReadOnlyCollection<long>? versions, WriteFence fence, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         try
@@ -120,86 +128,87 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                     change.EmailKey,
                     change.DisplayName,
                     change.UpdatedAt,
-                    versions,
-                    mayChangeEmail,
-                    turn.Token,
-                    turn.Version,
-                    turn.PendingToken,
-                    turn.PendingVersion,
-                    turn.PendingOver,
-                    MaxFence = MaxFence(turn),
+                    versions = versions?.ToArray(),
+                    change.MayChangeEmail,
+                    fence.Token,
+                    fence.Version,
+                    fence.PendingToken,
+                    fence.PendingVersion,
+                    fence.PendingOver,
+                    fence.MaxFence,
                 },
                 cancellationToken: cancel));
             if (user is not null)
             {
-                return (UserWrite.Done, user, turn.Token);
+                return user;
             }
 
-            var (fence, emailKey) = await FenceAsync(connection, id, cancel);
-            var outcome =
-                fence is null ? UserWrite.NotFound
-                : fence >= turn.Token && fence <= MaxFence(turn) ? UserWrite.Overtaken
-                : emailKey != change.EmailKey && !mayChangeEmail ? UserWrite.EmailChange
-                : UserWrite.VersionMismatch;
-            return (outcome, null, fence ?? 0);
+            return await RefusalOfAsync(connection, id, change, fence, cancel);
         }
         catch (PostgresException error) when (error.SqlState is PostgresErrorCodes.UniqueViolation)
         {
-            return (UserWrite.EmailInUse, null, 0);
+            return WriteOutcome.Conflict;
         }
         catch (PostgresException error) when (error.SqlState is PostgresErrorCodes.DeadlockDetected)
         {
-            return (UserWrite.Overtaken, null, 0);
+            return WriteOutcome.Superseded;
         }
     }
 
+    private static async Task<WriteResult<User>> RefusalOfAsync(
+        NpgsqlConnection connection, Guid id, UserChange change, WriteFence fence, CancellationToken cancel)
+    {
+        var (rowFence, emailKey) = await FenceAsync(connection, id, cancel);
+        return rowFence is null ? WriteOutcome.NotFound
+            : rowFence >= fence.Token && rowFence <= fence.MaxFence
+                ? new WriteResult<User>(WriteOutcome.Superseded, Fence: rowFence.Value)
+            : emailKey != change.EmailKey && !change.MayChangeEmail ? WriteOutcome.Rejected
+            : WriteOutcome.VersionMismatch;
+    }
+
     /// <summary>Removes a user.</summary>
-    /// <returns>The user as it was, or why it was not removed; where it was overtaken, the token that the row has.</returns>
-    public async Task<(UserWrite Outcome, User? User, long Fence)> DeleteAsync(Guid id, WriteTurn turn, CancellationToken cancel)
+    /// <returns>The user as it was, or why it was not removed.</returns>
+    public async Task<WriteResult<User>> DeleteAsync(Guid id, WriteFence fence, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         try
         {
             var user = await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
                 $"DELETE FROM users WHERE id = @id AND (fence < @token OR fence > @maxFence) RETURNING {Columns}",
-                new { id, turn.Token, MaxFence = MaxFence(turn) },
+                new { id, fence.Token, fence.MaxFence },
                 cancellationToken: cancel));
             if (user is not null)
             {
-                return (UserWrite.Done, user, turn.Token);
+                return user;
             }
 
-            var (fence, _) = await FenceAsync(connection, id, cancel);
-            return (fence is null ? UserWrite.NotFound : UserWrite.Overtaken, null, fence ?? 0);
+            var (rowFence, _) = await FenceAsync(connection, id, cancel);
+            return rowFence is { } later ? new WriteResult<User>(WriteOutcome.Superseded, Fence: later) : WriteOutcome.NotFound;
         }
         catch (PostgresException error) when (error.SqlState is PostgresErrorCodes.DeadlockDetected)
         {
-            return (UserWrite.Overtaken, null, 0);
+            return WriteOutcome.Superseded;
         }
     }
 
     /// <summary>
-    /// Persists what was written behind, one write of each user, in one statement. It leaves out rows that are locked, so that a user
+    /// Persists queued writes, one of each user, in one statement. It leaves out rows that are locked, so that a user
     /// whose row is locked for long holds up no other; and rows that have another e-mail address, because no change of it is written
     /// behind.
     /// </summary>
-    /// <returns>
-    /// Of each user that exists the row's version and token, after the write or, where <c>Written</c> is <c>false</c>, as it was without;
-    /// and whether the row has the e-mail address of the write.
-    /// </returns>
     /// <exception cref="PostgresException">The database refuses one of them, and so all of them.</exception>
-    public async Task<IReadOnlyDictionary<Guid, (bool Written, long Version, long Fence, bool SameEmail)>> PersistAsync(
-        IReadOnlyList<(Guid Id, long Token, long Over, long Version, UserChange Change)> writes, CancellationToken cancel)
+    public async Task<IReadOnlyCollection<PersistedRow>> PersistAsync(
+        IReadOnlyList<DeferredWrite<UserChange>> writes, CancellationToken cancel)
     {
-        // In one order, whoever persists what, so that hardly ever two wait for each other.
-        writes = [.. writes.OrderBy(write => write.Id)];
+        // In the same order in every process, so that two batches hardly ever wait for each other.
+        var batch = writes.Select(write => (Id: Guid.Parse(write.Id), Write: write)).OrderBy(write => write.Id).ToArray();
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         var rows = await connection.QueryAsync<(Guid Id, bool Written, long Version, long Fence, bool SameEmail)>(new CommandDefinition(
             """
             WITH batch AS (
                 SELECT *
-                FROM unnest(@ids, @tokens, @overs, @versions, @emails, @emailKeys, @names, @times)
-                    AS batch (id, token, over, version, email, email_key, display_name, updated_at)
+                FROM unnest(@ids, @tokens, @overs, @maxFences, @versions, @emails, @emailKeys, @names, @times)
+                    AS batch (id, token, over, max_fence, version, email, email_key, display_name, updated_at)
             ), unlocked AS (
                 SELECT users.id
                 FROM batch JOIN users USING (id)
@@ -210,7 +219,7 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
                     version = greatest(users.version + 1, batch.version), fence = batch.token
                 FROM batch JOIN unlocked USING (id)
                 WHERE users.id = batch.id AND users.email_key = batch.email_key
-                    AND (users.fence <= batch.over OR users.fence > batch.token + @maxLead)
+                    AND (users.fence <= batch.over OR users.fence > batch.max_fence)
                 RETURNING users.id, users.version, users.fence
             )
             SELECT id, written.id IS NOT NULL, coalesce(written.version, users.version), coalesce(written.fence, users.fence),
@@ -219,104 +228,44 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
             """,
             new
             {
-                ids = writes.Select(write => write.Id).ToArray(),
-                tokens = writes.Select(write => write.Token).ToArray(),
-                overs = writes.Select(write => write.Over).ToArray(),
-                versions = writes.Select(write => write.Version).ToArray(),
-                emails = writes.Select(write => write.Change.Email).ToArray(),
-                emailKeys = writes.Select(write => write.Change.EmailKey).ToArray(),
-                names = writes.Select(write => write.Change.DisplayName).ToArray(),
-                times = writes.Select(write => write.Change.UpdatedAt).ToArray(),
-                maxLead = WriteBehindQueue.MaxLead,
+                ids = batch.Select(write => write.Id).ToArray(),
+                tokens = batch.Select(write => write.Write.Token).ToArray(),
+                overs = batch.Select(write => write.Write.Over).ToArray(),
+                maxFences = batch.Select(write => write.Write.MaxFence).ToArray(),
+                versions = batch.Select(write => write.Write.Version).ToArray(),
+                emails = batch.Select(write => write.Write.Change.Email).ToArray(),
+                emailKeys = batch.Select(write => write.Write.Change.EmailKey).ToArray(),
+                names = batch.Select(write => write.Write.Change.DisplayName).ToArray(),
+                times = batch.Select(write => write.Write.Change.UpdatedAt).ToArray(),
             },
             cancellationToken: cancel));
-        return rows.ToDictionary(row => row.Id, row => (row.Written, row.Version, row.Fence, row.SameEmail));
+        return
+        [
+            .. rows.Select(row => new PersistedRow(
+                row.Id.ToString(), row.Written, row.Version, row.Fence, row.SameEmail ? null : "The e-mail address is another one now.")),
+        ];
     }
 
     /// <summary>
     /// Gives a user a version later than that of a write that is given up, unless a later write has. The write's token becomes the fence,
-    /// so that no consumer that still holds the write persists it. <c>null</c> if there is no such user.
+    /// so that no consumer that still holds the write persists it.
     /// </summary>
-    public async Task<long?> PassAsync(Guid id, long version, long token, CancellationToken cancel)
+    /// <returns>The row's revision after that; <c>null</c> if there is no such user.</returns>
+    public async Task<Revision?> BumpVersionAsync(Guid id, Revision write, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
-        return await connection.QuerySingleOrDefaultAsync<long?>(new CommandDefinition(
+        var row = await connection.QuerySingleOrDefaultAsync<(long Version, long Fence)?>(new CommandDefinition(
             """
             UPDATE users
             SET version = greatest(version, @version + 1),
-                fence = CASE WHEN fence > @token + @maxLead THEN fence ELSE greatest(fence, @token) END
+                fence = CASE WHEN fence > @maxFence THEN fence ELSE greatest(fence, @fence) END
             WHERE id = @id
-            RETURNING version
+            RETURNING version, fence
             """,
-            new { id, version, token, maxLead = WriteBehindQueue.MaxLead },
+            new { id, write.Version, write.Fence, MaxFence = WriteFence.MaxFenceAfter(write.Fence) },
             cancellationToken: cancel));
+        return row is var (version, fence) ? new(version, fence) : null;
     }
-
-    /// <summary>Adds the administrator of the configuration; <c>null</c> if the e-mail address is in use.</summary>
-    public async Task<User?> CreateAdminAsync(
-        Guid id, string email, string emailKey, string passwordHash, DateTime now, CancellationToken cancel)
-    {
-        await using var connection = await postgres.OpenConnectionAsync(cancel);
-        return await connection.QuerySingleOrDefaultAsync<User>(new CommandDefinition(
-            $"""
-            INSERT INTO users (id, email, email_key, display_name, role, password_hash, configured_as, created_at, updated_at)
-            VALUES (@id, @email, @emailKey, 'Administrator', 'admin', @passwordHash, @emailKey, @now, @now)
-            ON CONFLICT (email_key) DO NOTHING
-            RETURNING {Columns}
-            """,
-            new { id, email, emailKey, passwordHash, now },
-            cancellationToken: cancel));
-    }
-
-    /// <summary>The user whom the configuration has made an administrator by this address; the user may have another one now.</summary>
-    public async Task<Guid?> FindConfiguredAsync(string emailKey, CancellationToken cancel)
-    {
-        await using var connection = await postgres.OpenConnectionAsync(cancel);
-        return await connection.QuerySingleOrDefaultAsync<Guid?>(new CommandDefinition(
-            "SELECT id FROM users WHERE configured_as = @emailKey", new { emailKey }, cancellationToken: cancel));
-    }
-
-    /// <summary>Notes that a user is the administrator of the configuration.</summary>
-    public async Task SetConfiguredAsync(Guid id, string emailKey, CancellationToken cancel)
-    {
-        await using var connection = await postgres.OpenConnectionAsync(cancel);
-        await connection.ExecuteAsync(new CommandDefinition(
-            "UPDATE users SET configured_as = @emailKey WHERE id = @id", new { id, emailKey }, cancellationToken: cancel));
-    }
-
-    /// <summary>Makes a user the administrator of the configuration, with this password.</summary>
-    public async Task<User> PromoteAsync(Guid id, string emailKey, string passwordHash, DateTime now, CancellationToken cancel)
-    {
-        await using var connection = await postgres.OpenConnectionAsync(cancel);
-        return await connection.QuerySingleAsync<User>(new CommandDefinition(
-            $"""
-            UPDATE users
-            SET role = 'admin', configured_as = @emailKey, password_hash = @passwordHash, version = version + 1, updated_at = @now
-            WHERE id = @id
-            RETURNING {Columns}
-            """,
-            new { id, emailKey, passwordHash, now },
-            cancellationToken: cancel));
-    }
-
-    /// <summary>Takes the role from users whom the configuration has made administrators by another address than this one.</summary>
-    public async Task<IReadOnlyList<User>> DemoteConfiguredAsync(string emailKey, DateTime now, CancellationToken cancel)
-    {
-        await using var connection = await postgres.OpenConnectionAsync(cancel);
-        var users = await connection.QueryAsync<User>(new CommandDefinition(
-            $"""
-            UPDATE users
-            SET role = 'user', configured_as = NULL, version = version + 1, updated_at = @now
-            WHERE configured_as <> @emailKey
-            RETURNING {Columns}
-            """,
-            new { emailKey, now },
-            cancellationToken: cancel));
-        return users.AsList();
-    }
-
-    /// <summary>A fence beyond this one orders nothing: see <see cref="WriteBehindQueue.MaxLead"/>.</summary>
-    private static long MaxFence(WriteTurn turn) => turn.Token + WriteBehindQueue.MaxLead;
 
     private static Task<(long? Fence, string? EmailKey)> FenceAsync(NpgsqlConnection connection, Guid id, CancellationToken cancel) =>
         connection.QuerySingleOrDefaultAsync<(long?, string?)>(new CommandDefinition(

@@ -4,7 +4,9 @@ using System.Text;
 
 namespace CachingApi.Weather;
 
-/// <summary>A city's name in the one form that all its spellings share: <c>Zürich</c>, <c>zurich</c> and <c> ZÜRICH </c> are <c>zurich</c>.</summary>
+/// <summary>
+/// A city's name in the one form that all its spellings share: <c>Zürich</c>, <c>zurich</c> and <c> ZÜRICH </c> are <c>zurich</c>.
+/// </summary>
 internal readonly record struct CityName
 {
     public const int MaxLength = 100;
@@ -49,13 +51,15 @@ internal readonly record struct CityName
 
     private static bool IsAllowed(Rune rune) =>
         Rune.IsLetterOrDigit(rune)
-        || Rune.GetUnicodeCategory(rune) is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark or UnicodeCategory.SpaceSeparator
+        || Rune.GetUnicodeCategory(rune)
+            is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark or UnicodeCategory.SpaceSeparator
         || rune.Value is '.' or ',' or '\'' or '’' or '-' or '(' or ')';
 }
 
 /// <summary>See <see cref="CityName.Parse"/>.</summary>
 [AttributeUsage(AttributeTargets.Parameter)]
-public sealed class CityNameAttribute() : ValidationAttribute("A city's name has 1 to 100 characters: letters, digits, spaces and . , ' - ( ) only.")
+public sealed class CityNameAttribute()
+    : ValidationAttribute("A city's name has 1 to 100 characters: letters, digits, spaces and . , ' - ( ) only.")
 {
     public override bool IsValid(object? value) => CityName.Parse(value as string) is not null;
 }

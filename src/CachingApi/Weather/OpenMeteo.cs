@@ -3,7 +3,7 @@ using System.Net;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 using System.Text.Json.Serialization.Metadata;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.Extensions.Options;
 using Polly;
 using Polly.CircuitBreaker;
@@ -11,7 +11,11 @@ using Polly.CircuitBreaker;
 namespace CachingApi.Weather;
 
 /// <summary>The client of Open-Meteo (https://open-meteo.com/en/docs): HTTP only.</summary>
-internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudget budget, IOptions<WeatherOptions> options, ILogger<OpenMeteo> log)
+internal sealed partial class OpenMeteo(
+    IHttpClientFactory clients,
+    UpstreamBudget budget,
+    IOptions<WeatherOptions> options,
+    ILogger<OpenMeteo> log)
 {
     public const string ClientName = "open-meteo";
 
@@ -54,14 +58,18 @@ internal sealed partial class OpenMeteo(IHttpClientFactory clients, UpstreamBudg
         var (forecast, isFake) = await GetAsync(
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"{Base(options.Value.ForecastUrl)}/v1/forecast?latitude={place.Latitude:0.00}&longitude={place.Longitude:0.00}&current={Variables}"),
+                $"{Base(options.Value.ForecastUrl)}/v1/forecast?latitude={place.Latitude:0.00}&longitude={place.Longitude:0.00}"
+                + $"&current={Variables}"),
             OpenMeteoJson.Default.Forecast,
             isNew,
             cancel);
         return forecast.Current is { } current
             && Finite(current.Temperature) is { } temperature
             && DateTime.TryParse(
-                current.Time, CultureInfo.InvariantCulture, DateTimeStyles.AssumeUniversal | DateTimeStyles.AdjustToUniversal, out var local)
+                current.Time,
+                CultureInfo.InvariantCulture,
+                DateTimeStyles.AssumeUniversal | DateTimeStyles.AdjustToUniversal,
+                out var local)
             && local.Year is > 1900 and < 9000
             ? new()
             {

@@ -33,7 +33,8 @@ internal static class OpenMeteoSetup
                     Delay = TimeSpan.FromMilliseconds(200),
                     BackoffType = DelayBackoffType.Exponential,
                     UseJitter = true,
-                    ShouldHandle = attempt => ValueTask.FromResult(HasFailed(attempt.Outcome) && attempt.Outcome.Result?.Headers.RetryAfter is null),
+                    ShouldHandle = attempt => ValueTask.FromResult(
+                        HasFailed(attempt.Outcome) && attempt.Outcome.Result?.Headers.RetryAfter is null),
                 })
                 .AddCircuitBreaker(new CircuitBreakerStrategyOptions<HttpResponseMessage>
                 {
@@ -41,7 +42,8 @@ internal static class OpenMeteoSetup
                     MinimumThroughput = 6,
                     SamplingDuration = TimeSpan.FromSeconds(30),
                     BreakDuration = BreakDuration,
-                    ShouldHandle = attempt => ValueTask.FromResult(HasFailed(attempt.Outcome) || attempt.Outcome.Exception is TimeoutRejectedException),
+                    ShouldHandle = attempt => ValueTask.FromResult(
+                        HasFailed(attempt.Outcome) || attempt.Outcome.Exception is TimeoutRejectedException),
                 })
                 // The upstream answers one request at a time and lets few wait.
                 .AddConcurrencyLimiter(permitLimit: 1, queueLimit: 32)

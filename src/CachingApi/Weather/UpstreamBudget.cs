@@ -1,6 +1,6 @@
 using System.Diagnostics.Metrics;
 using System.Threading.RateLimiting;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.Extensions.Options;
 using StackExchange.Redis;
 
@@ -16,7 +16,7 @@ internal enum BudgetWindow
 
 /// <summary>
 /// What all processes together may still ask of the upstream, counted in Redis (the state server) by its clock. It is less than
-/// what the upstream allows: when it is spent, what is kept is served stale, and the upstream need not refuse anybody.
+/// the upstream's limit: when it is spent, stale entries are served, and the upstream refuses no call.
 /// </summary>
 /// <remarks>
 /// At most half of each window is spent on cities that are new, because clients choose their names freely: the other half is kept for
@@ -27,29 +27,34 @@ internal sealed class UpstreamBudget : IDisposable
     /// <summary>Whether a call is for a city that is not known yet.</summary>
     public static readonly HttpRequestOptionsKey<bool> IsNew = new("new-city");
 
-    private static readonly string Script = Lua.Load("upstream_budget.lua");
+    private static readonly string Script = Lua.Load(typeof(UpstreamBudget), "upstream_budget.lua");
     private static readonly BudgetWindow[] Windows = Enum.GetValues<BudgetWindow>();
 
-    private readonly Redis _redis;
+    private readonly RedisConnections _redis;
     private readonly TimeProvider _time;
     private readonly int[] _limits;
     private volatile Known? _known;
 
-    /// <summary>While Redis is away nobody counts for all, so each process allows itself a part only.</summary>
+    /// <summary>While Redis is away, no count covers all processes, so each process allows itself a part only.</summary>
     private readonly FixedWindowRateLimiter _alone;
 
-    public UpstreamBudget(Redis redis, IOptions<BudgetOptions> options, IMeterFactory meters, TimeProvider time)
+    public UpstreamBudget(RedisConnections redis, IOptions<BudgetOptions> options, IMeterFactory meters, TimeProvider time)
     {
         (_redis, _time) = (redis, time);
         _limits = [options.Value.PerMinute, options.Value.PerHour, options.Value.PerDay];
         _alone = new(new() { PermitLimit = Math.Max(1, options.Value.PerMinute / 10), Window = TimeSpan.FromMinutes(1) });
         var meter = meters.Create(WeatherMetrics.MeterName);
-        meter.CreateObservableGauge("weather.upstream.budget", () => Measure(window => _limits[(int)window - 1]), description: "Calls that the upstream's budget allows.");
         meter.CreateObservableGauge(
-            "weather.upstream.budget_left", () => Measure(Left), description: "Calls that the upstream's budget still allows, as of this process's last one.");
+            "weather.upstream.budget",
+            () => Measure(window => _limits[(int)window - 1]),
+            description: "Calls that the upstream's budget allows.");
+        meter.CreateObservableGauge(
+            "weather.upstream.budget_left",
+            () => Measure(Left),
+            description: "Calls that the upstream's budget still allows, as of this process's last one.");
     }
 
-    /// <summary>Whether half of a window is spent: what nobody waits for is left for later then.</summary>
+    /// <summary>Whether half of a window is spent: calls that no client waits for are then postponed.</summary>
     public bool IsHalfSpent => Windows.Any(window => Left(window) is { } left && left <= _limits[(int)window - 1] / 2);
 
     /// <summary>Spends one call.</summary>
@@ -64,7 +69,7 @@ internal sealed class UpstreamBudget : IDisposable
                 throw Spent(wait);
             }
         }
-        catch (UnavailableException outage) when (outage.InnerException is not null && Redis.IsOutage(outage.InnerException))
+        catch (UnavailableException outage) when (outage.InnerException is not null && RedisConnections.IsOutage(outage.InnerException))
         {
             using var permit = _alone.AttemptAcquire();
             if (!permit.IsAcquired)
@@ -74,7 +79,7 @@ internal sealed class UpstreamBudget : IDisposable
         }
     }
 
-    /// <summary>The upstream says that a window is spent: nobody asks it again before that ends. Returns how long that is.</summary>
+    /// <summary>The upstream reports that a window is spent: no process calls it before that ends. Returns how long that is.</summary>
     public async Task<TimeSpan> ExhaustAsync(BudgetWindow window, CancellationToken cancel)
     {
         try
@@ -113,7 +118,7 @@ internal sealed class UpstreamBudget : IDisposable
         where calls is not null
         select new Measurement<long>(calls.Value, new KeyValuePair<string, object?>("window", window.ToString().ToLowerInvariant()));
 
-    /// <summary>What was left of a window at the last call; all of it once that window has ended.</summary>
+    /// <summary>The rest of a window at the last call; all of it once that window has ended.</summary>
     private long? Left(BudgetWindow window)
     {
         if (_known is not { } known)
@@ -121,7 +126,8 @@ internal sealed class UpstreamBudget : IDisposable
             return null;
         }
 
-        long Number(DateTimeOffset time) => time.ToUnixTimeSeconds() / window switch { BudgetWindow.Minute => 60, BudgetWindow.Hour => 3_600, _ => 86_400 };
+        long Number(DateTimeOffset time) =>
+            time.ToUnixTimeSeconds() / window switch { BudgetWindow.Minute => 60, BudgetWindow.Hour => 3_600, _ => 86_400 };
         return Number(_time.GetUtcNow()) > Number(known.At) ? _limits[(int)window - 1] : known.Left[(int)window - 1];
     }
 

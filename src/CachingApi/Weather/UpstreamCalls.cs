@@ -4,7 +4,7 @@ using System.Text.Json;
 namespace CachingApi.Weather;
 
 /// <summary>
-/// What is done at every attempt to call the upstream: it is taken from the budget, read to its end, looked at and counted. So
+/// Wraps every attempt to call the upstream: it is taken from the budget, read to its end, looked at and counted. So
 /// a body that trickles runs into the time-out, and one that is cut off is a failure like others, though its status is 200.
 /// </summary>
 internal sealed class UpstreamCalls(UpstreamBudget budget, WeatherMetrics metrics, TimeProvider time) : DelegatingHandler

@@ -1,42 +1,77 @@
-using System.Globalization;
 using CachingApi.Caching;
+using CachingApi.Redis;
 using Microsoft.Extensions.Options;
 
 namespace CachingApi.Weather;
 
 /// <summary>The section <c>Cache:Geocoding</c>: cities stay where they are.</summary>
-internal sealed class GeocodingCacheSettings : CacheSettings;
+internal sealed class GeocodingCacheOptions : CacheOptions;
 
 /// <summary>The section <c>Cache:Weather</c>: an observation holds until the next one is due; the TTL is the upper bound of that.</summary>
-internal sealed class WeatherCacheSettings : CacheSettings;
+internal sealed class WeatherCacheOptions : CacheOptions;
 
-/// <summary>The keys and lifetimes of what is cached of the weather.</summary>
-internal sealed class WeatherCache(IOptions<GeocodingCacheSettings> geocoding, IOptions<WeatherCacheSettings> weather)
+/// <summary>The caches of the weather: places of cities, and observations.</summary>
+internal static class WeatherCache
 {
-    /// <summary>Where the upstream is late with an observation, it is asked again after this long.</summary>
+    /// <summary>If the upstream is late with an observation, it is asked again after this long.</summary>
     private static readonly TimeSpan AskAgainAfter = TimeSpan.FromMinutes(1);
 
-    public Cache<Place> Places { get; } = new("geocoding", geocoding.Value, WeatherJson.Default.Place, _ => 0, requiresBackplane: false);
-
-    public Cache<Observation> Observations { get; } = new(
-        "weather", weather.Value, WeatherJson.Default.Observation, _ => 0, requiresBackplane: false, (observed, now) => FreshUntil(observed, now, weather.Value.Jitter));
-
-    public CacheSettings PlaceSettings => geocoding.Value;
-
-    public CacheSettings ObservationSettings => weather.Value;
+    /// <remarks>
+    /// Both are warmed with the configured cities, by name, one at a time, as the upstream answers. If half of its budget is spent, no more
+    /// are loaded, because the rest is for clients.
+    /// </remarks>
+    public static IServiceCollection AddWeatherCaches(this IServiceCollection services)
+    {
+        services.AddValidatedOptions<GeocodingCacheOptions>("Cache:Geocoding");
+        services.AddValidatedOptions<WeatherCacheOptions>("Cache:Weather");
+        services.AddCaching()
+            .AddCache<Observation>("weather", cache => cache
+                .Options<WeatherCacheOptions>()
+                .Json(WeatherJson.Default.Observation)
+                .Immutable()
+                .FreshUntil(provider =>
+                {
+                    var jitter = provider.GetRequiredService<IOptions<WeatherCacheOptions>>().Value.Jitter;
+                    return (observed, now) => FreshUntil(observed, now, jitter);
+                })
+                .ExpiresOnly()
+                .WarmWith<IOptions<WeatherOptions>>(ConfiguredAsync, warming =>
+                {
+                    warming.AtStart = provider => provider.GetRequiredService<IOptions<WeatherOptions>>().Value.Prewarm.Length;
+                    ByCity(warming, async (weather, city, cancel) => await weather.FindAsync(city, admit: null, cancel));
+                }))
+            .AddCache<Place>("geocoding", cache => cache
+                .Options<GeocodingCacheOptions>()
+                .Json(WeatherJson.Default.Place)
+                .Immutable()
+                .ExpiresOnly()
+                .WarmWith<IOptions<WeatherOptions>>(ConfiguredAsync, warming =>
+                    ByCity(warming, async (weather, city, cancel) => await weather.FindPlaceAsync(city, admit: null, cancel))));
+        return services;
+    }
 
     /// <summary>Where a city is: <c>geocoding:…:&lt;name&gt;</c>.</summary>
-    public CacheKey<Place> PlaceOf(CityName city) => Places.Key(city.Text);
+    public static string KeyOf(CityName city) => city.Text;
 
-    /// <summary>What is observed at a place: <c>weather:…:&lt;latitude&gt;,&lt;longitude&gt;</c>, to the kilometre, so that all names of a city share it.</summary>
-    public CacheKey<Observation> ObservationAt(Place place) =>
-        Observations.Key(string.Create(CultureInfo.InvariantCulture, $"{place.Latitude:0.00},{place.Longitude:0.00}"));
-
-    /// <summary>Until the next observation is due, and a little longer, so that what is due together is not asked for together.</summary>
+    /// <summary>
+    /// Until the next observation is due, and a little longer, so that observations that are due together are not requested together.
+    /// </summary>
     private static DateTimeOffset FreshUntil(Observation observed, DateTimeOffset now, double jitter)
     {
         var due = observed.At + observed.Interval * (1 + jitter * Random.Shared.NextDouble());
         var soonest = now + AskAgainAfter;
         return due > soonest ? due : soonest;
+    }
+
+    private static Task<IReadOnlyList<string>> ConfiguredAsync(IOptions<WeatherOptions> options, int count, CancellationToken cancel) =>
+        Task.FromResult<IReadOnlyList<string>>([.. options.Value.Prewarm.Take(count)]);
+
+    private static void ByCity(WarmingOptions warming, Func<WeatherService, CityName, CancellationToken, Task> load)
+    {
+        warming.Parallelism = 1;
+        warming.IsKey = key => CityName.Parse(key) is not null;
+        warming.Load = (provider, key, cancel) => provider.GetRequiredService<UpstreamBudget>().IsHalfSpent
+            ? throw new UnavailableException("What is left of the budget of calls to Open-Meteo is for clients: it")
+            : load(provider.GetRequiredService<WeatherService>(), CityName.Parse(key)!.Value, cancel);
     }
 }

@@ -2,7 +2,10 @@ using System.Diagnostics.Metrics;
 
 namespace CachingApi.Weather;
 
-/// <summary>Calls to the upstream, each attempt: by api (search, forecast) and outcome (answered, limited, refused, failed, broken, timeout, unreachable).</summary>
+/// <summary>
+/// Calls to the upstream, each attempt: by api (search, forecast) and outcome (answered, limited, refused, failed, broken, timeout,
+/// unreachable).
+/// </summary>
 internal sealed class WeatherMetrics
 {
     public const string MeterName = "CachingApi.Weather";

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json.Serialization;
 
 namespace CachingApi.Weather;
@@ -96,9 +97,11 @@ internal static class UnitsOfMeasure
     public const string Imperial = "imperial";
 }
 
-/// <summary>Where a city is, as it is cached. Another release may have cached it: what is added here must not be required.</summary>
+/// <summary>Where a city is, as it is cached. Another release may have cached it: a new property must not be required.</summary>
 internal sealed record Place
 {
+    private string? _observationKey;
+
     public required string Name { get; init; }
 
     public required string? Country { get; init; }
@@ -106,11 +109,18 @@ internal sealed record Place
     public required double Latitude { get; init; }
 
     public required double Longitude { get; init; }
+
+    /// <summary>
+    /// The key of the observation here: <c>weather:…:&lt;latitude&gt;,&lt;longitude&gt;</c>, to the kilometre, so that all names of a city
+    /// share it.
+    /// </summary>
+    [JsonIgnore]
+    public string ObservationKey => _observationKey ??= string.Create(CultureInfo.InvariantCulture, $"{Latitude:0.00},{Longitude:0.00}");
 }
 
 /// <summary>
-/// What was observed at a place, as it is cached: in °C, per cent and km/h, one entry for both units. Another release may have
-/// cached it: what is added here must not be required.
+/// An observation at a place, as it is cached: in °C, per cent and km/h, one entry for both units. Another release may have
+/// cached it: a new property must not be required.
 /// </summary>
 internal sealed record Observation
 {

@@ -1,35 +1,38 @@
 using System.Collections.Frozen;
-using System.Text.Json;
 using CachingApi.Caching;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using Microsoft.Extensions.Options;
 
 namespace CachingApi.Weather;
 
-/// <summary>What is known of a city's weather, each part by the caching pattern that suits it.</summary>
-internal sealed class WeatherService(OpenMeteo openMeteo, WeatherCache cached, CacheAside cacheAside, IOptions<WeatherOptions> options)
+/// <summary>The weather of a city: place and observation, each by the caching pattern that suits it.</summary>
+internal sealed class WeatherService(
+    OpenMeteo openMeteo,
+    Cache<Place> places,
+    Cache<Observation> observations,
+    IOptions<WeatherOptions> options)
 {
     /// <summary>The cities of the configuration are never new: no client has made them up.</summary>
     private readonly FrozenSet<string> _configured = options.Value.Prewarm.Select(city => CityName.Parse(city)!.Value.Text).ToFrozenSet();
 
     /// <summary>Cache-aside, twice.</summary>
-    /// <param name="admit">Called before the caller waits for a city that is not cached; it may refuse the caller by an exception.</param>
+    /// <param name="admit">See <see cref="CacheAside"/>.</param>
     /// <exception cref="UnavailableException">The upstream gives no answer of use, and none is kept.</exception>
-    public async Task<CityWeather> FindAsync(CityName city, Func<Task>? admit, CancellationToken cancel)
+    public async Task<CityWeather> FindAsync(CityName city, Func<bool, Task<bool>>? admit, CancellationToken cancel)
     {
         try
         {
             var found = await FindPlaceAsync(city, admit, cancel);
             if (!found.Found)
             {
-                return new(found, null, null);
+                return new(found.Untyped, null, null, places.Options);
             }
 
-            var place = JsonSerializer.Deserialize(found.Entry.Body.Span, WeatherJson.Default.Place)!;
+            var place = found.Value!;
             var wasFoundNow = found.Outcome is CacheOutcome.Miss or CacheOutcome.Bypass;
-            var observed = await ObserveAsync(place, wasFoundNow && IsNew(city), wasFoundNow ? null : admit, cancel);
-            var observation = JsonSerializer.Deserialize(observed.Entry.Body.Span, WeatherJson.Default.Observation)!;
-            return new(Together(found, observed), place, observation);
+            var observed = await ObserveAsync(city, place, wasFoundNow ? null : admit, cancel);
+            var observation = observed.Value!;
+            return new(Together(found.Untyped, observed.Untyped), place, observation, observations.Options);
         }
         catch (TimeoutException error)
         {
@@ -38,14 +41,24 @@ internal sealed class WeatherService(OpenMeteo openMeteo, WeatherCache cached, C
     }
 
     /// <summary>Cache-aside: where a city is, for days; that there is no such city, briefly.</summary>
-    public ValueTask<CacheResult> FindPlaceAsync(CityName city, Func<Task>? admit, CancellationToken cancel) =>
-        cacheAside.GetAsync(cached.PlaceOf(city), stop => openMeteo.FindAsync(city, IsNew(city), stop), admit, cancel);
+    public ValueTask<CacheResult<Place>> FindPlaceAsync(CityName city, Func<bool, Task<bool>>? admit, CancellationToken cancel) =>
+        places.GetAsync(WeatherCache.KeyOf(city), stop => openMeteo.FindAsync(city, IsNew(city), stop), admit, cancel);
 
     /// <summary>Cache-aside, fresh until the next observation is due; stale when that cannot be had.</summary>
-    /// <param name="isNew">Whether the city is new: see <see cref="UpstreamBudget"/>.</param>
-    private ValueTask<CacheResult> ObserveAsync(Place place, bool isNew, Func<Task>? admit, CancellationToken cancel) =>
-        cacheAside.GetAsync(
-            cached.ObservationAt(place), async stop => (Observation?)await openMeteo.ObserveAsync(place, isNew, stop), admit, cancel);
+    /// <remarks>The city is new (see <see cref="UpstreamBudget"/>) if no observation of it is cached.</remarks>
+    private ValueTask<CacheResult<Observation>> ObserveAsync(
+        CityName city, Place place, Func<bool, Task<bool>>? admit, CancellationToken cancel)
+    {
+        var isNew = IsNew(city);
+        return observations.GetAsync(
+            place.ObservationKey, async stop => (Observation?)await openMeteo.ObserveAsync(place, isNew, stop), AdmitAsync, cancel);
+
+        Task<bool> AdmitAsync(bool isCached)
+        {
+            isNew &= !isCached;
+            return admit?.Invoke(isCached) ?? Task.FromResult(true);
+        }
+    }
 
     private bool IsNew(CityName city) => !_configured.Contains(city.Text);
 
@@ -57,5 +70,6 @@ internal sealed class WeatherService(OpenMeteo openMeteo, WeatherCache cached, C
             : observed;
 }
 
-/// <summary>The cache's answer for a city, and what it holds; nothing where there is no such city.</summary>
-internal readonly record struct CityWeather(CacheResult Answer, Place? Place, Observation? Observation);
+/// <summary>The cache's answer for a city, with place and observation; both are <c>null</c> if there is no such city.</summary>
+/// <param name="Lifetimes">Those of the entry in the answer.</param>
+internal readonly record struct CityWeather(CacheResult Answer, Place? Place, Observation? Observation, CacheOptions Lifetimes);

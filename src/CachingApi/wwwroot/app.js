@@ -4,6 +4,7 @@
 
 const EVERY = 2000;          // ms between two looks
 const KEEP = 15 * 60;        // s that are kept to be drawn
+const COLORS = 5;             // of the lines of a graph
 const SMOOTH = 10;           // s that a rate or a ratio is taken over
 const PATIENCE = 5000;       // ms that an answer may take
 
@@ -83,20 +84,23 @@ const limitsOf = kind => stats => sum(stats.limits, policy => kind(policy));
 
 // --- The graphs: each line says how its value is made of the answer now and the one some seconds ago
 
-const caches = ['users', 'user-lists', 'weather', 'geocoding'];
 const perCache = (name, tier) => (now, then) => {
   const of = value => stats => { const cache = stats.caches.find(known => known.cache === name); return cache ? value(tierOf(cache, tier)) : 0; };
   return ratio(now, then, of(counts => counts.hits), of(lookups));
 };
 
+/** Two lines for each cache that the service has. */
+const linesOf = caches => caches.flatMap((name, index) => [
+  { label: name, color: index % COLORS + 1, value: perCache(name, 'memory') },
+  { label: `${name}, Redis`, color: index % COLORS + 1, dashed: true, value: perCache(name, 'redis') },
+]);
+
+const hitRatio = {
+  title: 'Hit ratio', note: 'by cache: memory solid, Redis dashed', format: show.ratio, range: [0, 1], empty: 'No look-ups lately', lines: [],
+};
+
 const charts = [
-  {
-    title: 'Hit ratio', note: 'by cache: memory solid, Redis dashed', format: show.ratio, range: [0, 1], empty: 'No look-ups lately',
-    lines: caches.flatMap((name, index) => [
-      { label: name, color: index + 1, value: perCache(name, 'memory') },
-      { label: `${name}, Redis`, color: index + 1, dashed: true, value: perCache(name, 'redis') },
-    ]),
-  },
+  hitRatio,
   {
     title: 'Look-ups', note: 'by what answered', format: show.rate, empty: 'No look-ups lately',
     lines: [
@@ -284,8 +288,17 @@ function say(chart, index) {
   chart.plot.classList.toggle('empty', !chart.data.some(values => values.some(value => value !== null)));
 }
 
+/** Draws the graph by cache again if there are other caches than before. */
+function learn(caches) {
+  if (caches.join() === hitRatio.lines.filter(line => !line.dashed).map(line => line.label).join()) return;
+  hitRatio.lines = linesOf(caches);
+  hitRatio.data = hitRatio.lines.map(() => times.map(() => null));
+  build();
+}
+
 /** Takes a new answer in, or that there was none. */
 function take(stats) {
+  if (stats) learn(stats.caches.map(cache => cache.cache));
   seen.push({ time: Date.now() / 1000, stats });
   const last = seen.length - 1;
   const now = seen[last];

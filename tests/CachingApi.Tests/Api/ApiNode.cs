@@ -17,7 +17,6 @@ using Npgsql;
 using OpenTelemetry.Metrics;
 using Serilog.Core;
 using Serilog.Events;
-using StackExchange.Redis;
 
 namespace CachingApi.Tests.Api;
 
@@ -36,8 +35,15 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
     private readonly bool _ownsDatabase;
     private readonly LogLines _log = new();
 
-    private ApiNode(TestServers servers, Dictionary<string, string> settings, TimeProvider? time, bool ownsDatabase) =>
-        (_servers, _settings, _time, _ownsDatabase) = (servers, settings, time, ownsDatabase);
+    private readonly Action<IServiceCollection>? _services;
+
+    private ApiNode(
+        TestServers servers,
+        Dictionary<string, string> settings,
+        TimeProvider? time,
+        bool ownsDatabase,
+        Action<IServiceCollection>? services) =>
+        (_servers, _settings, _time, _ownsDatabase, _services) = (servers, settings, time, ownsDatabase, services);
 
     public string Database => _settings["ConnectionStrings:Postgres"];
 
@@ -51,8 +57,13 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
 
     /// <param name="settings">Settings beside the tests' own, or in their place.</param>
     /// <param name="nodeOf">The service whose database and keys this one shares.</param>
+    /// <param name="services">Services beside those of the service.</param>
     public static async Task<ApiNode> StartAsync(
-        TestServers servers, Dictionary<string, string>? settings = null, ApiNode? nodeOf = null, TimeProvider? time = null)
+        TestServers servers,
+        Dictionary<string, string>? settings = null,
+        ApiNode? nodeOf = null,
+        TimeProvider? time = null,
+        Action<IServiceCollection>? services = null)
     {
         var all = new Dictionary<string, string>
         {
@@ -93,7 +104,7 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
             all["ConnectionStrings:Postgres"] = nodeOf?.Database ?? await servers.CreateDatabaseAsync();
         }
 
-        var api = new ApiNode(servers, all, time, ownsDatabase);
+        var api = new ApiNode(servers, all, time, ownsDatabase, services);
         api.UseKestrel(0);
         api.StartServer();
         api.Anonymous = api.CreateClient();
@@ -101,7 +112,8 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
     }
 
     /// <summary>Its settings, some of them changed: for a process that shares its database and keys.</summary>
-    public Dictionary<string, string> SettingsWith(Dictionary<string, string> changed) => new(_settings.Where(setting => !changed.ContainsKey(setting.Key)).Concat(changed));
+    public Dictionary<string, string> SettingsWith(Dictionary<string, string> changed) =>
+        new(_settings.Where(setting => !changed.ContainsKey(setting.Key)).Concat(changed));
 
     /// <summary>A client that leaves cookies to the test.</summary>
     public HttpClient CreateBareClient() => CreateClient(new() { HandleCookies = false, BaseAddress = ClientOptions.BaseAddress });
@@ -142,20 +154,8 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
     }
 
     /// <summary>The keys of this service in a Redis, without its prefix.</summary>
-    public async Task<string[]> KeysAsync(string? redis = null)
-    {
-        await using var connection = await ConnectionMultiplexer.ConnectAsync(redis ?? _settings["ConnectionStrings:Redis"]);
-        var keys = new List<string>();
-        foreach (var server in connection.GetServers())
-        {
-            await foreach (var key in server.KeysAsync(pattern: $"*{KeyPrefix}:*"))
-            {
-                keys.Add(key.ToString().Replace($"{KeyPrefix}:", "", StringComparison.Ordinal));
-            }
-        }
-
-        return [.. keys];
-    }
+    public Task<string[]> KeysAsync(string? redis = null) =>
+        SharedRedis.KeysAsync(redis ?? _settings["ConnectionStrings:Redis"], KeyPrefix);
 
     public override async ValueTask DisposeAsync()
     {
@@ -175,6 +175,7 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
 
         builder.ConfigureTestServices(services =>
         {
+            _services?.Invoke(services);
             services.AddSingleton<ILogEventSink>(_log);
             services.Configure<PasswordHasherOptions>(hasher => hasher.IterationCount = 1000);
             // Meters are heard by the whole process; each node counts its own only.
@@ -197,7 +198,8 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
     private sealed class LogLines : ConcurrentQueue<string>, ILogEventSink
     {
         public void Emit(LogEvent logEvent) => Enqueue(
-            $"{logEvent.RenderMessage(CultureInfo.InvariantCulture)} {logEvent.Exception} {logEvent.TraceId} {string.Join(' ', logEvent.Properties)}");
+            $"{logEvent.RenderMessage(CultureInfo.InvariantCulture)} {logEvent.Exception} {logEvent.TraceId} "
+            + $"{string.Join(' ', logEvent.Properties)}");
     }
 }
 
@@ -210,7 +212,8 @@ internal static partial class Answers
         foreach (var line in (await client.GetStringAsync("/metrics")).Split('\n'))
         {
             if (Sample().Match(line) is { Success: true } sample && sample.Groups["name"].Value == name
-                && labels.All(label => sample.Groups["labels"].Value.Contains($"{label.Label}=\"{label.Value}\"", StringComparison.Ordinal)))
+                && labels.All(
+                    label => sample.Groups["labels"].Value.Contains($"{label.Label}=\"{label.Value}\"", StringComparison.Ordinal)))
             {
                 sum += double.Parse(sample.Groups["value"].Value, CultureInfo.InvariantCulture);
             }

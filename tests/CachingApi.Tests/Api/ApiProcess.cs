@@ -5,7 +5,9 @@ using CachingApi.Tests.Servers;
 
 namespace CachingApi.Tests.Api;
 
-/// <summary>The service as a process of its own, for what a host inside the tests cannot show: how it starts, ends, and is killed.</summary>
+/// <summary>
+/// The service as a process of its own, for what a host inside the tests cannot show: how it starts, ends, and is killed.
+/// </summary>
 internal sealed partial class ApiProcess : IDisposable
 {
     private readonly Process _process;
@@ -23,7 +25,8 @@ internal sealed partial class ApiProcess : IDisposable
         };
 
         // What a developer has in the environment is not for tests.
-        foreach (var name in start.Environment.Keys.Where(name => name.StartsWith("ConnectionStrings", StringComparison.OrdinalIgnoreCase)).ToArray())
+        foreach (var name in start.Environment.Keys.Where(
+            name => name.StartsWith("ConnectionStrings", StringComparison.OrdinalIgnoreCase)).ToArray())
         {
             start.Environment.Remove(name);
         }

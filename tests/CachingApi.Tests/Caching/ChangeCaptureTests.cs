@@ -37,7 +37,9 @@ public sealed class ChangeCaptureTests(TestServers servers)
         Assert.Equal(user.Version + 1, changed.Version);
         Assert.True(changed.UpdatedAt > user.UpdatedAt);
         Assert.Equal(1, await first.MetricAsync("change_capture_follows") + await second.MetricAsync("change_capture_follows"));
-        Assert.True(await first.MetricAsync("change_capture_changes_total", ("table", "users")) + await second.MetricAsync("change_capture_changes_total", ("table", "users")) > 0);
+        Assert.True(
+            await first.MetricAsync("change_capture_changes_total", ("table", "users"))
+            + await second.MetricAsync("change_capture_changes_total", ("table", "users")) > 0);
     }
 
     [Theory]
@@ -101,7 +103,8 @@ public sealed class ChangeCaptureTests(TestServers servers)
         Assert.Equal("Before", await NameAsync(client, user));
 
         await api.SqlAsync(
-            "INSERT INTO users SELECT gen_random_uuid(), n::text, n::text, 'Many', 'user', '', 1, now(), now() FROM generate_series(1, 30000) AS n");
+            "INSERT INTO users SELECT gen_random_uuid(), n::text, n::text, 'Many', 'user', '', 1, now(), now() "
+            + "FROM generate_series(1, 30000) AS n");
         await api.SqlAsync("UPDATE users SET display_name = 'After'");
 
         await Eventually.TrueAsync(async () => await NameAsync(client, user) == "After");
@@ -119,11 +122,14 @@ public sealed class ChangeCaptureTests(TestServers servers)
         await FollowedAsync(api);
         var user = await api.CreateUserAsync();
         using var client = await api.AdminAsync();
-        var kills = int.TryParse(Environment.GetEnvironmentVariable("CACHINGAPI_KILLS"), CultureInfo.InvariantCulture, out var given) ? given : 2;
+        var kills = int.TryParse(Environment.GetEnvironmentVariable("CACHINGAPI_KILLS"), CultureInfo.InvariantCulture, out var given)
+            ? given
+            : 2;
 
         for (var kill = 1; kill <= kills; kill++)
         {
-            using var writer = await ApiProcess.StartAsync(api.SettingsWith(new() { ["ConnectionStrings:Redis"] = proxy.ConnectionString }));
+            using var writer = await ApiProcess.StartAsync(
+                api.SettingsWith(new() { ["ConnectionStrings:Redis"] = proxy.ConnectionString }));
             await WriteAndDieAsync(writer, proxy, api, client, user, $"Number {kill}");
 
             await Eventually.TrueAsync(async () => await NameAsync(client, user) == $"Number {kill}");
@@ -261,10 +267,19 @@ public sealed class ChangeCaptureTests(TestServers servers)
     {
         await using var postgres = await PostgresServer.StartAsync("max_slot_wal_keep_size=1MB");
         await using var reader = await ApiNode.StartAsync(
-            servers, new(Settings(follows: false)) { ["ConnectionStrings:Postgres"] = postgres.ConnectionString, ["Serilog:MinimumLevel:Default"] = "Warning" });
+            servers,
+            new(Settings(follows: false))
+            {
+                ["ConnectionStrings:Postgres"] = postgres.ConnectionString,
+                ["Serilog:MinimumLevel:Default"] = "Warning",
+            });
         var user = await reader.CreateUserAsync("Before");
         using var client = await reader.AdminAsync();
-        Dictionary<string, string> follows = new() { ["Database:ChangeCapture"] = "true", ["Serilog:MinimumLevel:Default"] = "Information" };
+        Dictionary<string, string> follows = new()
+        {
+            ["Database:ChangeCapture"] = "true",
+            ["Serilog:MinimumLevel:Default"] = "Information",
+        };
         if (why is "the slot was lost" or "Redis is behind the slot" or "a standby was promoted")
         {
             await using (var earlier = await ApiNode.StartAsync(servers, follows, nodeOf: reader))
@@ -288,7 +303,8 @@ public sealed class ChangeCaptureTests(TestServers servers)
         {
             case "who made the slot died before it dropped anything":
                 await reader.SqlAsync(
-                    $"SELECT pg_create_logical_replication_slot('{reader.KeyPrefix.Replace('-', '_')}_' || oid, 'pgoutput') FROM pg_database WHERE datname = current_database()");
+                    $"SELECT pg_create_logical_replication_slot('{reader.KeyPrefix.Replace('-', '_')}_' || oid, 'pgoutput') "
+                    + "FROM pg_database WHERE datname = current_database()");
                 break;
             case "Redis is behind the slot":
                 await AdvanceSlotAsync(reader);
@@ -313,7 +329,8 @@ public sealed class ChangeCaptureTests(TestServers servers)
         await Eventually.TrueAsync(async () => await NameAsync(client, user) == "After");
         await FollowedAsync(follower);
         Assert.Single(follower.Log, line => line.Contains("the caches of its tables are cleared", StringComparison.Ordinal));
-        Assert.Equal(why == "the slot was lost", follower.Log.Any(line => line.Contains("max_slot_wal_keep_size", StringComparison.Ordinal)));
+        Assert.Equal(
+            why == "the slot was lost", follower.Log.Any(line => line.Contains("max_slot_wal_keep_size", StringComparison.Ordinal)));
         NpgsqlConnection.ClearAllPools();
     }
 
@@ -395,7 +412,8 @@ public sealed class ChangeCaptureTests(TestServers servers)
         (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName;
 
     /// <summary>The writer's commit takes place, nothing of it reaches Redis, and the writer is killed before it has answered.</summary>
-    private static async Task WriteAndDieAsync(ApiProcess writer, FaultProxy proxy, ApiNode database, HttpClient admin, User user, string name)
+    private static async Task WriteAndDieAsync(
+        ApiProcess writer, FaultProxy proxy, ApiNode database, HttpClient admin, User user, string name)
     {
         writer.Client.DefaultRequestHeaders.Authorization = admin.DefaultRequestHeaders.Authorization;
         Assert.NotEqual(name, await NameAsync(writer.Client, user));
@@ -403,7 +421,8 @@ public sealed class ChangeCaptureTests(TestServers servers)
 
         proxy.Swallows = true;
         var answer = writer.Client.PutAsJsonAsync($"/users/{user.Id}", new { email = user.Email, displayName = name });
-        await Eventually.TrueAsync(async () => await database.SqlAsync<string>($"SELECT display_name FROM users WHERE id = '{user.Id}'") == name);
+        await Eventually.TrueAsync(
+            async () => await database.SqlAsync<string>($"SELECT display_name FROM users WHERE id = '{user.Id}'") == name);
         Assert.False(answer.IsCompleted);
         await writer.KillAsync();
         await Assert.ThrowsAsync<HttpRequestException>(() => answer);

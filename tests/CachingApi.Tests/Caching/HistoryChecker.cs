@@ -1,6 +1,8 @@
 namespace CachingApi.Tests.Caching;
 
-/// <summary>Checks the promises of the cache against each operation of a history when it ends; its memory does not grow with the history.</summary>
+/// <summary>
+/// Checks the promises of the cache against each operation of a history when it ends; its memory does not grow with the history.
+/// </summary>
 /// <remarks>
 /// A read must show, of each user, at least the newest version of: the writes acknowledged on its own node before it began; the
 /// reads that had ended on its own node; the writes acknowledged on any node a lag before it began. A version must have one
@@ -30,6 +32,9 @@ internal sealed class HistoryChecker(TimeSpan lag)
     private int _nodes;
     private TimeSpan? _lossOver;
 
+    /// <summary>Is given each violation at once.</summary>
+    public Action<string>? Report { get; init; }
+
     /// <summary>How many violations there were; <see cref="Violations"/> has the first ones.</summary>
     public int Count { get; private set; }
 
@@ -52,6 +57,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
             if (_violations.Count < KeptViolations)
             {
                 _violations.Add(what);
+                Report?.Invoke(what);
             }
         }
     }
@@ -108,7 +114,8 @@ internal sealed class HistoryChecker(TimeSpan lag)
     {
         lock (_lock)
         {
-            return new(node, Single, at, _users.TryGetValue(user, out var history) ? new() { [user] = Floor(history, node, Single, at) } : []);
+            return new(
+                node, Single, at, _users.TryGetValue(user, out var history) ? new() { [user] = Floor(history, node, Single, at) } : []);
         }
     }
 
@@ -146,7 +153,9 @@ internal sealed class HistoryChecker(TimeSpan lag)
         }
     }
 
-    /// <summary>The state server was killed and has nothing any more, and was not started again yet: what is not in the rows may be lost.</summary>
+    /// <summary>
+    /// The state server was killed and has nothing any more, and was not started again yet: what is not in the rows may be lost.
+    /// </summary>
     public void Lose(IReadOnlyDictionary<Guid, (long Version, string Content)> rows)
     {
         lock (_lock)
@@ -156,12 +165,15 @@ internal sealed class HistoryChecker(TimeSpan lag)
             foreach (var (user, history) in _users)
             {
                 rows.TryGetValue(user, out var row);
-                foreach (var write in history.Writes.Values.Where(write => write.Behind && (write.Version == 0 || write.Version > row.Version)))
+                foreach (var write in history.Writes.Values.Where(
+                    write => write.Behind && (write.Version == 0 || write.Version > row.Version)))
                 {
                     write.Lost = write.Queued || write.Version == 0;
                 }
 
-                history.Row = row.Content is { } content && history.Writes.TryGetValue(content, out var last) ? new(row.Version, last, "in the row at the loss") : null;
+                history.Row = row.Content is { } content && history.Writes.TryGetValue(content, out var last)
+                    ? new(row.Version, last, "in the row at the loss")
+                    : null;
                 foreach (var place in history.Floors.Where(floor => floor.Value.Write.Lost).Select(floor => floor.Key).ToArray())
                 {
                     history.Floors.Remove(place);
@@ -219,7 +231,8 @@ internal sealed class HistoryChecker(TimeSpan lag)
             return; // forgotten meanwhile
         }
 
-        var where = $"{(read.Place == Single ? "a read" : "a list")} on node {read.Node} of user {user} that began at {read.At:mm\\:ss\\.fff} showed version {version}, {content}";
+        var where = $"{(read.Place == Single ? "a read" : "a list")} on node {read.Node} of user {user} "
+            + $"that began at {read.At:mm\\:ss\\.fff} showed version {version}, {content} [{read.How}]";
         if (!history.Writes.TryGetValue(content, out var write))
         {
             Violated(content == Gone ? $"{where}, but no operation deleted it" : $"{where}, but no operation wrote that");
@@ -236,7 +249,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
             write.Lost = false; // lists show rows: it was persisted
         }
 
-        var point = new Point(version, write, $"shown by {where.Split(" of user")[0]} that began at {read.At:mm\\:ss\\.fff}");
+        var point = new Point(version, write, $"shown by {where.Split(" of user")[0]} that began at {read.At:mm\\:ss\\.fff} [{read.How}]");
         Register(history, point, where);
         if (write.Lost)
         {
@@ -403,4 +416,8 @@ internal sealed class HistoryWrite(Guid user, string content, bool behind, int l
 }
 
 /// <param name="Floors">What it must show of each user at least.</param>
-internal sealed record HistoryRead(int Node, string Place, TimeSpan At, Dictionary<Guid, Point?> Floors);
+internal sealed record HistoryRead(int Node, string Place, TimeSpan At, Dictionary<Guid, Point?> Floors)
+{
+    /// <summary>How it was answered: its Cache-Status.</summary>
+    public string How { get; init; } = "";
+}

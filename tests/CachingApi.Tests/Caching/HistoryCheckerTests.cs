@@ -266,7 +266,8 @@ public sealed class HistoryCheckerTests
     private void Write(int node, long version, string content, double at, bool queued = false) =>
         _checker.Acknowledge(_checker.BeginWrite(User, content, behind: queued), node, version, queued, Seconds(at));
 
-    private void Read(int node, long version, string content, double at) => End(_checker.BeginRead(node, User, Seconds(at)), version, content);
+    private void Read(int node, long version, string content, double at) =>
+        End(_checker.BeginRead(node, User, Seconds(at)), version, content);
 
     private void End(HistoryRead read, long version, string content) =>
         _checker.EndRead(read, new Dictionary<Guid, (long, string)> { [User] = (version, content) }, whole: true);

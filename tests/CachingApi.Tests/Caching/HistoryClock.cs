@@ -2,7 +2,9 @@ using System.Diagnostics;
 
 namespace CachingApi.Tests.Caching;
 
-/// <summary>The time in which this machine ran the test: a stall between two readings of the clock counts as <see cref="Longest"/> at most.</summary>
+/// <summary>
+/// The time in which this machine ran the test: a stall between two readings of the clock counts as <see cref="Longest"/> at most.
+/// </summary>
 /// <remarks>
 /// A bound such as "within a second" is a promise of the service, not of a machine that suspends it for two. All callers read
 /// the clock, and a timer reads it every 10 ms, so a gap between two readings is time in which no thread of the test ran.

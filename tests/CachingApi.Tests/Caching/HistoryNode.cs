@@ -7,7 +7,9 @@ using CachingApi.Tests.Api;
 
 namespace CachingApi.Tests.Caching;
 
-/// <summary>A node of a history: a caller over HTTP, as an administrator, of a host in the test's process or of a process of its own.</summary>
+/// <summary>
+/// A node of a history: a caller over HTTP, as an administrator, of a host in the test's process or of a process of its own.
+/// </summary>
 internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dictionary<string, string>? process = null) : IDisposable
 {
     private readonly SemaphoreSlim _login = new(1);
@@ -55,7 +57,9 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
     }
 
     /// <summary>Sends a request.</summary>
-    /// <returns>The answer; <c>null</c> if there is none, or a 503, or a 401 (the session was lost): what became of a write is not known.</returns>
+    /// <returns>
+    /// The answer; <c>null</c> if there is none, or a 503, or a 401 (the session was lost): what became of a write is not known.
+    /// </returns>
     public async Task<HttpResponseMessage?> SendAsync(HttpMethod method, string path, object? body = null)
     {
         try
@@ -65,7 +69,10 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
                 return null;
             }
 
-            using var request = new HttpRequestMessage(method, new Uri(_client.BaseAddress!, path)) { Content = body is null ? null : JsonContent.Create(body) };
+            using var request = new HttpRequestMessage(method, new Uri(_client.BaseAddress!, path))
+            {
+                Content = body is null ? null : JsonContent.Create(body),
+            };
             request.Headers.Authorization = _token;
             var answer = await _client.SendAsync(request);
             if (answer.StatusCode is HttpStatusCode.Unauthorized)
@@ -90,7 +97,7 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
     }
 
     /// <summary>A user as it is shown; <c>null</c> if that is not known.</summary>
-    public async Task<(long Version, string Content)?> FindAsync(Guid user)
+    public async Task<((long Version, string Content) Seen, string CacheStatus)?> FindAsync(Guid user)
     {
         using var answer = await SendAsync(HttpMethod.Get, $"/users/{user}");
         if (answer is null)
@@ -100,15 +107,16 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
 
         if (answer.StatusCode is HttpStatusCode.NotFound)
         {
-            return (HistoryChecker.GoneVersion, HistoryChecker.Gone);
+            return ((HistoryChecker.GoneVersion, HistoryChecker.Gone), answer.CacheStatus());
         }
 
         _tiers.AddOrUpdate(Tier(answer.CacheStatus()), 1, (_, count) => count + 1);
-        return Shown(await answer.JsonAsync()).Seen;
+        return (Shown(await answer.JsonAsync()).Seen, answer.CacheStatus());
     }
 
     /// <summary>The users of a page, and the next page; <c>null</c> if that is not known.</summary>
-    public async Task<(Dictionary<Guid, (long Version, string Content)> Users, string? Next)?> ListAsync(int limit, string? after = null)
+    public async Task<(Dictionary<Guid, (long Version, string Content)> Users, string? Next, string CacheStatus)?> ListAsync(
+        int limit, string? after = null)
     {
         using var answer = await SendAsync(HttpMethod.Get, $"/users?limit={limit}{(after is null ? "" : $"&after={after}")}");
         if (answer is null)
@@ -119,7 +127,7 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
         _tiers.AddOrUpdate($"lists, {Tier(answer.CacheStatus())}", 1, (_, count) => count + 1);
         var page = await answer.JsonAsync();
         var users = page.GetProperty("items").EnumerateArray().Select(Shown).ToDictionary(user => user.Id, user => user.Seen);
-        return (users, page.GetProperty("next").GetString());
+        return (users, page.GetProperty("next").GetString(), answer.CacheStatus());
     }
 
     public void Dispose()

@@ -59,9 +59,11 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
         var settings = AllSettings(cluster?.ConnectionString ?? single!.ConnectionString, state, postgres);
         await using var first = await ApiNode.StartAsync(servers, settings);
         await using var second = await ApiNode.StartAsync(
-            servers, new(settings) { ["ConnectionStrings:Redis"] = proxy?.ConnectionString ?? settings["ConnectionStrings:Redis"] }, nodeOf: first);
+            servers,
+            new(settings) { ["ConnectionStrings:Redis"] = proxy?.ConnectionString ?? settings["ConnectionStrings:Redis"] },
+            nodeOf: first);
 
-        var checker = new HistoryChecker(Lag);
+        var checker = new HistoryChecker(Lag) { Report = violation => output.WriteLine($"VIOLATION: {violation}") };
         using var clock = new HistoryClock();
         using var process = new HistoryNode(checker, first.Anonymous, first.SettingsWith([]));
         HistoryNode[] nodes = [new(checker, first.Anonymous), new(checker, second.Anonymous), process];
@@ -71,16 +73,28 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
         var workload = new HistoryWorkload(checker, clock, nodes, postgres.ConnectionString);
         await workload.CreateUsersAsync(Users);
         var faults = new HistoryFaults(
-            new(seed - 1), checker, clock, cluster?.Nodes ?? [single!], state, KeepsState, postgres, proxy, process, what => output.WriteLine($"{clock.Now():mm\\:ss\\.f} {what}"));
+            new(seed - 1),
+            checker,
+            clock,
+            cluster?.Nodes ?? [single!],
+            state,
+            KeepsState,
+            postgres,
+            proxy,
+            process,
+            what => output.WriteLine($"{clock.Now():mm\\:ss\\.f} {what}"));
 
         var start = Stopwatch.GetTimestamp();
         using var end = new CancellationTokenSource();
         await using var progress = new Timer(
-            _ => output.WriteLine($"{Stopwatch.GetElapsedTime(start).TotalSeconds:0} s: {workload.Reads} reads, {workload.Writes} writes, {faults.Count} faults, {checker.Count} violations"),
+            _ => output.WriteLine(
+                $"{Stopwatch.GetElapsedTime(start).TotalSeconds:0} s: {workload.Reads} reads, {workload.Writes} writes, "
+                + $"{faults.Count} faults, {checker.Count} violations"),
             null, TimeSpan.FromSeconds(10), TimeSpan.FromSeconds(10));
         Task[] work =
         [
-            .. Enumerable.Range(0, Callers).Select(caller => workload.WorkAsync(new(seed + caller), nodes[caller % nodes.Length], writes: caller < Callers / 2, end.Token)),
+            .. Enumerable.Range(0, Callers).Select(
+                caller => workload.WorkAsync(new(seed + caller), nodes[caller % nodes.Length], writes: caller < Callers / 2, end.Token)),
             workload.PassAsync(new(seed + Callers), end.Token),
             MeasureAsync(workload, new(seed + Callers + 1), faults, Delays, end.Token),
         ];
@@ -161,13 +175,18 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
             {
                 foreach (var user in workload.Users)
                 {
-                    await Eventually.TrueAsync(async () => await node.FindAsync(user) == rows[user], $"user {user} to be shown as {rows[user]} by node {node.Number}");
-                    await Eventually.TrueAsync(async () => await IsInRedisAsync(node, user, rows[user].Version), $"Redis to have user {user} in version {rows[user].Version}");
+                    await Eventually.TrueAsync(
+                        async () => (await node.FindAsync(user))?.Seen == rows[user],
+                        $"user {user} to be shown as {rows[user]} by node {node.Number}");
+                    await Eventually.TrueAsync(
+                        async () => await IsInRedisAsync(node, user, rows[user].Version),
+                        $"Redis to have user {user} in version {rows[user].Version}");
                 }
 
                 foreach (var limit in new[] { 100, 5 })
                 {
-                    await Eventually.TrueAsync(async () => await ShowsAsync(node, limit, rows), $"pages of {limit} to show the rows on node {node.Number}");
+                    await Eventually.TrueAsync(
+                        async () => await ShowsAsync(node, limit, rows), $"pages of {limit} to show the rows on node {node.Number}");
                 }
             }
         }
@@ -178,14 +197,16 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
     {
         foreach (var (user, version, content, why) in checker.Suspects)
         {
-            if (!await api.SqlAsync<bool>($"SELECT EXISTS (SELECT 1 FROM audit WHERE id = '{user}' AND version = {version} AND name = '{content}')"))
+            if (!await api.SqlAsync<bool>(
+                $"SELECT EXISTS (SELECT 1 FROM audit WHERE id = '{user}' AND version = {version} AND name = '{content}')"))
             {
                 checker.Violated(why);
             }
         }
 
         var backward = await api.SqlAsync<long>(
-            "SELECT count(*) FROM (SELECT version <= lag(version) OVER (PARTITION BY id ORDER BY place) AS backward FROM audit) versions WHERE backward");
+            "SELECT count(*) FROM (SELECT version <= lag(version) OVER (PARTITION BY id ORDER BY place) AS backward FROM audit) versions "
+            + "WHERE backward");
         if (backward > 0)
         {
             checker.Violated($"{backward} times a row's version did not grow");
@@ -238,14 +259,17 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
             after = seen.Next;
         }
 
-        var newest = rows.OrderByDescending(row => $"{row.Key}", StringComparer.Ordinal).Take(2 * limit).Select(row => (row.Key, row.Value));
+        var newest = rows.OrderByDescending(row => $"{row.Key}", StringComparer.Ordinal)
+            .Take(2 * limit)
+            .Select(row => (row.Key, row.Value));
         return newest.SequenceEqual(shown);
     }
 
     private void Report(
         HistoryWorkload workload, HistoryNode[] nodes, HistoryChecker checker, HistoryClock clock, HistoryFaults faults)
     {
-        output.WriteLine($"{workload.Reads} reads, {workload.Writes} acknowledged writes, {faults.Count} faults, {checker.Count} violations");
+        output.WriteLine(
+            $"{workload.Reads} reads, {workload.Writes} acknowledged writes, {faults.Count} faults, {checker.Count} violations");
         foreach (var violation in checker.Violations.Take(5))
         {
             output.WriteLine(violation);
@@ -257,13 +281,17 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
             output.WriteLine($"node {node.Number}: {tiers}; {node.Compared} entries compared with their source");
         }
 
-        output.WriteLine($"the machine stalled for {clock.LongestStall.TotalMilliseconds:0} ms at worst, {clock.Stalled.TotalSeconds:0.0} s in all are not counted");
-        output.WriteLine($"largest staleness of another node, faults included: {checker.Staleness.TotalMilliseconds:0} ms (promised: 1,000)");
+        output.WriteLine(
+            $"the machine stalled for {clock.LongestStall.TotalMilliseconds:0} ms at worst, "
+            + $"{clock.Stalled.TotalSeconds:0.0} s in all are not counted");
+        output.WriteLine(
+            $"largest staleness of another node, faults included: {checker.Staleness.TotalMilliseconds:0} ms (promised: 1,000)");
         if (Delays.Count > 0)
         {
             output.WriteLine(
-                $"delay of a write to another node without faults, {Delays.Count} measured: p50 {Percentile(Delays, 0.5).TotalMilliseconds:0.0} ms, " +
-                $"p99 {Percentile(Delays, 0.99).TotalMilliseconds:0.0} ms (promised: 100), max {Delays.Max().TotalMilliseconds:0.0} ms");
+                $"delay of a write to another node without faults, {Delays.Count} measured: "
+                + $"p50 {Percentile(Delays, 0.5).TotalMilliseconds:0.0} ms, "
+                + $"p99 {Percentile(Delays, 0.99).TotalMilliseconds:0.0} ms (promised: 100), max {Delays.Max().TotalMilliseconds:0.0} ms");
         }
     }
 

@@ -15,7 +15,8 @@ public sealed class HistoryTests(TestServers servers, ITestOutputHelper output)
         var run = new HistoryRun(servers, output) { Duration = TimeSpan.FromSeconds(15) };
         await run.RunAsync();
 
-        Assert.All(run.Nodes, node => Assert.True(node.Tiers.GetValueOrDefault("memory") > 0, $"node {node.Number} never read from memory"));
+        Assert.All(
+            run.Nodes, node => Assert.True(node.Tiers.GetValueOrDefault("memory") > 0, $"node {node.Number} never read from memory"));
         Assert.All(run.Nodes, node => Assert.True(node.Compared > 0, $"node {node.Number} compared no entry with its source"));
         if (HistoryRun.IsSoak && run.Delays.Count >= HistoryRun.EnoughDelays)
         {

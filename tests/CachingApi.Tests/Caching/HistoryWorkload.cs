@@ -10,7 +10,9 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
 {
     private static readonly string[] Strategies = ["write-through", "invalidate", "write-behind"];
 
-    /// <summary>A user that is written by hand, in SQL, takes no part in write-behind: SQL takes no turn among the pending writes.</summary>
+    /// <summary>
+    /// A user that is written by hand, in SQL, takes no part in write-behind: SQL takes no turn among the pending writes.
+    /// </summary>
     private const int ByHand = 2;
 
     private const int MaxPassing = 6;
@@ -35,7 +37,8 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
     public async Task<Guid> CreateAsync(HistoryNode node)
     {
         var (number, email, content) = (node.Number, $"{Guid.NewGuid():N}@example.org", Content());
-        using var answer = await node.SendAsync(HttpMethod.Post, "/users", new { email, displayName = content, password = ApiNode.Password });
+        using var answer = await node.SendAsync(
+            HttpMethod.Post, "/users", new { email, displayName = content, password = ApiNode.Password });
         if (answer?.IsSuccessStatusCode != true)
         {
             return Guid.Empty;
@@ -74,7 +77,9 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
         }
     }
 
-    /// <summary>Creates users, changes them once and deletes them again, so that lists grow and shrink and deletions meet pending writes.</summary>
+    /// <summary>
+    /// Creates users, changes them once and deletes them again, so that lists grow and shrink and deletions meet pending writes.
+    /// </summary>
     public async Task PassAsync(Random random, CancellationToken stop)
     {
         var passing = new Queue<(Guid User, bool Deleted)>();
@@ -108,7 +113,9 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
     }
 
     /// <summary>Updates the last user on one node and reads it on another one until it is seen there.</summary>
-    /// <returns>How long after the acknowledgement the first read began that showed it; <c>null</c> if that was not to be found out.</returns>
+    /// <returns>
+    /// How long after the acknowledgement the first read began that showed it; <c>null</c> if that was not to be found out.
+    /// </returns>
     public async Task<TimeSpan?> DelayAsync(Random random, CancellationToken stop)
     {
         var user = _users[^1];
@@ -143,13 +150,13 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
         var number = node.Number;
         var read = checker.BeginRead(number, user, clock.Now());
         var shown = await node.FindAsync(user);
-        if (shown is not { } seen || node.Number != number)
+        if (shown is not var (seen, cacheStatus) || node.Number != number)
         {
             return null;
         }
 
         Interlocked.Increment(ref _reads);
-        checker.EndRead(read, new Dictionary<Guid, (long, string)> { [user] = seen }, whole: true);
+        checker.EndRead(read with { How = cacheStatus }, new Dictionary<Guid, (long, string)> { [user] = seen }, whole: true);
         return seen.Version;
     }
 
@@ -167,7 +174,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
             }
 
             Interlocked.Increment(ref _reads);
-            checker.EndRead(read, seen.Users, whole: after is null && seen.Next is null);
+            checker.EndRead(read with { How = seen.CacheStatus }, seen.Users, whole: after is null && seen.Next is null);
             after = seen.Next;
             if (after is null)
             {
@@ -180,7 +187,8 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
     {
         var (number, content) = (node.Number, Content());
         var write = checker.BeginWrite(user, content, behind: strategy == "write-behind");
-        using var answer = await node.SendAsync(HttpMethod.Put, $"/users/{user}?strategy={strategy}", new { email = _emails[user], displayName = content });
+        using var answer = await node.SendAsync(
+            HttpMethod.Put, $"/users/{user}?strategy={strategy}", new { email = _emails[user], displayName = content });
         if (answer?.IsSuccessStatusCode != true || node.Number != number)
         {
             return null;

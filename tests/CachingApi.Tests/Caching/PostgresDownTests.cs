@@ -12,11 +12,21 @@ public sealed class PostgresDownTests(TestServers servers)
     public async Task While_it_is_frozen_stale_entries_are_served_and_the_rest_is_503()
     {
         await using var postgres = await PostgresServer.StartDurableAsync();
-        var impatient = new NpgsqlConnectionStringBuilder(postgres.ConnectionString) { Timeout = 1, CommandTimeout = 1, CancellationTimeout = 500 };
+        var impatient = new NpgsqlConnectionStringBuilder(postgres.ConnectionString)
+        {
+            Timeout = 1,
+            CommandTimeout = 1,
+            CancellationTimeout = 500,
+        };
         var time = new FakeTimeProvider(DateTimeOffset.FromUnixTimeMilliseconds(TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds()));
         await using var api = await ApiNode.StartAsync(
             servers,
-            new() { ["ConnectionStrings:Postgres"] = impatient.ConnectionString, ["Cache:Users:Ttl"] = "00:10:00", ["Cache:Users:StaleFor"] = "01:00:00" },
+            new()
+            {
+                ["ConnectionStrings:Postgres"] = impatient.ConnectionString,
+                ["Cache:Users:Ttl"] = "00:10:00",
+                ["Cache:Users:StaleFor"] = "01:00:00",
+            },
             time: time);
         var (cached, uncached) = (await api.CreateUserAsync(), await api.CreateUserAsync());
         using var client = await api.AdminAsync();
@@ -47,7 +57,12 @@ public sealed class PostgresDownTests(TestServers servers)
         var time = new FakeTimeProvider(DateTimeOffset.FromUnixTimeMilliseconds(TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds()));
         await using var api = await ApiNode.StartAsync(
             servers,
-            new() { ["ConnectionStrings:Postgres"] = postgres.ConnectionString, ["Cache:Users:Ttl"] = "00:10:00", ["Cache:Users:StaleFor"] = "01:00:00" },
+            new()
+            {
+                ["ConnectionStrings:Postgres"] = postgres.ConnectionString,
+                ["Cache:Users:Ttl"] = "00:10:00",
+                ["Cache:Users:StaleFor"] = "01:00:00",
+            },
             time: time);
         var (cached, uncached) = (await api.CreateUserAsync(), await api.CreateUserAsync());
         using var client = await api.AdminAsync();

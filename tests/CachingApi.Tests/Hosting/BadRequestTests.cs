@@ -6,6 +6,7 @@ using CachingApi.Tests.Servers;
 using CachingApi.Tests.Users;
 using Microsoft.AspNetCore.Http;
 using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Logging;
 
 namespace CachingApi.Tests.Hosting;
 
@@ -119,6 +120,20 @@ public sealed class BadRequestTests(TestServers servers)
             "a line of each request");
         Assert.False(Logged("responded 5"));
         Assert.False(Logged("   at "));
+    }
+
+    [Fact]
+    public async Task That_the_server_cannot_drain_the_body_of_a_client_that_has_gone_is_not_logged()
+    {
+        await using var api = await StartAsync(("Serilog:MinimumLevel:Default", "Information"));
+        var log = api.Services.GetRequiredService<ILoggerFactory>().CreateLogger("Microsoft.AspNetCore.Server.Kestrel");
+        var error = new InvalidOperationException("Reading is already in progress.");
+
+        log.LogError(new EventId(67, "RequestBodyDrainBodyReaderInvalidState"), error, "lost client");
+        log.LogError(new EventId(13, "ApplicationError"), error, "fault of ours");
+
+        Assert.Contains(api.Log, line => line.Contains("fault of ours", StringComparison.Ordinal));
+        Assert.DoesNotContain(api.Log, line => line.Contains("lost client", StringComparison.Ordinal));
     }
 
     [Fact]

@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Http.Json;
 using CachingApi.Caching;
+using CachingApi.Caching.Tests;
 using CachingApi.FakeUpstream;
 using CachingApi.Sessions;
 using CachingApi.Tests.Api;
@@ -17,7 +18,8 @@ internal sealed class BusyService : IAsyncDisposable
     private readonly FakeOpenMeteo _upstream;
     private int _round;
 
-    private BusyService(RedisServer cache, RedisServer state, FakeOpenMeteo upstream, ApiNode api) => (Cache, _state, _upstream, Api) = (cache, state, upstream, api);
+    private BusyService(RedisServer cache, RedisServer state, FakeOpenMeteo upstream, ApiNode api) =>
+        (Cache, _state, _upstream, Api) = (cache, state, upstream, api);
 
     public ApiNode Api { get; }
 
@@ -25,7 +27,8 @@ internal sealed class BusyService : IAsyncDisposable
 
     public static async Task<BusyService> StartAsync(TestServers servers)
     {
-        var (cache, state) = (await RedisServer.StartAsync("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu"), await RedisServer.StartAsync());
+        var (cache, state) = (
+            await RedisServer.StartAsync("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu"), await RedisServer.StartAsync());
         var upstream = await FakeOpenMeteo.StartAsync(TimeProvider.System, "--urls", "http://127.0.0.1:0");
         var api = await ApiNode.StartAsync(servers, WeatherNode.Settings(upstream, new()
         {
@@ -103,7 +106,7 @@ internal sealed class BusyService : IAsyncDisposable
     }
 
     private Engine Things(TimeSpan memory) => new(
-        Api, new() { MemoryTtl = memory, MemoryEntries = 50, StaleFor = TimeSpan.FromMinutes(10), EarlyRefresh = false });
+        Api.Services, new() { MemoryTtl = memory, MemoryEntries = 50, StaleFor = TimeSpan.FromMinutes(10), EarlyRefresh = false });
 
     private string Id(string what) => $"{what}-{_round}";
 
@@ -125,11 +128,19 @@ internal sealed class BusyService : IAsyncDisposable
             await memory.GetAsync(new Thing("it", 1), Id($"{other}"));
         }
 
-        await redis.Invalidation.DropAllAsync(redis.Cache, cause: null, CancellationToken.None);
+        await redis.Invalidation.ClearAsync(redis.Cache.Name, cause: null, CancellationToken.None);
 
         static Task<Thing?> Fail(CancellationToken stop) => throw new InvalidOperationException("The source fails.");
         await Assert.ThrowsAsync<InvalidOperationException>(() => redis.GetAsync(Fail, Id("failing")));
-        var brief = new Engine(Api, new() { MemoryTtl = TimeSpan.Zero, Ttl = TimeSpan.FromMilliseconds(1), StaleFor = TimeSpan.FromMinutes(10), EarlyRefresh = false });
+        var brief = new Engine(
+            Api.Services,
+            new()
+            {
+                MemoryTtl = TimeSpan.Zero,
+                Ttl = TimeSpan.FromMilliseconds(1),
+                StaleFor = TimeSpan.FromMinutes(10),
+                EarlyRefresh = false,
+            });
         await brief.GetAsync(new Thing("it", 1), Id("stale"));
         await Eventually.TrueAsync(async () => (await brief.GetAsync(Fail, Id("stale"))).Outcome is CacheOutcome.StaleIfError);
     }
@@ -173,7 +184,8 @@ internal sealed class BusyService : IAsyncDisposable
         await Eventually.TrueAsync(async () =>
         {
             await Task.WhenAll(Enumerable.Range(0, 20).Select(write => WriteAsync($"Name {write}")));
-            return await Api.MetricAsync("write_behind_writes_total", ("outcome", "folded")) > 0 && await Api.MetricAsync("write_behind_fallbacks_total", ("reason", "full")) > 0;
+            return await Api.MetricAsync("write_behind_writes_total", ("outcome", "folded")) > 0
+                && await Api.MetricAsync("write_behind_fallbacks_total", ("reason", "full")) > 0;
         }, "folded writes and a full queue");
         await Eventually.TrueAsync(async () =>
         {
@@ -186,7 +198,8 @@ internal sealed class BusyService : IAsyncDisposable
         await Eventually.TrueAsync(async () =>
         {
             await WriteAsync("Refused");
-            return await Api.MetricAsync("write_behind_writes_total", ("outcome", "dead")) > dead && await Api.MetricAsync("write_behind_dead_letters") > 0;
+            return await Api.MetricAsync("write_behind_writes_total", ("outcome", "dead")) > dead
+                && await Api.MetricAsync("write_behind_dead_letters") > 0;
         }, "a dead letter");
     }
 

@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Http.Json;
 using System.Text.Json;
 using CachingApi.Caching;
+using CachingApi.Caching.Tests;
 using CachingApi.FakeUpstream;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Caching;
@@ -22,7 +23,9 @@ public sealed class CacheAdministrationTests(TestServers servers)
     public async Task An_entry_is_shown_as_each_tier_has_it_and_never_its_body()
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
-        await using var api = await ApiNode.StartAsync(servers, new(InMemory) { ["Cache:Users:Jitter"] = "0", ["Cache:Users:EarlyRefresh"] = "false" }, time: time);
+        await using var api = await ApiNode.StartAsync(
+            servers, new(InMemory) { ["Cache:Users:Jitter"] = "0", ["Cache:Users:EarlyRefresh"] = "false" }, time: time);
+        await MemoryTierTests.TrustedAsync(api);
         var user = await api.CreateUserAsync();
         using var admin = await api.AdminAsync();
         var path = $"/cache/entries?key=users:{user.Id}";
@@ -37,7 +40,10 @@ public sealed class CacheAdministrationTests(TestServers servers)
 
         // Its creation has left a tombstone.
         var (memory, redis, all) = await LookAsync();
-        Assert.Equal("""{"present":false,"state":"absent","ageSeconds":null,"ttlSeconds":null,"usableForSeconds":null,"expiresInSeconds":null,"version":null,"sizeBytes":null}""", memory.GetRawText());
+        Assert.Equal(
+            """{"present":false,"state":"absent","ageSeconds":null,"ttlSeconds":null,"usableForSeconds":null"""
+            + ""","expiresInSeconds":null,"version":null,"sizeBytes":null}""",
+            memory.GetRawText());
         Assert.Equal(("tombstone", 1, CacheEntry.HeaderSize),
             (redis.GetProperty("state").GetString(), redis.GetProperty("version").GetInt32(), redis.GetProperty("sizeBytes").GetInt32()));
         Assert.InRange(redis.GetProperty("expiresInSeconds").GetDouble(), 1, 30);
@@ -69,7 +75,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
 
         var key = all.GetProperty("redisKey").GetString()!;
         await using var connection = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
-        await connection.GetDatabase().StringSetAsync($"{{{key}}}:lease", LeaseTests.Held, TimeSpan.FromSeconds(30));
+        await connection.GetDatabase().StringSetAsync($"{{{key}}}:lease", TestCache.HeldLease, TimeSpan.FromSeconds(30));
         path = $"/cache/entries?key={Uri.EscapeDataString(key)}";
         (_, redis, all) = await LookAsync();
         Assert.Equal("stale", redis.GetProperty("state").GetString());
@@ -83,7 +89,9 @@ public sealed class CacheAdministrationTests(TestServers servers)
         using var admin = await api.AdminAsync();
         var id = Guid.CreateVersion7(TimeProvider.System.GetUtcNow());
         async Task<string?> StateAsync() =>
-            (await (await admin.GetAsync($"/cache/entries?key=users:{id}")).JsonAsync()).GetProperty("redis").GetProperty("state").GetString();
+            (await (await admin.GetAsync($"/cache/entries?key=users:{id}")).JsonAsync()).GetProperty("redis")
+                .GetProperty("state")
+                .GetString();
 
         Assert.Equal("absent", await StateAsync());
         await admin.GetAsync($"/users/{id}");
@@ -100,7 +108,8 @@ public sealed class CacheAdministrationTests(TestServers servers)
         using var there = await other.AdminAsync();
         foreach (var client in new[] { here, there })
         {
-            await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).CacheStatus().Contains("detail=memory", StringComparison.Ordinal));
+            await Eventually.TrueAsync(
+                async () => (await client.GetAsync($"/users/{user.Id}")).CacheStatus().Contains("detail=memory", StringComparison.Ordinal));
         }
 
         var evicted = await here.DeleteAsync($"/cache/entries?key=users:{user.Id}");
@@ -108,7 +117,9 @@ public sealed class CacheAdministrationTests(TestServers servers)
         Assert.Equal(HttpStatusCode.NoContent, evicted.StatusCode);
         Assert.Equal("no-store", evicted.Header("Cache-Control"));
         await Eventually.TrueAsync(async () =>
-            (await (await there.GetAsync($"/cache/entries?key=users:{user.Id}")).JsonAsync()).GetProperty("memory").GetProperty("state").GetString() == "absent");
+            (await (await there.GetAsync($"/cache/entries?key=users:{user.Id}")).JsonAsync()).GetProperty("memory")
+                .GetProperty("state")
+                .GetString() == "absent");
         Assert.Equal("CachingApi; fwd=uri-miss; stored", (await here.GetAsync($"/users/{user.Id}")).CacheStatus());
         Assert.Equal("\"v1\"", (await there.GetAsync($"/users/{user.Id}")).ETag().Tag);
     }
@@ -125,14 +136,17 @@ public sealed class CacheAdministrationTests(TestServers servers)
         await using var locking = await database.BeginTransactionAsync();
         await new Npgsql.NpgsqlCommand("LOCK TABLE users IN EXCLUSIVE MODE", database, locking).ExecuteNonQueryAsync();
 
-        var written = await admin.PutAsJsonAsync($"/users/{user.Id}?strategy=write-behind", new { email = user.Email, displayName = "Countess" });
+        var written = await admin.PutAsJsonAsync(
+            $"/users/{user.Id}?strategy=write-behind", new { email = user.Email, displayName = "Countess" });
         await admin.DeleteAsync($"/cache/entries?key=users:{user.Id}");
         var read = await admin.GetAsync($"/users/{user.Id}");
 
         Assert.Equal(HttpStatusCode.Accepted, written.StatusCode);
         Assert.Equal(("CachingApi; fwd=uri-miss; stored", "\"v2\""), (read.CacheStatus(), read.ETag().Tag));
         await Eventually.TrueAsync(async () =>
-            (await (await admin.GetAsync("/cache/stats")).JsonAsync()).GetProperty("writeBehind").GetProperty("queueLength").GetInt32() == 1);
+            (await (await admin.GetAsync("/cache/stats")).JsonAsync()).GetProperty("writeBehind")
+                .GetProperty("queueLength")
+                .GetInt32() == 1);
         await locking.RollbackAsync();
     }
 
@@ -188,9 +202,11 @@ public sealed class CacheAdministrationTests(TestServers servers)
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();
-        var answer = await admin.PostAsync("/cache/warm", new StringContent(body, new System.Net.Http.Headers.MediaTypeHeaderValue("application/json")));
+        var answer = await admin.PostAsync(
+            "/cache/warm", new StringContent(body, new System.Net.Http.Headers.MediaTypeHeaderValue("application/json")));
         Assert.Equal(HttpStatusCode.BadRequest, answer.StatusCode);
-        Assert.True((await answer.JsonAsync()).GetProperty("errors").TryGetProperty(field, out _), await answer.Content.ReadAsStringAsync());
+        Assert.True(
+            (await answer.JsonAsync()).GetProperty("errors").TryGetProperty(field, out _), await answer.Content.ReadAsStringAsync());
     }
 
     [Fact]
@@ -200,12 +216,20 @@ public sealed class CacheAdministrationTests(TestServers servers)
         using var admin = await api.AdminAsync();
         string[] Keys(int count) => [.. Enumerable.Range(0, count).Select(_ => Guid.NewGuid().ToString())];
 
-        Assert.Equal(HttpStatusCode.BadRequest, (await admin.PostAsJsonAsync("/cache/warm", new { cache = "users", keys = Keys(10_001) })).StatusCode);
+        Assert.Equal(
+            HttpStatusCode.BadRequest,
+            (await admin.PostAsJsonAsync("/cache/warm", new { cache = "users", keys = Keys(10_001) })).StatusCode);
         var begun = await admin.PostAsJsonAsync("/cache/warm", new { cache = "users", keys = Keys(10_000) });
         Assert.Equal((HttpStatusCode.Accepted, 10_000), (begun.StatusCode, (await begun.JsonAsync()).GetProperty("total").GetInt32()));
 
         // Any other route takes 64 KiB.
-        var tooLarge = await admin.PostAsync("/cache/warm", new StringContent(new string(' ', 1024 * 1024 + 1), new System.Net.Http.Headers.MediaTypeHeaderValue("application/json")));
+        using var request = new HttpRequestMessage(HttpMethod.Post, "/cache/warm")
+        {
+            Content = new StringContent(
+                new string(' ', 1024 * 1024 + 1), new System.Net.Http.Headers.MediaTypeHeaderValue("application/json")),
+        };
+        request.Headers.ExpectContinue = true; // the service answers before it has read the body, and closes the connection
+        var tooLarge = await admin.SendAsync(request);
         Assert.Equal(HttpStatusCode.RequestEntityTooLarge, tooLarge.StatusCode);
         Assert.Contains("1048576", (await tooLarge.JsonAsync()).GetProperty("detail").GetString(), StringComparison.Ordinal);
     }
@@ -221,15 +245,20 @@ public sealed class CacheAdministrationTests(TestServers servers)
         using var admin = await api.AdminAsync();
         using var there = await other.AdminAsync();
 
-        object what = byKeys ? new { cache = "users", keys = new[] { users[1].Id, users[2].Id, users[2].Id } } : new { cache = "users", top = 2 };
+        object what = byKeys
+            ? new { cache = "users", keys = new[] { users[1].Id, users[2].Id, users[2].Id } }
+            : new { cache = "users", top = 2 };
         var begun = await admin.PostAsJsonAsync("/cache/warm", what);
 
         Assert.Equal(HttpStatusCode.Accepted, begun.StatusCode);
         var job = await begun.JsonAsync();
         Assert.Equal($"/cache/warm/{job.GetProperty("id").GetString()}", begun.Headers.Location!.OriginalString);
-        await Eventually.TrueAsync(async () => (await (await there.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString() == "finished");
+        await Eventually.TrueAsync(
+            async () => (await (await there.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString() == "finished");
         var status = await (await there.GetAsync(begun.Headers.Location)).JsonAsync();
-        Assert.Equal((2, 2, 0), (status.GetProperty("total").GetInt32(), status.GetProperty("done").GetInt32(), status.GetProperty("failed").GetInt32()));
+        Assert.Equal(
+            (2, 2, 0),
+            (status.GetProperty("total").GetInt32(), status.GetProperty("done").GetInt32(), status.GetProperty("failed").GetInt32()));
         Assert.True(status.GetProperty("finishedAt").GetDateTimeOffset() >= status.GetProperty("startedAt").GetDateTimeOffset());
         Assert.Equal(2, await api.MetricAsync("cache_loads_total", ("cache", "users"), ("outcome", "loaded")));
         Assert.StartsWith("CachingApi; hit", (await admin.GetAsync($"/users/{users[1].Id}")).CacheStatus());
@@ -247,7 +276,8 @@ public sealed class CacheAdministrationTests(TestServers servers)
         using var admin = await api.AdminAsync();
 
         var begun = await admin.PostAsJsonAsync("/cache/warm", new { cache = "user-lists", top = 3 });
-        await Eventually.TrueAsync(async () => (await (await admin.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString() == "finished");
+        await Eventually.TrueAsync(
+            async () => (await (await admin.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString() == "finished");
 
         var next = "";
         for (var page = 1; page <= 4; page++)
@@ -279,17 +309,20 @@ public sealed class CacheAdministrationTests(TestServers servers)
         var another = await there.PostAsJsonAsync("/cache/warm", new { cache = "geocoding", top = 1 });
 
         await UserContractTests.AssertProblemAsync(second, HttpStatusCode.Conflict);
-        Assert.Contains(begun.Headers.Location!.OriginalString, (await second.JsonAsync()).GetProperty("detail").GetString(), StringComparison.Ordinal);
+        Assert.Contains(
+            begun.Headers.Location!.OriginalString, (await second.JsonAsync()).GetProperty("detail").GetString(), StringComparison.Ordinal);
         Assert.Equal(HttpStatusCode.Accepted, another.StatusCode);
         Assert.Equal("running", (await (await there.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString());
         Assert.Equal(4, await WaitingAsync());
 
         await locking.RollbackAsync();
-        await Eventually.TrueAsync(async () => (await (await there.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("done").GetInt32() == 8);
+        await Eventually.TrueAsync(
+            async () => (await (await there.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("done").GetInt32() == 8);
         await Eventually.TrueAsync(async () => (await there.PostAsJsonAsync("/cache/warm", keys)).StatusCode is HttpStatusCode.Accepted);
 
         Task<long> WaitingAsync() => api.SqlAsync<long>(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%WHERE id =%' AND pid <> pg_backend_pid()");
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' "
+            + "AND query LIKE '%WHERE id =%' AND pid <> pg_backend_pid()");
     }
 
     [Fact]
@@ -299,9 +332,11 @@ public sealed class CacheAdministrationTests(TestServers servers)
         using var admin = await api.AdminAsync();
         await api.SqlAsync("ALTER TABLE users RENAME TO gone");
 
-        var begun = await admin.PostAsJsonAsync("/cache/warm", new { cache = "users", keys = Enumerable.Range(0, 1000).Select(_ => Guid.NewGuid()) });
+        var begun = await admin.PostAsJsonAsync(
+            "/cache/warm", new { cache = "users", keys = Enumerable.Range(0, 1000).Select(_ => Guid.NewGuid()) });
 
-        await Eventually.TrueAsync(async () => (await (await admin.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString() == "finished");
+        await Eventually.TrueAsync(
+            async () => (await (await admin.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString() == "finished");
         var status = await (await admin.GetAsync(begun.Headers.Location)).JsonAsync();
         Assert.Equal(0, status.GetProperty("done").GetInt32());
         Assert.InRange(status.GetProperty("failed").GetInt32(), 20, 24);
@@ -327,7 +362,8 @@ public sealed class CacheAdministrationTests(TestServers servers)
         await process.KillAsync();
         await locking.RollbackAsync();
 
-        await Eventually.TrueAsync(async () => (await (await admin.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString() == "lost");
+        await Eventually.TrueAsync(
+            async () => (await (await admin.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString() == "lost");
         Assert.Equal(HttpStatusCode.Accepted, (await admin.PostAsJsonAsync("/cache/warm", keys)).StatusCode);
     }
 
@@ -338,7 +374,8 @@ public sealed class CacheAdministrationTests(TestServers servers)
         var users = new[] { await first.CreateUserAsync(), await first.CreateUserAsync(), await first.CreateUserAsync() };
         await using var second = await ApiNode.StartAsync(servers, new() { ["Cache:Users:Prewarm"] = "2" }, nodeOf: first);
 
-        await Eventually.TrueAsync(async () => await second.MetricAsync("cache_loads_total", ("cache", "users"), ("outcome", "loaded")) == 2);
+        await Eventually.TrueAsync(
+            async () => await second.MetricAsync("cache_loads_total", ("cache", "users"), ("outcome", "loaded")) == 2);
         using var admin = await second.AdminAsync();
         Assert.StartsWith("CachingApi; hit", (await admin.GetAsync($"/users/{users[2].Id}")).CacheStatus());
         Assert.Equal("CachingApi; fwd=uri-miss; stored", (await admin.GetAsync($"/users/{users[0].Id}")).CacheStatus());
@@ -353,10 +390,12 @@ public sealed class CacheAdministrationTests(TestServers servers)
         var begun = await admin.PostAsJsonAsync("/cache/warm", new { cache = "weather", keys = new[] { "Berlin", "Z\u00fcrich" } });
 
         await Eventually.TrueAsync(() => node.Upstream.CallsOf(FakeOpenMeteo.Forecast) == 2);
-        await Eventually.TrueAsync(async () => (await (await admin.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("done").GetInt32() == 2);
+        await Eventually.TrueAsync(
+            async () => (await (await admin.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("done").GetInt32() == 2);
         Assert.True(CacheStatus.Of(await node.GetAsync("berlin")).Hit);
     }
 
     /// <summary>Entries have their times in milliseconds.</summary>
-    private static void AssertAbout(double expected, JsonElement tier, string field) => Assert.Equal(expected, tier.GetProperty(field).GetDouble(), 0.01);
+    private static void AssertAbout(double expected, JsonElement tier, string field) =>
+        Assert.Equal(expected, tier.GetProperty(field).GetDouble(), 0.01);
 }

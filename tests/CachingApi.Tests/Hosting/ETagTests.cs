@@ -12,8 +12,8 @@ public sealed class ETagTests
     {
         var (contract, other) = (ETags.Shape(Contract, Contract), ETags.Shape(Other, Contract));
 
-        Assert.Equal("\"v5\"", ETags.Of(5, contract).ToString());
-        Assert.Equal("\"v5-0000000000000002\"", ETags.Of(5, other).ToString());
+        Assert.Equal("\"v5\"", ETags.Of(5, contract));
+        Assert.Equal("\"v5-0000000000000002\"", ETags.Of(5, other));
         Assert.False(ETags.Matches("\"v5\"", ETags.Of(5, other)));
         Assert.False(ETags.Matches("\"v5-0000000000000002\"", ETags.Of(5, contract)));
     }

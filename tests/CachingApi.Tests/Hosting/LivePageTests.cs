@@ -1,4 +1,6 @@
 using System.Globalization;
+using CachingApi.Caching;
+using CachingApi.Orders;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using Microsoft.Playwright;
@@ -46,13 +48,32 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         }
 
         await Eventually.TrueAsync(async () => await LookUpsAsync(page) >= before + 40);
-        await Eventually.TrueAsync(async () => await page.Locator("figure", new() { HasText = "Look-ups" }).Locator("li", new() { HasText = "memory" }).Locator("b").TextContentAsync() is not ("0/s" or "–"));
+        await Eventually.TrueAsync(async () => await page.Locator("figure", new() { HasText = "Look-ups" })
+            .Locator("li", new() { HasText = "memory" })
+            .Locator("b")
+            .TextContentAsync() is not ("0/s" or "–"));
         await SeeAsync(page, "#caches tbody tr:first-child th", "users");
 
         // Everything came from this service, nothing was refused by the page's own policy, and nothing of the session is kept.
         Assert.All(_asked, url => Assert.StartsWith(api.Anonymous.BaseAddress!.ToString(), url, StringComparison.Ordinal));
         Assert.Empty(_faults);
         Assert.Equal("0 0 ", await page.EvaluateAsync<string>("`${localStorage.length} ${sessionStorage.length} ${document.cookie}`"));
+    }
+
+    [Fact]
+    public async Task A_cache_that_was_added_has_its_row_and_its_line_in_the_graph()
+    {
+        await using var api = await ApiNode.StartAsync(servers, services: services => services.AddCaching().AddOrders());
+        var page = await OpenAsync(api);
+
+        await SignInAsync(page, ApiNode.AdminEmail);
+
+        await SeeAsync(page, "#caches tbody tr:nth-child(5) th", "orders");
+        Assert.Equal(
+            1,
+            await page.Locator("figure", new() { HasText = "Hit ratio" }).Locator("li", new() { HasText = "orders, Redis" }).CountAsync());
+        Assert.Equal(9, await page.Locator("#charts canvas").CountAsync());
+        Assert.Empty(_faults);
     }
 
     [Fact]

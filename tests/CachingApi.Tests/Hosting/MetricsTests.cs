@@ -62,24 +62,26 @@ public sealed partial class MetricsTests(TestServers servers)
         """weather_upstream_budget_left{window="minute"}""",
         """weather_upstream_budget_left{window="hour"}""",
         """weather_upstream_budget_left{window="day"}""",
-        """http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200",http_route="/users/{id}",""",
-        """write_behind_queue_length{}""",
-        """write_behind_lag_seconds{}""",
-        """write_behind_dead_letters{}""",
-        """write_behind_writes_total{outcome="persisted"}""",
-        """write_behind_writes_total{outcome="folded"}""",
-        """write_behind_writes_total{outcome="retried"}""",
-        """write_behind_writes_total{outcome="dead"}""",
-        """write_behind_fallbacks_total{reason="full"}""",
+        """http_server_request_duration_seconds_count{http_request_method="GET",http_response_status_code="200","""
+        + """http_route="/users/{id}",""",
+        """write_behind_queue_length{cache="users"}""",
+        """write_behind_lag_seconds{cache="users"}""",
+        """write_behind_dead_letters{cache="users"}""",
+        """write_behind_writes_total{cache="users",outcome="persisted"}""",
+        """write_behind_writes_total{cache="users",outcome="folded"}""",
+        """write_behind_writes_total{cache="users",outcome="retried"}""",
+        """write_behind_writes_total{cache="users",outcome="dead"}""",
+        """write_behind_fallbacks_total{cache="users",reason="full"}""",
         """pg_up{}""",
     ];
 
     private static readonly string[] OfEachRedis =
     [
-        "redis_up", "redis_uptime_in_seconds", "redis_connected_clients", "redis_blocked_clients", "redis_memory_used_bytes", "redis_memory_used_rss_bytes",
-        "redis_memory_max_bytes", "redis_mem_fragmentation_ratio", "redis_evicted_keys_total", "redis_expired_keys_total", "redis_keyspace_hits_total",
-        "redis_keyspace_misses_total", "redis_commands_processed_total", "redis_connections_received_total", "redis_rejected_connections_total",
-        "redis_net_input_bytes_total", "redis_net_output_bytes_total",
+        "redis_up", "redis_uptime_in_seconds", "redis_connected_clients", "redis_blocked_clients", "redis_memory_used_bytes",
+        "redis_memory_used_rss_bytes", "redis_memory_max_bytes", "redis_mem_fragmentation_ratio", "redis_evicted_keys_total",
+        "redis_expired_keys_total", "redis_keyspace_hits_total", "redis_keyspace_misses_total", "redis_commands_processed_total",
+        "redis_connections_received_total", "redis_rejected_connections_total", "redis_net_input_bytes_total",
+        "redis_net_output_bytes_total",
     ];
 
     /// <summary>All that may stand in a label of the service's own; the rest is ASP.NET Core's, Npgsql's and the runtime's.</summary>
@@ -88,11 +90,13 @@ public sealed partial class MetricsTests(TestServers servers)
         ["cache"] = "things|users|user-lists|geocoding|weather",
         ["tier"] = "memory|redis|source",
         ["result"] = "hit|stale|miss|negative|error",
-        ["outcome"] = "loaded|not_found|failed|allowed|denied|denied_local|fallback|answered|limited|refused|broken|timeout|unreachable|persisted|folded|retried|dead",
+        ["outcome"] = "loaded|not_found|failed|allowed|denied|denied_local|fallback|answered|limited|refused|broken|timeout|unreachable"
+            + "|persisted|folded|retried|dead",
         ["reason"] = "full|contended|refused",
         ["operation"] = "get|lease|set|generation",
         ["table"] = "users",
-        ["policy"] = "default|email-change|login|login-account|login-network|registration|registration-network|weather|weather-miss"
+        ["policy"] = "default|email-change|login|login-account|login-network|password|registration|registration-network|session"
+            + "|weather|weather-miss|weather-miss-network|weather-refresh"
             + "|demo-fixed-window|demo-sliding-window|demo-token-bucket",
         ["event"] = "created|refused|delayed|ended|revoked",
         ["api"] = "search|forecast",
@@ -110,13 +114,15 @@ public sealed partial class MetricsTests(TestServers servers)
         await service.WorkAsync();
         foreach (var role in new[] { "cache", "state" })
         {
-            await Eventually.TrueAsync(async () => await service.Api.MetricAsync("redis_db_keys", ("role", role)) > 0, "another look at Redis");
+            await Eventually.TrueAsync(
+                async () => await service.Api.MetricAsync("redis_db_keys", ("role", role)) > 0, "another look at Redis");
         }
 
         await Eventually.TrueAsync(async () => await service.Api.MetricAsync("cache_evictions_total") > 0, "evictions");
         foreach (var tier in new[] { "memory", "redis" })
         {
-            await Eventually.TrueAsync(async () => await service.Api.MetricAsync("cache_staleness_seconds_count", ("tier", tier)) > 0, $"a comparison of {tier}");
+            await Eventually.TrueAsync(
+                async () => await service.Api.MetricAsync("cache_staleness_seconds_count", ("tier", tier)) > 0, $"a comparison of {tier}");
         }
 
         var metrics = await service.Api.Anonymous.GetStringAsync("/metrics");
@@ -137,7 +143,9 @@ public sealed partial class MetricsTests(TestServers servers)
         foreach (var line in withoutRedis.Split('\n').Where(line => Own().IsMatch(line)))
         {
             Assert.All(Label().Matches(line), label => Assert.True(
-                Values.TryGetValue(label.Groups["name"].Value, out var values) && Regex.IsMatch(label.Groups["value"].Value, $"^({values})$"), $"{label} of {line}"));
+                Values.TryGetValue(label.Groups["name"].Value, out var values)
+                    && Regex.IsMatch(label.Groups["value"].Value, $"^({values})$"),
+                $"{label} of {line}"));
         }
 
         Assert.DoesNotContain("@", withoutRedis, StringComparison.Ordinal);
@@ -150,8 +158,8 @@ public sealed partial class MetricsTests(TestServers servers)
         await using var service = await BusyService.StartAsync(servers);
         await service.WorkAsync();
         await Eventually.TrueAsync(async () => await service.Api.MetricAsync("redis_db_keys") > 0, "another look at Redis");
-        var users = string.Join('\n', new[] { "ops/recording.yml", "ops/alerts.yml", "ops/grafana/dashboards/cachingapi.json", "README.md" }
-            .Select(file => File.ReadAllText(ComposeTests.Root(file))));
+        string[] files = ["ops/recording.yml", "ops/alerts.yml", "ops/grafana/dashboards/cachingapi.json", "docs/metrics.md"];
+        var users = string.Join('\n', files.Select(file => File.ReadAllText(ComposeTests.Root(file))));
 
         var metrics = Family().Matches(await service.Api.Anonymous.GetStringAsync("/metrics")).Select(match => match.Groups[1].Value);
 
@@ -163,7 +171,8 @@ public sealed partial class MetricsTests(TestServers servers)
     private static bool Holds(string metrics, string sample) => metrics.Contains($"\n{sample}", StringComparison.Ordinal);
 
     private static IEnumerable<string> Of(string metrics, string name, string role) =>
-        metrics.Split('\n').Where(line => line.StartsWith($"{name}{{", StringComparison.Ordinal) && line.Contains($"role=\"{role}\"", StringComparison.Ordinal));
+        metrics.Split('\n').Where(
+            line => line.StartsWith($"{name}{{", StringComparison.Ordinal) && line.Contains($"role=\"{role}\"", StringComparison.Ordinal));
 
     [GeneratedRegex("^(cache|change_capture|rate_limit|sessions|weather|write_behind|redis|pg)_")]
     private static partial Regex Own();

@@ -36,7 +36,8 @@ public sealed class PrometheusTests(TestServers servers)
             await Task.Delay(TimeSpan.FromSeconds(1)); // as long as between two scrapes
             foreach (var expression in pending.ToArray())
             {
-                if ((await prometheus.QueryAsync(expression.Replace("$__rate_interval", "1m", StringComparison.Ordinal))).Any(double.IsFinite))
+                if ((await prometheus.QueryAsync(expression.Replace("$__rate_interval", "1m", StringComparison.Ordinal)))
+                    .Any(double.IsFinite))
                 {
                     pending.Remove(expression);
                 }

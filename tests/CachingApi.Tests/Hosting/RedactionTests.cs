@@ -24,7 +24,12 @@ public sealed partial class RedactionTests(TestServers servers)
         await using var collector = await OtlpReceiver.StartAsync();
         var settings = new Dictionary<string, string>(collector.Settings)
         {
-            ["ConnectionStrings:Postgres"] = new NpgsqlConnectionStringBuilder(postgres.ConnectionString) { Port = postgresProxy.Port, Timeout = 2, CommandTimeout = 2 }.ConnectionString,
+            ["ConnectionStrings:Postgres"] = new NpgsqlConnectionStringBuilder(postgres.ConnectionString)
+            {
+                Port = postgresProxy.Port,
+                Timeout = 2,
+                CommandTimeout = 2,
+            }.ConnectionString,
             ["ConnectionStrings:Redis"] = redisProxy.ConnectionString,
             ["Redis:StateDeadline"] = "00:00:00.500",
             ["Cache:RedisDeadline"] = "00:00:00.500",
@@ -61,11 +66,16 @@ public sealed partial class RedactionTests(TestServers servers)
         Assert.Contains("responded 503", log, StringComparison.Ordinal);
         Assert.Contains("INSERT INTO users", collector.Text, StringComparison.Ordinal);
         Assert.True(tokens.Count >= 2 && addresses.Count >= 8);
-        string[] secrets = [.. addresses, .. tokens, .. tokens.Select(token => token[22..]), ApiNode.Password, ApiNode.AdminEmail, Wrong, Next, Name, "Password="];
+        string[] secrets =
+        [
+            .. addresses, .. tokens, .. tokens.Select(token => token[22..]), ApiNode.Password, ApiNode.AdminEmail, Wrong, Next, Name,
+            "Password=",
+        ];
         AssertHoldsNone(log, "the log", secrets);
         AssertHoldsNone(metrics, "the metrics", secrets);
         AssertHoldsNone(collector.Text, "the spans", secrets);
-        Assert.DoesNotContain(metrics.Split('\n'), line => Uuid().IsMatch(line) && !line.StartsWith("target_info", StringComparison.Ordinal));
+        Assert.DoesNotContain(
+            metrics.Split('\n'), line => Uuid().IsMatch(line) && !line.StartsWith("target_info", StringComparison.Ordinal));
     }
 
     [Fact]
@@ -94,7 +104,10 @@ public sealed partial class RedactionTests(TestServers servers)
         await using var api = await ApiNode.StartAsync(
             servers, new() { ["Serilog:MinimumLevel:Default"] = "Information", ["ConnectionStrings:RedisState"] = "127.0.0.1:9" });
         var trace = Guid.NewGuid().ToString("N");
-        using var request = new HttpRequestMessage(HttpMethod.Get, path) { Headers = { { "traceparent", $"00-{trace}-00f067aa0ba902b7-01" } } };
+        using var request = new HttpRequestMessage(HttpMethod.Get, path)
+        {
+            Headers = { { "traceparent", $"00-{trace}-00f067aa0ba902b7-01" } },
+        };
         request.Headers.Authorization = new("Bearer", new string('A', 64));
 
         Assert.Equal(status, (await api.Anonymous.SendAsync(request)).StatusCode);
@@ -121,7 +134,10 @@ public sealed partial class RedactionTests(TestServers servers)
             var login = await client.PostAsJsonAsync("/sessions", new { email, password = ApiNode.Password, transport });
             if (login.IsSuccessStatusCode)
             {
-                tokens.Add(transport == "bearer" ? (await login.JsonAsync()).GetProperty("token").GetString()! : login.Header("Set-Cookie").Split('=', ';')[1]);
+                tokens.Add(
+                    transport == "bearer"
+                        ? (await login.JsonAsync()).GetProperty("token").GetString()!
+                        : login.Header("Set-Cookie").Split('=', ';')[1]);
             }
         }
 
@@ -146,7 +162,9 @@ public sealed partial class RedactionTests(TestServers servers)
         foreach (var secret in secrets)
         {
             var found = text.IndexOf(secret, StringComparison.OrdinalIgnoreCase);
-            Assert.True(found < 0, $"{secret} is in {place}: …{text[Math.Max(0, found - 200)..Math.Min(text.Length, Math.Max(0, found) + 100)]}…");
+            Assert.True(
+                found < 0,
+                $"{secret} is in {place}: …{text[Math.Max(0, found - 200)..Math.Min(text.Length, Math.Max(0, found) + 100)]}…");
         }
     }
 

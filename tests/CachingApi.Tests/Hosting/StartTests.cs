@@ -27,6 +27,8 @@ public sealed class StartTests(TestServers servers)
     [InlineData("Cache:RedisDeadline", "-00:00:01")]
     [InlineData("Cache:Verify", "1001")]
     [InlineData("Sessions:Idle", "00:00:00")]
+    [InlineData("Sessions:MemoryTtl", "00:05:01")]
+    [InlineData("Sessions:MemoryTtl", "-00:00:01")]
     [InlineData("Admin:Email", "root")]
     [InlineData("Redis:KeyPrefix", "{a}")]
     [InlineData("Redis:KeyPrefix", "longer-than-the-name-of-a-replication-slot-may-be-which-begins-with-it")]

@@ -1,4 +1,5 @@
 using CachingApi.Tests.Api;
+using CachingApi.Tests.Caching;
 using CachingApi.Tests.Servers;
 
 namespace CachingApi.Tests.Hosting;
@@ -11,15 +12,21 @@ public sealed class TraceTests(TestServers servers)
     {
         await using var collector = await OtlpReceiver.StartAsync();
         await using var api = await ApiNode.StartAsync(servers, collector.Settings);
+        await MemoryTierTests.TrustedAsync(api);
         var user = await api.CreateUserAsync();
         using var client = await api.AdminAsync();
         var trace = $"{Guid.NewGuid():N}";
-        using var request = new HttpRequestMessage(HttpMethod.Get, $"/users/{user.Id}") { Headers = { { "traceparent", $"00-{trace}-00f067aa0ba902b7-01" } } };
+        using var request = new HttpRequestMessage(HttpMethod.Get, $"/users/{user.Id}")
+        {
+            Headers = { { "traceparent", $"00-{trace}-00f067aa0ba902b7-01" } },
+        };
 
         await client.SendAsync(request);
 
         ReceivedSpan[] spans = [];
-        await Eventually.TrueAsync(() => (spans = [.. collector.Spans.Where(span => span.TraceId == trace)]).Any(span => span.Name == "GET /users/{id}"), "the trace");
+        await Eventually.TrueAsync(
+            () => (spans = [.. collector.Spans.Where(span => span.TraceId == trace)]).Any(span => span.Name == "GET /users/{id}"),
+            "the trace");
         Assert.Equal(
             [
                 "GET /users/{id}",
@@ -49,15 +56,19 @@ public sealed class TraceTests(TestServers servers)
         await api.Anonymous.GetAsync("/metrics");
         await api.Anonymous.GetAsync("/health/ready");
         // A poll or two of everything that polls.
-        await Eventually.TrueAsync(async () => await api.MetricAsync("write_behind_queue_length") == 0 && await api.MetricAsync("pg_up") == 1);
+        await Eventually.TrueAsync(
+            async () => await api.MetricAsync("write_behind_queue_length") == 0 && await api.MetricAsync("pg_up") == 1);
         await api.Anonymous.GetAsync("/limits");
-        await Eventually.TrueAsync(() => collector.Spans.Any(span => span.Name.StartsWith("GET /limits", StringComparison.Ordinal)), "the last request's trace");
+        await Eventually.TrueAsync(
+            () => collector.Spans.Any(span => span.Name.StartsWith("GET /limits", StringComparison.Ordinal)), "the last request's trace");
 
         // Spans are heard by the whole process, other tests' included: these are of no request.
         Assert.DoesNotContain(collector.Spans, span => span.ParentId.Length == 0
             && (span.Name.StartsWith("redis", StringComparison.Ordinal)
                 || span.Name.StartsWith("cache", StringComparison.Ordinal)
                 || span.Attributes.GetValueOrDefault("db.npgsql.data_source") == "cachingapi"));
-        Assert.DoesNotContain(collector.Spans, span => span.Name.Contains("metrics", StringComparison.Ordinal) || span.Name.Contains("health", StringComparison.Ordinal));
+        Assert.DoesNotContain(
+            collector.Spans,
+            span => span.Name.Contains("metrics", StringComparison.Ordinal) || span.Name.Contains("health", StringComparison.Ordinal));
     }
 }

@@ -29,7 +29,9 @@ public sealed class ExactnessTests(TestServers servers)
             Assert.InRange(timesLeft.GetValueOrDefault(left), begun - 1, begun); // the last may not have come to its end
         }
 
-        foreach (var window in admitted.Where(request => request.Before / Window == request.After / Window).GroupBy(request => request.Before / Window))
+        foreach (var window in admitted
+            .Where(request => request.Before / Window == request.After / Window)
+            .GroupBy(request => request.Before / Window))
         {
             Assert.InRange(window.Count(), 1, Limit);
             Assert.Equal(window.Count(), window.Select(request => request.Left).Distinct().Count());

@@ -1,6 +1,7 @@
 using System.Globalization;
 using CachingApi.Hosting;
 using CachingApi.RateLimiting;
+using CachingApi.Redis;
 using CachingApi.Storage;
 using Microsoft.AspNetCore.Builder;
 using Microsoft.AspNetCore.Hosting;
@@ -8,11 +9,12 @@ using Microsoft.Extensions.Configuration;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.DependencyInjection.Extensions;
 using StackExchange.Redis;
-using ServiceRedis = CachingApi.Storage.Redis;
 
 namespace CachingApi.Tests.RateLimiting;
 
-/// <summary>A service on a port of its own that has limits and routes of a test's choice, and nothing else. Two on one prefix are two nodes.</summary>
+/// <summary>
+/// A service on a port of its own that has limits and routes of a test's choice, and nothing else. Two on one prefix are two nodes.
+/// </summary>
 internal sealed class LimitedApp : IAsyncDisposable
 {
     private readonly WebApplication _app;
@@ -26,14 +28,19 @@ internal sealed class LimitedApp : IAsyncDisposable
 
     public IServiceProvider Services => _app.Services;
 
-    public IDatabase State => _app.Services.GetRequiredService<ServiceRedis>().State;
+    public IDatabase State => _app.Services.GetRequiredService<RedisConnections>().State;
 
-    public string KeyPrefix => _app.Services.GetRequiredService<ServiceRedis>().KeyPrefix;
+    public string KeyPrefix => _app.Services.GetRequiredService<RedisConnections>().KeyPrefix;
 
     /// <param name="redis">Its connection string.</param>
     /// <param name="routes">What each path is limited by: <c>policy</c>, or <c>policy*cost</c>.</param>
     public static async Task<LimitedApp> StartAsync(
-        string redis, Dictionary<string, Policy> policies, Dictionary<string, string[]> routes, string? prefix = null, TimeProvider? time = null, string deadline = "00:00:05")
+        string redis,
+        Dictionary<string, Policy> policies,
+        Dictionary<string, string[]> routes,
+        string? prefix = null,
+        TimeProvider? time = null,
+        string deadline = "00:00:05")
     {
         var app = Build(redis, policies, routes, prefix ?? $"test-{Guid.NewGuid():N}", time, deadline);
         Assert.Null(app.ConfigurationProblem());
@@ -64,7 +71,7 @@ internal sealed class LimitedApp : IAsyncDisposable
         return await _client.SendAsync(request);
     }
 
-    /// <summary>The statuses of so many requests, one after the other.</summary>
+    /// <summary>The statuses of a number of requests, one after the other.</summary>
     public async Task<string> StatusesAsync(string path, int times, string? from = null)
     {
         var statuses = new List<int>();
@@ -101,7 +108,8 @@ internal sealed class LimitedApp : IAsyncDisposable
     }
 
     /// <summary>Redis's clock, in Unix milliseconds.</summary>
-    public async Task<long> RedisTimeAsync() => new DateTimeOffset(await State.Multiplexer.GetServers()[0].TimeAsync()).ToUnixTimeMilliseconds();
+    public async Task<long> RedisTimeAsync() =>
+        new DateTimeOffset(await State.Multiplexer.GetServers()[0].TimeAsync()).ToUnixTimeMilliseconds();
 
     public async ValueTask DisposeAsync()
     {
@@ -110,11 +118,17 @@ internal sealed class LimitedApp : IAsyncDisposable
     }
 
     private static WebApplication Build(
-        string redis, Dictionary<string, Policy> policies, Dictionary<string, string[]> routes, string prefix, TimeProvider? time, string deadline)
+        string redis,
+        Dictionary<string, Policy> policies,
+        Dictionary<string, string[]> routes,
+        string prefix,
+        TimeProvider? time,
+        string deadline)
     {
         var builder = WebApplication.CreateEmptyBuilder(new());
         builder.Configuration.AddInMemoryCollection(policies
-            .SelectMany(policy => policy.Value.Settings.Select(setting => KeyValuePair.Create($"RateLimits:Policies:{policy.Key}:{setting.Key}", (string?)setting.Value)))
+            .SelectMany(policy => policy.Value.Settings.Select(
+                setting => KeyValuePair.Create($"RateLimits:Policies:{policy.Key}:{setting.Key}", (string?)setting.Value)))
             .Concat([
                 new("ConnectionStrings:Redis", redis),
                 new("Redis:KeyPrefix", prefix),
@@ -163,7 +177,9 @@ internal sealed record Policy(
     ];
 }
 
-/// <summary>A list of structured fields (RFC 9651, section 3.1), as far as the limits' headers go: strings with integers as parameters.</summary>
+/// <summary>
+/// A list of structured fields (RFC 9651, section 3.1), as far as the limits' headers go: strings with integers as parameters.
+/// </summary>
 internal static class StructuredFields
 {
     public static List<(string Name, Dictionary<string, long> Parameters)> List(this HttpResponseMessage answer, string header)
@@ -186,7 +202,10 @@ internal static class StructuredFields
             {
                 position++;
                 Skip(' ');
-                var key = Take(character => char.IsAsciiLetterLower(character) || char.IsAsciiDigit(character) || character is '_' or '-' or '.' or '*');
+                var key = Take(
+                    character => char.IsAsciiLetterLower(character)
+                        || char.IsAsciiDigit(character)
+                        || character is '_' or '-' or '.' or '*');
                 Assert.True(char.IsAsciiLetterLower(key[0]) || key[0] == '*', text);
                 Expect('=');
                 var digits = Take(char.IsAsciiDigit);

@@ -21,18 +21,25 @@ public sealed class LimitedRoutesTests(TestServers servers)
         await using var api = await ApiNode.StartAsync(servers);
 
         var limits = api.Services.GetRequiredService<EndpointDataSource>().Endpoints.OfType<RouteEndpoint>().ToDictionary(
-            endpoint => $"{endpoint.Metadata.GetMetadata<HttpMethodMetadata>()?.HttpMethods[0] ?? "GET"} {endpoint.RoutePattern.RawText!.TrimEnd('/')}",
+            endpoint => $"{endpoint.Metadata.GetMetadata<HttpMethodMetadata>()?.HttpMethods[0] ?? "GET"} "
+                + endpoint.RoutePattern.RawText!.TrimEnd('/'),
             endpoint => string.Join(' ', endpoint.Metadata.OfType<RateLimit>()
                 .Concat(endpoint.Metadata.OfType<DeferredRateLimit>().Select(deferred => deferred.Limit))
                 .Select(limit => limit.Policy ?? "named")));
 
         Assert.Equal("login login-network login-account", limits["POST /sessions"]);
         Assert.Equal("registration registration-network", limits["POST /users"]);
-        Assert.Equal("default email-change registration registration-network", limits["PUT /users/{id}"]);
-        Assert.Equal("weather weather weather-miss", limits["GET /weather/{city}"]);
+        Assert.Equal("default email-change registration registration-network password", limits["PUT /users/{id}"]);
+        Assert.Equal("default password", limits["DELETE /users/{id}"]);
+        Assert.Equal("session password", limits["PUT /users/{id}/password"]);
+        Assert.Equal("session password", limits["POST /sessions/current/reauthentication"]);
+        Assert.Equal("session", limits["DELETE /sessions"]);
+        Assert.Equal("weather weather weather-miss weather-miss-network weather-refresh", limits["GET /weather/{city}"]);
         Assert.Equal("default", limits["GET /users/{id}"]);
         Assert.Equal("named", limits["GET /limits/{policy}"]);
-        Assert.Equal(["GET /health/live", "GET /health/ready", "GET /metrics"], limits.Where(route => route.Value is "").Select(route => route.Key).Order());
+        Assert.Equal(
+            ["GET /health/live", "GET /health/ready", "GET /metrics"],
+            limits.Where(route => route.Value is "").Select(route => route.Key).Order());
     }
 
     [Fact]
@@ -40,15 +47,19 @@ public sealed class LimitedRoutesTests(TestServers servers)
     {
         await using var api = await StartAsync();
 
-        var listed = (await (await api.Anonymous.GetAsync("/limits")).JsonAsync()).EnumerateArray().ToDictionary(policy => policy.GetProperty("policy").GetString()!);
+        var listed = (await (await api.Anonymous.GetAsync("/limits")).JsonAsync())
+            .EnumerateArray()
+            .ToDictionary(policy => policy.GetProperty("policy").GetString()!);
         Assert.Equal(
             [
                 "default", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket", "email-change", "login", "login-account",
-                "login-network",
-                "registration", "registration-network", "weather", "weather-miss",
+                "login-network", "password", "registration", "registration-network", "session", "weather", "weather-miss",
+                "weather-miss-network", "weather-refresh",
             ],
             listed.Keys);
-        Assert.Equal("""{"policy":"registration","algorithm":"fixed-window","limit":20,"windowSeconds":3600,"partition":"ip"}""", listed["registration"].GetRawText());
+        Assert.Equal(
+            """{"policy":"registration","algorithm":"fixed-window","limit":20,"windowSeconds":3600,"partition":"ip"}""",
+            listed["registration"].GetRawText());
 
         foreach (var policy in listed.Keys.Where(name => name.StartsWith("demo", StringComparison.Ordinal)))
         {
@@ -57,7 +68,9 @@ public sealed class LimitedRoutesTests(TestServers servers)
                 var answer = await api.Anonymous.GetAsync($"/limits/{policy}");
                 Assert.Equal("no-store", answer.Header("Cache-Control"));
                 var state = await answer.JsonAsync();
-                Assert.Equal(["policy", "algorithm", "limit", "remaining", "resetSeconds"], state.EnumerateObject().Select(property => property.Name));
+                Assert.Equal(
+                    ["policy", "algorithm", "limit", "remaining", "resetSeconds"],
+                    state.EnumerateObject().Select(property => property.Name));
                 Assert.Equal(policy, $"demo-{state.GetProperty("algorithm").GetString()}");
                 Assert.Equal(10, state.GetProperty("limit").GetInt32());
                 Assert.Equal(remaining, answer.List("RateLimit").Single().Parameters["r"]);
@@ -92,7 +105,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
         Assert.Equal(1, await api.MetricAsync("rate_limit_decisions_total", ("policy", "login"), ("outcome", "denied")));
         Assert.Equal(1, await api.MetricAsync("rate_limit_decisions_total", ("policy", "login"), ("outcome", "denied_local")));
         Assert.Equal(10, await api.MetricAsync("rate_limit_decisions_total", ("policy", "login"), ("outcome", "allowed")));
-        // Who is denied by address has not spent the account's.
+        // A request that is denied by address does not spend the account's permits.
         Assert.Equal(10, await api.MetricAsync("rate_limit_decisions_total", ("policy", "login-account"), ("outcome", "allowed")));
     }
 
@@ -125,7 +138,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Unauthorized, (await GuessAsync(12, "203.0.113.2")).StatusCode);
         // Not "ada": an id in hexadecimal may hold that.
         Assert.DoesNotContain(
-            await api.KeysAsync(), key => key.Contains("example", StringComparison.OrdinalIgnoreCase) || key.Contains('@', StringComparison.Ordinal));
+            await api.KeysAsync(),
+            key => key.Contains("example", StringComparison.OrdinalIgnoreCase) || key.Contains('@', StringComparison.Ordinal));
         Assert.Contains(await api.KeysAsync(), key => key.StartsWith("limits:{account:", StringComparison.Ordinal));
     }
 
@@ -203,7 +217,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
     [InlineData("", "application/json", 400)]
     [InlineData("null", "application/json", 400)]
     [InlineData(null, "application/json", 413)]
-    public async Task A_login_that_names_no_account_is_told_what_is_wrong_with_it_and_counts_by_address(string? body, string type, int status)
+    public async Task A_login_without_an_account_gets_a_validation_error_and_counts_by_address(
+        string? body, string type, int status)
     {
         await using var api = await StartAsync();
         Task<HttpResponseMessage> SendAsync() =>
@@ -231,7 +246,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
         {
             var request = new HttpRequestMessage(HttpMethod.Post, "/users")
             {
-                Content = JsonContent.Create(new { email = $"{Guid.NewGuid():N}@example.org", displayName = "Ada", password = ApiNode.Password }),
+                Content = JsonContent.Create(
+                    new { email = $"{Guid.NewGuid():N}@example.org", displayName = "Ada", password = ApiNode.Password }),
             };
             request.Headers.Add("X-Forwarded-For", from);
             request.Headers.Add("X-Real-IP", from);
@@ -254,17 +270,21 @@ public sealed class LimitedRoutesTests(TestServers servers)
         request.Headers.Add("X-Forwarded-For", "198.51.100.1, 203.0.113.7, 10.1.2.3"); // the first is what the client made up
         await api.Anonymous.SendAsync(request);
 
-        Assert.StartsWith("limits:{ip:203.0.113.7}:", Assert.Single(await api.KeysAsync(), key => key.StartsWith("limits:", StringComparison.Ordinal)), StringComparison.Ordinal);
+        Assert.StartsWith(
+            "limits:{ip:203.0.113.7}:",
+            Assert.Single(await api.KeysAsync(), key => key.StartsWith("limits:", StringComparison.Ordinal)),
+            StringComparison.Ordinal);
     }
 
     [Fact]
-    public async Task A_user_is_counted_in_all_sessions_a_session_by_itself_and_who_is_not_logged_in_by_address()
+    public async Task A_user_is_counted_in_all_sessions_a_session_by_itself_and_an_anonymous_client_by_address()
     {
         await using var api = await StartAsync(("RateLimits:Policies:demo-fixed-window:Partition", "session"));
         var user = await api.CreateUserAsync();
         using var first = await api.LogInAsync(user.Email);
         using var second = await api.LogInAsync(user.Email);
-        async Task<long> LeftAsync(HttpClient client, string path) => (await client.GetAsync(path)).List("RateLimit").Single().Parameters["r"];
+        async Task<long> LeftAsync(HttpClient client, string path) =>
+            (await client.GetAsync(path)).List("RateLimit").Single().Parameters["r"];
 
         Assert.Equal(599, await LeftAsync(first, $"/users/{user.Id}"));
         Assert.Equal(598, await LeftAsync(second, $"/users/{user.Id}"));
@@ -274,19 +294,22 @@ public sealed class LimitedRoutesTests(TestServers servers)
         Assert.Equal(9, await LeftAsync(second, "/limits/demo-fixed-window"));
         Assert.Equal(8, await LeftAsync(second, "/limits/demo-fixed-window"));
 
-        // A token that is no session's does not choose whom it counts for.
+        // A token without a session does not select another partition than the address.
         using var forger = api.CreateClient();
         forger.DefaultRequestHeaders.Authorization = new("Bearer", new string('A', 64));
         Assert.Equal(598, await LeftAsync(forger, $"/users/{user.Id}"));
     }
 
     [Fact]
-    public async Task Who_is_denied_by_address_is_not_looked_up_and_nobody_is_looked_up_twice()
+    public async Task A_client_that_is_denied_by_address_costs_no_session_look_up_and_no_request_costs_two()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
         await using var api = await StartAsync(
-            ("ConnectionStrings:Redis", servers.Redis), ("ConnectionStrings:RedisState", redis.ConnectionString), ("RateLimits:Policies:registration:Limit", "1"));
+            ("ConnectionStrings:Redis", servers.Redis),
+            ("ConnectionStrings:RedisState", redis.ConnectionString),
+            ("Sessions:MemoryTtl", "00:00:00"),
+            ("RateLimits:Policies:registration:Limit", "1"));
         using var client = await api.AdminAsync();
         await client.PostAsJsonAsync("/users", new { });
         Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
@@ -295,7 +318,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
         Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
         Assert.Equal(before + 2, await RateLimitTests.CallsAsync(connection));
 
-        // The first asks Redis for the limit, and the second nobody.
+        // The first request costs a call for the limit, and the second costs none.
         for (var request = 0; request < 2; request++)
         {
             Assert.Equal(HttpStatusCode.TooManyRequests, (await client.PostAsJsonAsync("/users", new { })).StatusCode);
@@ -319,11 +342,13 @@ public sealed class LimitedRoutesTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Decisions_without_redis_are_counted_as_such_and_nobody_logs_in_meanwhile()
+    public async Task Decisions_without_redis_are_counted_as_such_and_logins_are_refused_meanwhile()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var api = await StartAsync(
-            ("ConnectionStrings:Redis", servers.Redis), ("ConnectionStrings:RedisState", redis.ConnectionString), ("Redis:StateDeadline", "00:00:00.300"));
+            ("ConnectionStrings:Redis", servers.Redis),
+            ("ConnectionStrings:RedisState", redis.ConnectionString),
+            ("Redis:StateDeadline", "00:00:00.300"));
         await redis.KillAsync();
 
         Assert.Equal(HttpStatusCode.OK, (await api.Anonymous.GetAsync("/limits/demo-token-bucket")).StatusCode);

@@ -18,7 +18,7 @@ public sealed class RateLimitTests(TestServers servers)
 
     [Theory]
     [MemberData(nameof(Algorithms))]
-    public async Task So_many_are_let_in_and_the_next_is_told_when_to_come_back(string algorithm)
+    public async Task Requests_up_to_the_limit_are_allowed_and_the_next_answer_has_the_time_to_wait(string algorithm)
     {
         await using var app = await StartAsync(new(algorithm, Limit: 3, Window: "01:00:00"));
         for (var left = 2; left >= 0; left--)
@@ -55,7 +55,7 @@ public sealed class RateLimitTests(TestServers servers)
 
     [Theory]
     [MemberData(nameof(Algorithms))]
-    public async Task A_client_that_waits_as_long_as_told_is_let_in(string algorithm)
+    public async Task A_client_that_waits_for_retry_after_is_allowed(string algorithm)
     {
         await using var app = await StartAsync(new(algorithm, Limit: 2, Window: "00:00:01"));
         for (var round = 0; round < 3; round++)
@@ -74,7 +74,7 @@ public sealed class RateLimitTests(TestServers servers)
 
     [Theory]
     [MemberData(nameof(Algorithms))]
-    public async Task Every_key_expires_whatever_was_under_it_before(string algorithm)
+    public async Task Every_key_expires_even_if_it_held_foreign_data(string algorithm)
     {
         await using var app = await StartAsync(new(algorithm, Limit: 3, Window: "00:00:30"));
         await app.StatusesAsync("/", 2);
@@ -106,14 +106,18 @@ public sealed class RateLimitTests(TestServers servers)
         Assert.Equal("200 200 429 429 429", await app.StatusesAsync("/all", 5));
         // Another client's requests, so that none is answered from memory.
         var other = await LimitedApp.StartAsync(
-            servers.Redis, new() { ["few"] = new(Limit: 2), ["many"] = new("sliding-window", Limit: 10) }, new() { ["/all"] = ["many", "few"] }, app.KeyPrefix);
+            servers.Redis,
+            new() { ["few"] = new(Limit: 2), ["many"] = new("sliding-window", Limit: 10) },
+            new() { ["/all"] = ["many", "few"] },
+            app.KeyPrefix);
         await using (other)
         {
             var denied = await other.GetAsync("/all");
             Assert.Equal(HttpStatusCode.TooManyRequests, denied.StatusCode);
             Assert.Equal([("many", 8L), ("few", 0L)], denied.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
             Assert.Equal(["many", "few"], denied.List("RateLimit-Policy").Select(policy => policy.Name));
-            Assert.Equal(["few"], (await denied.JsonAsync()).GetProperty("violated-policies").EnumerateArray().Select(name => name.GetString()));
+            Assert.Equal(
+                ["few"], (await denied.JsonAsync()).GetProperty("violated-policies").EnumerateArray().Select(name => name.GetString()));
         }
 
         Assert.Equal(7, Left(await app.GetAsync("/many")));
@@ -122,7 +126,7 @@ public sealed class RateLimitTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_route_costs_what_it_says_and_who_cannot_pay_that_may_still_pay_less()
+    public async Task A_route_costs_its_declared_permits_and_a_cheaper_route_may_still_be_allowed()
     {
         await using var app = await LimitedApp.StartAsync(
             servers.Redis, new() { ["it"] = new(Limit: 7) }, new() { ["/"] = ["it"], ["/dear"] = ["it*5"] });
@@ -133,12 +137,15 @@ public sealed class RateLimitTests(TestServers servers)
     }
 
     [Fact]
-    public async Task One_script_call_decides_all_policies_and_none_who_is_denied_already()
+    public async Task One_script_call_decides_all_policies_and_a_remembered_rejection_needs_none()
     {
         var time = new FakeTimeProvider(DateTimeOffset.UnixEpoch.AddYears(50));
         await using var redis = await RedisServer.StartAsync();
         await using var app = await LimitedApp.StartAsync(
-            $"{redis.ConnectionString},allowAdmin=true", new() { ["one"] = new(Limit: 5), ["two"] = new("token-bucket", Limit: 9, Partition: "api-key") }, new() { ["/"] = ["one", "two"] }, time: time);
+            $"{redis.ConnectionString},allowAdmin=true",
+            new() { ["one"] = new(Limit: 5), ["two"] = new("token-bucket", Limit: 9, Partition: "api-key") },
+            new() { ["/"] = ["one", "two"] },
+            time: time);
         await app.GetAsync("/");
 
         var before = await CallsAsync(app);
@@ -174,7 +181,12 @@ public sealed class RateLimitTests(TestServers servers)
         await Task.WhenAll(Enumerable.Range(1, Clients).Select(client => app.GetAsync(firsts[client % 3], $"10.0.0.{client}")));
         var seconds = await Task.WhenAll(Enumerable.Range(1, Clients).Select(client => app.GetAsync("/both", $"10.0.0.{client}")));
 
-        (HttpStatusCode Status, long Two, long One)[] expected = [(HttpStatusCode.OK, 7, 3), (HttpStatusCode.OK, 5, 3), (HttpStatusCode.TooManyRequests, 9, 0)];
+        (HttpStatusCode Status, long Two, long One)[] expected =
+        [
+            (HttpStatusCode.OK, 7, 3),
+            (HttpStatusCode.OK, 5, 3),
+            (HttpStatusCode.TooManyRequests, 9, 0),
+        ];
         Assert.All(Enumerable.Range(1, Clients), client =>
         {
             var answer = seconds[client - 1];
@@ -185,7 +197,7 @@ public sealed class RateLimitTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_raised_limit_counts_at_once_for_who_was_denied()
+    public async Task A_raised_limit_counts_at_once_for_a_denied_client()
     {
         await using var app = await StartAsync(new(Limit: 2));
         Assert.Equal("200 200 429 429", await app.StatusesAsync("/", 4));
@@ -207,7 +219,7 @@ public sealed class RateLimitTests(TestServers servers)
             }
             catch (AggregateException)
             {
-                // Where a configuration is set by hand, who sets it hears of it.
+                // The code that sets the configuration gets the error, too.
             }
         }
 
@@ -215,24 +227,25 @@ public sealed class RateLimitTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_flood_of_denied_keys_takes_no_more_memory_than_it_may()
+    public async Task A_flood_of_denied_keys_needs_bounded_memory()
     {
         await using var app = await StartAsync(new(Limit: 1));
-        var denials = app.Services.GetRequiredService<Denials>();
+        var rejections = app.Services.GetRequiredService<RejectionCache>();
         var policy = app.Services.GetRequiredService<RateLimitPolicies>().Find("it")!;
-        for (var key = 0; key < 5 * Denials.Capacity; key++)
+        for (var key = 0; key < 5 * RejectionCache.Capacity; key++)
         {
-            denials.Remember(new(policy, $"key {key}", 1), new(3_600_000, 0, 3_600_000), Stopwatch.GetTimestamp());
+            rejections.Remember(new(policy, $"key {key}", 1), new(3_600_000, 0, 3_600_000), Stopwatch.GetTimestamp());
         }
 
-        await Eventually.TrueAsync(() => denials.Count <= Denials.Capacity);
+        await Eventually.TrueAsync(() => rejections.Count <= RejectionCache.Capacity);
     }
 
     [Fact]
     public async Task Scripts_that_redis_has_forgotten_are_sent_again_and_an_empty_redis_begins_anew()
     {
         await using var redis = await RedisServer.StartAsync();
-        await using var app = await LimitedApp.StartAsync(redis.ConnectionString, new() { ["it"] = new(Limit: 5, OnStoreFailure: "closed") }, new() { ["/"] = ["it"] });
+        await using var app = await LimitedApp.StartAsync(
+            redis.ConnectionString, new() { ["it"] = new(Limit: 5, OnStoreFailure: "closed") }, new() { ["/"] = ["it"] });
         Assert.Equal(4, Left(await app.GetAsync("/")));
 
         await app.State.Multiplexer.GetServers()[0].ExecuteAsync("SCRIPT", "FLUSH");
@@ -257,7 +270,8 @@ public sealed class RateLimitTests(TestServers servers)
             await node.ConfigSetAsync("cluster-announce-ip", "127.0.0.1");
             await node.ConfigSetAsync("cluster-announce-port", redis.Port);
             await node.ExecuteAsync("CLUSTER", "ADDSLOTSRANGE", "0", "16383");
-            await Eventually.TrueAsync(async () => $"{await node.ExecuteAsync("CLUSTER", "INFO")}".Contains("cluster_state:ok", StringComparison.Ordinal));
+            await Eventually.TrueAsync(
+                async () => $"{await node.ExecuteAsync("CLUSTER", "INFO")}".Contains("cluster_state:ok", StringComparison.Ordinal));
         }
 
         File.Delete(Path.Combine(Path.GetTempPath(), nodes));
@@ -276,7 +290,8 @@ public sealed class RateLimitTests(TestServers servers)
         Assert.Equal(HttpStatusCode.OK, (await GetAsync()).StatusCode);
         var denied = await GetAsync();
         Assert.Equal(HttpStatusCode.TooManyRequests, denied.StatusCode);
-        Assert.Equal([("many", 8L), ("few", 0L), ("some", 8L)], denied.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
+        Assert.Equal(
+            [("many", 8L), ("few", 0L), ("some", 8L)], denied.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
 
         Assert.Equal(7, Left(await app.GetAsync("/many")));
         Assert.Equal(7, Left(await app.GetAsync("/some")));
@@ -300,7 +315,7 @@ public sealed class RateLimitTests(TestServers servers)
     }
 
     [Fact]
-    public async Task An_api_key_counts_wherever_it_comes_from_and_is_not_to_be_seen_in_redis()
+    public async Task An_api_key_counts_from_any_address_and_is_hashed_in_redis()
     {
         await using var app = await StartAsync(new(Limit: 1, Partition: "api-key"));
         Assert.Equal(HttpStatusCode.OK, (await app.GetAsync("/", "203.0.113.7", "one")).StatusCode);
@@ -317,10 +332,11 @@ public sealed class RateLimitTests(TestServers servers)
     [Theory]
     [InlineData("nope", "RateLimits:Policies:nope: ")]
     [InlineData("it*4", "RateLimits:Policies:it:Limit: ")]
-    public void A_route_that_names_a_policy_that_is_not_there_stops_the_start(string limit, string problem) =>
+    public void A_route_with_an_unknown_policy_fails_startup(string limit, string problem) =>
         Assert.Contains(problem, LimitedApp.Problem(new() { ["it"] = new(Limit: 3) }, new() { ["/"] = [limit] }), StringComparison.Ordinal);
 
-    private Task<LimitedApp> StartAsync(Policy policy) => LimitedApp.StartAsync(servers.Redis, new() { ["it"] = policy }, new() { ["/"] = ["it"] });
+    private Task<LimitedApp> StartAsync(Policy policy) =>
+        LimitedApp.StartAsync(servers.Redis, new() { ["it"] = policy }, new() { ["/"] = ["it"] });
 
     private static long Left(HttpResponseMessage answer)
     {

@@ -28,7 +28,7 @@ public sealed class RedisDownTests(TestServers servers)
     [Theory]
     [InlineData("killed")]
     [InlineData("frozen")]
-    public async Task Each_policy_does_what_it_says_and_redis_decides_again_when_it_is_back(string fault)
+    public async Task Each_policy_applies_its_rule_and_redis_decides_again_when_it_is_back(string fault)
     {
         await using var redis = await RedisServer.StartAsync();
         await using var app = await StartAsync(redis.ConnectionString);
@@ -50,7 +50,7 @@ public sealed class RedisDownTests(TestServers servers)
         await (fault == "killed" ? redis.StartAgainAsync() : redis.ResumeAsync());
 
         await Eventually.TrueAsync(async () => (await app.GetAsync("/closed", "203.0.113.4")).StatusCode is HttpStatusCode.OK);
-        // A client whom this process knows nothing of: Redis counts.
+        // A client that is new to this process: Redis counts.
         await app.GetAsync("/local", "203.0.113.5");
         Assert.Contains(await app.KeysAsync(), key => $"{key}".Contains("{ip:203.0.113.5}:local", StringComparison.Ordinal));
     }
@@ -90,19 +90,20 @@ public sealed class RedisDownTests(TestServers servers)
         Assert.Equal("200 200", await app.StatusesAsync("/local", 2));
         Assert.Equal("200 200 200 429", await app.StatusesAsync("/local", 4, "203.0.113.1"));
 
-        // Slower than the deadline, time and again: whoever decides, there are three permits.
+        // Redis is slower than the deadline, several times: there are three permits, with and without it.
         for (var round = 0; round < 3; round++)
         {
             proxy.Delay = TimeSpan.FromSeconds(1);
             Assert.Equal(round == 0 ? "200 429" : "429 429", await app.StatusesAsync("/local", 2));
             Assert.Equal("429", await app.StatusesAsync("/local", 1, "203.0.113.1"));
             proxy.Delay = TimeSpan.Zero;
-            await Eventually.TrueAsync(async () => (await app.GetAsync("/closed", $"203.0.113.{10 + round}")).StatusCode is HttpStatusCode.OK);
+            await Eventually.TrueAsync(
+                async () => (await app.GetAsync("/closed", $"203.0.113.{10 + round}")).StatusCode is HttpStatusCode.OK);
         }
     }
 
     [Fact]
-    public async Task Who_was_denied_stays_so_while_redis_is_away_whoever_had_counted()
+    public async Task A_denied_client_stays_denied_while_redis_is_unavailable()
     {
         var time = new FakeTimeProvider(DateTimeOffset.UnixEpoch.AddYears(50));
         await using var redis = await RedisServer.StartAsync();
@@ -119,24 +120,24 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_flood_of_new_clients_takes_no_more_memory_than_it_may_and_a_known_one_stays_known()
+    public async Task A_flood_of_new_clients_needs_bounded_memory_and_a_known_client_stays_known()
     {
         await using var app = await StartAsync(servers.Redis);
         var local = app.Services.GetRequiredService<LocalLimits>();
         var policy = app.Services.GetRequiredService<RateLimitPolicies>().Find("local")!;
-        Demand Client(int number) => new(policy, policy.Key("test", $"ip:{number}"), 1);
+        PermitRequest Client(int number) => new(policy, policy.Key("test", $"ip:{number}"), 1);
 
         for (var client = 1; client < 5 * LocalLimits.Capacity; client++)
         {
-            local.Spend(Client(client));
+            local.Acquire(Client(client));
             if (client % 100 == 0)
             {
-                local.Spend(Client(0));
+                local.Acquire(Client(0));
             }
         }
 
         await Eventually.TrueAsync(() => local.Count <= LocalLimits.Capacity);
-        Assert.False(local.Spend(Client(0)).Granted);
+        Assert.False(local.Acquire(Client(0)).Granted);
     }
 
     private static Task<LimitedApp> StartAsync(string redis, TimeProvider? time = null) =>

@@ -53,7 +53,8 @@ internal sealed class OtlpReceiver : IAsyncDisposable
                Convert.ToHexStringLower(Messages(span, 2).Single().Span),
                Convert.ToHexStringLower(Messages(span, 4).SingleOrDefault().Span),
                Utf8(Messages(span, 5).Single()),
-               Messages(span, 9).ToDictionary(pair => Utf8(Messages(pair, 1).Single()), pair => string.Concat(Messages(Messages(pair, 2).Single(), 1).Select(Utf8)))),
+               Messages(span, 9).ToDictionary(
+                   pair => Utf8(Messages(pair, 1).Single()), pair => string.Concat(Messages(Messages(pair, 2).Single(), 1).Select(Utf8)))),
     ];
 
     public static async Task<OtlpReceiver> StartAsync()

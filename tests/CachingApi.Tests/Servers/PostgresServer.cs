@@ -23,14 +23,17 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
     public int Port => port;
 
     public string ConnectionString =>
-        $"Host=127.0.0.1;Port={port};Username=postgres;Password={Password};Database=postgres;Maximum Pool Size=20;Timeout=5;Command Timeout=10";
+        $"Host=127.0.0.1;Port={port};Username=postgres;Password={Password};Database=postgres;"
+        + "Maximum Pool Size=20;Timeout=5;Command Timeout=10";
 
     /// <summary>A container where a Docker engine answers, else a process.</summary>
     /// <param name="settings">Such as <c>wal_level=replica</c>: in place of the tests' own.</param>
     public static async Task<PostgresServer> StartAsync(params string[] settings)
     {
         string[] all = [.. Settings.Concat(settings).SelectMany(setting => new[] { "-c", setting })];
-        PostgresServer server = Machine.HasDocker ? new ContainerPostgres(Machine.FreePort(), all) : new ProcessPostgres(Machine.FreePort(), all);
+        PostgresServer server = Machine.HasDocker
+            ? new ContainerPostgres(Machine.FreePort(), all)
+            : new ProcessPostgres(Machine.FreePort(), all);
         await server.StartAgainAsync();
         return server;
     }
@@ -127,13 +130,15 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
             }
 
             var (program, arguments) = Command(
-                "postgres", ["-D", Data, "-p", $"{Port}", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", .. settings]);
+                "postgres",
+                ["-D", Data, "-p", $"{Port}", "-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", .. settings]);
             _process = Machine.Start(program, arguments);
             _process.BeginOutputReadLine();
             _process.BeginErrorReadLine();
         }
 
-        private static string Owner { get; } = File.ReadLines("/etc/passwd").Any(line => line.StartsWith("postgres:", StringComparison.Ordinal)) ? "postgres" : "nobody";
+        private static string Owner { get; } =
+            File.ReadLines("/etc/passwd").Any(line => line.StartsWith("postgres:", StringComparison.Ordinal)) ? "postgres" : "nobody";
 
         private async Task RunAsync(string tool, params string[] arguments)
         {
@@ -145,7 +150,9 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         {
             tool = Path.Combine(_binaries, tool);
             return Environment.UserName is "root"
-                ? ("setpriv", [$"--reuid={Owner}", "--regid", Owner is "nobody" ? "nogroup" : Owner, "--clear-groups", "--", tool, .. arguments])
+                ? (
+                    "setpriv",
+                    [$"--reuid={Owner}", "--regid", Owner is "nobody" ? "nogroup" : Owner, "--clear-groups", "--", tool, .. arguments])
                 : (tool, arguments);
         }
 
@@ -168,8 +175,14 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         private async Task<int[]> ChildrenAsync()
         {
             var children = $"/proc/{_process!.Id}/task/{_process.Id}/children";
-            var list = File.Exists(children) ? await File.ReadAllTextAsync(children) : await Machine.RunAsync("pgrep", "-P", $"{_process.Id}");
-            return [.. list.Split([' ', '\n'], StringSplitOptions.RemoveEmptyEntries).Select(pid => int.Parse(pid, CultureInfo.InvariantCulture))];
+            var list = File.Exists(children)
+                ? await File.ReadAllTextAsync(children)
+                : await Machine.RunAsync("pgrep", "-P", $"{_process.Id}");
+            return
+            [
+                .. list.Split([' ', '\n'], StringSplitOptions.RemoveEmptyEntries).Select(
+                    pid => int.Parse(pid, CultureInfo.InvariantCulture)),
+            ];
         }
     }
 

@@ -52,7 +52,9 @@ internal sealed class PrometheusServer : IAsyncDisposable
         var answer = await (await _client.PostAsync("/api/v1/query", form)).Content.ReadFromJsonAsync<JsonElement>();
         Assert.True(answer.GetProperty("status").GetString() == "success", $"{expression}: {answer}");
         return [.. answer.GetProperty("data").GetProperty("result").EnumerateArray()
-            .Select(series => double.Parse(series.GetProperty("value")[1].GetString()!.Replace("Inf", "Infinity", StringComparison.Ordinal), CultureInfo.InvariantCulture))];
+            .Select(series => double.Parse(
+                series.GetProperty("value")[1].GetString()!.Replace("Inf", "Infinity", StringComparison.Ordinal),
+                CultureInfo.InvariantCulture))];
     }
 
     public async ValueTask DisposeAsync()

@@ -5,7 +5,9 @@ namespace CachingApi.Tests.Servers;
 /// <summary>Prometheus's own checks.</summary>
 internal static class Promtool
 {
-    /// <summary>Whether metrics are named and typed as they should be: <c>promtool check metrics</c> finds nothing to say of a scrape.</summary>
+    /// <summary>
+    /// Whether metrics are named and typed as they should be: <c>promtool check metrics</c> finds nothing to say of a scrape.
+    /// </summary>
     public static async Task CheckMetricsAsync(string metrics)
     {
         using var process = Process.Start(new ProcessStartInfo(Find("promtool"), ["check", "metrics"])

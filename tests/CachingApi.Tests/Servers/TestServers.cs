@@ -9,32 +9,24 @@ using Npgsql;
 namespace CachingApi.Tests.Servers;
 
 /// <summary>
-/// The PostgreSQL and the Redis that tests share, each test with a database and a key prefix of its own: those of
-/// CACHINGAPI_TEST_POSTGRES and CACHINGAPI_TEST_REDIS, else containers where a Docker engine answers, else processes.
-/// CACHINGAPI_TEST_REDIS=cluster starts a Redis Cluster.
+/// The PostgreSQL and the <see cref="SharedRedis"/> that tests share, each test with a database and a key prefix of its own: the
+/// PostgreSQL of CACHINGAPI_TEST_POSTGRES, else a container where a Docker engine answers, else a process.
 /// </summary>
 public sealed class TestServers : IAsyncLifetime
 {
     private readonly string _template = $"cachingapi_template_{Guid.NewGuid():N}";
     private PostgresServer? _postgres;
-    private RedisServer? _redis;
-    private RedisCluster? _cluster;
+    private SharedRedis _redis = null!;
 
     public string Postgres { get; private set; } = "";
 
-    public string Redis { get; private set; } = "";
+    public string Redis => _redis.ConnectionString;
 
     public async ValueTask InitializeAsync()
     {
         Postgres = Environment.GetEnvironmentVariable("CACHINGAPI_TEST_POSTGRES")
             ?? (_postgres = await PostgresServer.StartAsync()).ConnectionString;
-        Redis = Environment.GetEnvironmentVariable("CACHINGAPI_TEST_REDIS") switch
-        {
-            null or "" => (_redis = await RedisServer.StartAsync()).ConnectionString,
-            "cluster" => (_cluster = await RedisCluster.StartAsync()).ConnectionString,
-            var given => given,
-        };
-
+        _redis = await SharedRedis.StartAsync();
         await SqlAsync($"CREATE DATABASE {_template}");
         await MigrateAsync(ConnectionStringTo(_template));
         NpgsqlConnection.ClearAllPools();
@@ -45,8 +37,7 @@ public sealed class TestServers : IAsyncLifetime
         NpgsqlConnection.ClearAllPools();
         await SqlAsync($"DROP DATABASE {_template}");
         NpgsqlConnection.ClearAllPools();
-        await (_redis?.DisposeAsync() ?? default);
-        await (_cluster?.DisposeAsync() ?? default);
+        await _redis.DisposeAsync();
         await (_postgres?.DisposeAsync() ?? default);
     }
 
@@ -80,7 +71,8 @@ public sealed class TestServers : IAsyncLifetime
         await migrations.StartAsync(CancellationToken.None);
     }
 
-    private string ConnectionStringTo(string database) => new NpgsqlConnectionStringBuilder(Postgres) { Database = database }.ConnectionString;
+    private string ConnectionStringTo(string database) =>
+        new NpgsqlConnectionStringBuilder(Postgres) { Database = database }.ConnectionString;
 
     private async Task SqlAsync(string sql)
     {

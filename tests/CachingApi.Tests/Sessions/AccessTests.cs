@@ -21,21 +21,32 @@ public sealed class AccessTests(TestServers servers)
         await using var api = await ApiNode.StartAsync(servers);
 
         var open = api.Services.GetRequiredService<EndpointDataSource>().Endpoints.OfType<RouteEndpoint>()
-            .Where(endpoint => endpoint.Metadata.GetMetadata<IAllowAnonymous>() is not null || endpoint.Metadata.GetMetadata<IAuthorizeData>() is null)
-            .Select(endpoint => $"{endpoint.Metadata.GetMetadata<HttpMethodMetadata>()?.HttpMethods[0] ?? "GET"} {endpoint.RoutePattern.RawText!.TrimEnd('/')}");
+            .Where(endpoint => endpoint.Metadata.GetMetadata<IAllowAnonymous>() is not null
+                || endpoint.Metadata.GetMetadata<IAuthorizeData>() is null)
+            .Select(endpoint => $"{endpoint.Metadata.GetMetadata<HttpMethodMetadata>()?.HttpMethods[0] ?? "GET"} "
+                + endpoint.RoutePattern.RawText!.TrimEnd('/'));
 
-        Assert.Equal(["GET /health/live", "GET /health/ready", "GET /limits", "GET /limits/{policy}", "GET /metrics", "GET /weather/{city}", "POST /sessions", "POST /users"], open.Order());
+        Assert.Equal(
+            [
+                "GET /health/live", "GET /health/ready", "GET /limits", "GET /limits/{policy}", "GET /metrics", "GET /weather/{city}",
+                "POST /sessions", "POST /users",
+            ],
+            open.Order());
     }
 
     [Fact]
     public async Task No_route_is_open_to_a_token_that_is_not_good_any_more_or_never_was()
     {
-        await using var api = await ApiNode.StartAsync(servers, new() { ["Sessions:Idle"] = "00:00:01", ["Sessions:Absolute"] = "00:00:02" });
+        await using var api = await ApiNode.StartAsync(
+            servers, new() { ["Sessions:Idle"] = "00:00:01", ["Sessions:Absolute"] = "00:00:02" });
         var user = await api.CreateUserAsync();
         async Task<string> TokenAsync(string transport)
         {
-            var login = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password, transport });
-            return transport == "cookie" ? login.Header("Set-Cookie").Split('=', ';')[1] : (await login.JsonAsync()).GetProperty("token").GetString()!;
+            var login = await api.Anonymous.PostAsJsonAsync(
+                "/sessions", new { email = user.Email, password = ApiNode.Password, transport });
+            return transport == "cookie"
+                ? login.Header("Set-Cookie").Split('=', ';')[1]
+                : (await login.JsonAsync()).GetProperty("token").GetString()!;
         }
 
         var expired = await TokenAsync("bearer");
@@ -51,15 +62,19 @@ public sealed class AccessTests(TestServers servers)
         var elsewhere = SessionToken.New(user.Id).Text;
 
         var routes = api.Services.GetRequiredService<EndpointDataSource>().Endpoints.OfType<RouteEndpoint>()
-            .Where(endpoint => endpoint.Metadata.GetMetadata<IAuthorizeData>() is not null && endpoint.Metadata.GetMetadata<IAllowAnonymous>() is null)
-            .Select(endpoint => (Method: endpoint.Metadata.GetMetadata<HttpMethodMetadata>()!.HttpMethods[0], Path: $"/{endpoint.RoutePattern.RawText!.Trim('/').Replace("{id}", $"{user.Id}", StringComparison.Ordinal)}"))
+            .Where(endpoint => endpoint.Metadata.GetMetadata<IAuthorizeData>() is not null
+                && endpoint.Metadata.GetMetadata<IAllowAnonymous>() is null)
+            .Select(endpoint => (
+                Method: endpoint.Metadata.GetMetadata<HttpMethodMetadata>()!.HttpMethods[0],
+                Path: $"/{endpoint.RoutePattern.RawText!.Trim('/').Replace("{id}", $"{user.Id}", StringComparison.Ordinal)}"))
             .ToArray();
         Assert.True(routes.Length >= 10);
         foreach (var (method, path) in routes)
         {
             foreach (var authorization in new[]
             {
-                null, $"Bearer {expired}", $"Bearer {ended}", $"Bearer {tampered}", $"Bearer {elsewhere}", $"Bearer {await TokenAsync("cookie")}",
+                null, $"Bearer {expired}", $"Bearer {ended}", $"Bearer {tampered}", $"Bearer {elsewhere}",
+                $"Bearer {await TokenAsync("cookie")}",
                 $"Bearer {good}{good}", "Bearer", "Basic YWRtaW46YWRtaW4=", $"Bearer {new string('A', 10_000)}",
             })
             {
@@ -74,7 +89,8 @@ public sealed class AccessTests(TestServers servers)
             using var client = api.CreateBareClient();
             await UserContractTests.AssertProblemAsync(await client.SendAsync(request), HttpStatusCode.Unauthorized);
             Assert.Equal(
-                HttpStatusCode.RequestHeaderFieldsTooLarge, (await SendAsync(api, method, path, $"Bearer {new string('A', 40_000)}")).StatusCode);
+                HttpStatusCode.RequestHeaderFieldsTooLarge,
+                (await SendAsync(api, method, path, $"Bearer {new string('A', 40_000)}")).StatusCode);
         }
     }
 

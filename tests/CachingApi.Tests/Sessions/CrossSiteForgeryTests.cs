@@ -117,6 +117,65 @@ public sealed class CrossSiteForgeryTests(TestServers servers)
         Assert.Equal(status, (int)(await SendAsync(null)).StatusCode);
     }
 
+    [Theory]
+    [InlineData("http", "rebound.example", "*", true)]
+    [InlineData("http", "rebound.example:8080", "*", true)]
+    [InlineData("https", "api.example", "*", false)]
+    [InlineData("http", "api.example", "api.example;127.0.0.1", false)]
+    [InlineData("http", "localhost", "*", false)]
+    [InlineData("http", "app.localhost", "*", false)]
+    [InlineData("http", "api", "*", true)]
+    [InlineData("http", "rebound.example", "*;api.example", true)]
+    [InlineData("http", "192.0.2.1:8080", "*", false)]
+    [InlineData("http", "[2001:db8::1]", "*", false)]
+    public async Task A_page_whose_name_was_pointed_at_this_service_cannot_log_in(string scheme, string host, string allowed, bool refused)
+    {
+        await using var api = await ApiNode.StartAsync(
+            servers, new() { ["AllowedHosts"] = allowed, ["Network:KnownProxies:0"] = "127.0.0.1" });
+        var user = await api.CreateUserAsync();
+        using var request = new HttpRequestMessage(HttpMethod.Post, "/sessions");
+        request.Content = JsonContent.Create(new { email = user.Email, password = ApiNode.Password });
+        request.Headers.Host = host;
+        request.Headers.Add("X-Forwarded-For", "203.0.113.1");
+        request.Headers.Add("X-Forwarded-Proto", scheme);
+        request.Headers.Add("Origin", $"{scheme}://{host}");
+
+        var answer = await api.Anonymous.SendAsync(request);
+
+        Assert.Equal(refused ? HttpStatusCode.Forbidden : HttpStatusCode.Created, answer.StatusCode);
+    }
+
+    [Theory]
+    [InlineData("cross-site", "no-cors", "image", null, null, false)]
+    [InlineData("same-site", "no-cors", "image", null, null, false)]
+    [InlineData("cross-site", "navigate", "iframe", "?1", null, false)]
+    [InlineData("cross-site", "navigate", "document", null, null, false)]
+    [InlineData("cross-site", "navigate", "document", "?1", "prefetch", false)]
+    [InlineData("cross-site", "navigate", "document", "?1", null, true)]
+    [InlineData("same-origin", "cors", "empty", null, null, true)]
+    [InlineData(null, null, null, null, null, true)]
+    public async Task An_image_on_another_site_spends_no_permits_of_the_weather_and_a_link_works(
+        string? site, string? mode, string? destination, string? user, string? purpose, bool answered)
+    {
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["RateLimits:Enabled"] = "true",
+            ["Weather:Budget:PerMinute"] = "1",
+            ["Weather:GeocodingUrl"] = "http://127.0.0.1:1",
+        });
+        using var request = new HttpRequestMessage(HttpMethod.Get, "/weather/Berlin");
+        request.Headers.TryAddWithoutValidation("Sec-Fetch-Site", site);
+        request.Headers.TryAddWithoutValidation("Sec-Fetch-Mode", mode);
+        request.Headers.TryAddWithoutValidation("Sec-Fetch-Dest", destination);
+        request.Headers.TryAddWithoutValidation("Sec-Fetch-User", user);
+        request.Headers.TryAddWithoutValidation("Sec-Purpose", purpose);
+
+        await UserContractTests.AssertProblemAsync(
+            await api.Anonymous.SendAsync(request), answered ? HttpStatusCode.ServiceUnavailable : HttpStatusCode.Forbidden);
+
+        Assert.Equal(answered, (await api.KeysAsync()).Any(key => key.StartsWith("limits:", StringComparison.Ordinal)));
+    }
+
     [Fact]
     public async Task A_session_cookie_counts_under_its_exact_name_and_once()
     {
@@ -141,5 +200,5 @@ public sealed class CrossSiteForgeryTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Unauthorized, await StatusAsync($"__Host-session={token}; __Host-session=x"));
     }
 
-    private static bool IsRefusal(string body) => body.Contains("must come from this site", StringComparison.Ordinal);
+    private static bool IsRefusal(string body) => body.Contains("for another site", StringComparison.Ordinal);
 }

@@ -15,7 +15,7 @@ public sealed class HashingSlotsTests
         var order = await OrderAsync(slots, ("stranger 1", false), ("stranger 2", false), ("owner 1", true), ("owner 2", true));
 
         Assert.Equal(["owner 1", "owner 2", "stranger 1", "stranger 2"], order);
-        Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
+        Assert.True(await slots.EnterAsync(preferred: false, "network", CancellationToken.None));
     }
 
     [Fact]
@@ -32,10 +32,10 @@ public sealed class HashingSlotsTests
     public async Task A_caller_waits_for_a_bounded_time_and_leaves_no_slot_taken()
     {
         var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
-        Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
+        Assert.True(await slots.EnterAsync(preferred: false, "network", CancellationToken.None));
         using var cancel = new CancellationTokenSource();
-        var (late, cancelled) = (slots.EnterAsync(preferred: false, CancellationToken.None),
-            slots.EnterAsync(preferred: true, cancel.Token));
+        var (late, cancelled) = (slots.EnterAsync(preferred: false, "network", CancellationToken.None),
+            slots.EnterAsync(preferred: true, "network", cancel.Token));
 
         _time.Advance(TimeSpan.FromSeconds(1.9));
         Assert.False(late.IsCompleted);
@@ -45,32 +45,56 @@ public sealed class HashingSlotsTests
         Assert.False(await late);
 
         slots.Leave();
-        Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
+        Assert.True(await slots.EnterAsync(preferred: false, "network", CancellationToken.None));
     }
 
     [Fact]
     public async Task So_many_wait_in_each_queue_and_no_more()
     {
         var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
-        Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
+        Assert.True(await slots.EnterAsync(preferred: false, "network", CancellationToken.None));
         var waiting = Enumerable.Range(0, HashingSlots.MaxWaiting)
-            .Select(_ => slots.EnterAsync(preferred: false, CancellationToken.None)).ToArray();
+            .Select(number => $"network {number / HashingSlots.MaxWaitingOfOne}")
+            .Select(network => slots.EnterAsync(preferred: false, network, CancellationToken.None))
+            .ToArray();
 
-        Assert.False(await slots.EnterAsync(preferred: false, CancellationToken.None));
+        Assert.False(await slots.EnterAsync(preferred: false, "network", CancellationToken.None));
         Assert.All(waiting, wait => Assert.False(wait.IsCompleted));
-        var owner = slots.EnterAsync(preferred: true, CancellationToken.None);
+        var owner = slots.EnterAsync(preferred: true, "network", CancellationToken.None);
         slots.Leave();
         Assert.True(await owner);
+    }
+
+    [Fact]
+    public async Task Networks_take_turns_and_one_with_many_callers_delays_itself()
+    {
+        var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
+        Assert.True(await slots.EnterAsync(preferred: false, "first", CancellationToken.None));
+        var order = new List<string>();
+        string[] networks = [.. Enumerable.Repeat("flood", HashingSlots.MaxWaitingOfOne), "home", "office"];
+        var all = networks.Select(async network =>
+        {
+            Assert.True(await slots.EnterAsync(preferred: true, network, CancellationToken.None));
+            order.Add(network);
+            slots.Leave();
+        }).ToArray();
+        Assert.False(await slots.EnterAsync(preferred: true, "flood", CancellationToken.None));
+
+        slots.Leave();
+        await Task.WhenAll(all);
+
+        Assert.Equal(["flood", "home", "office", "flood"], order[..4]);
+        Assert.Equal(networks.Length, order.Count);
     }
 
     /// <summary>The order in which callers have their turn that came while all slots were taken.</summary>
     private static async Task<IReadOnlyList<string>> OrderAsync(HashingSlots slots, params (string Name, bool Preferred)[] callers)
     {
-        Assert.True(await slots.EnterAsync(preferred: false, CancellationToken.None));
+        Assert.True(await slots.EnterAsync(preferred: false, "network", CancellationToken.None));
         var order = new List<string>();
         var all = callers.Select(async caller =>
         {
-            Assert.True(await slots.EnterAsync(caller.Preferred, CancellationToken.None));
+            Assert.True(await slots.EnterAsync(caller.Preferred, "network", CancellationToken.None));
             order.Add(caller.Name);
             slots.Leave();
         }).ToArray();

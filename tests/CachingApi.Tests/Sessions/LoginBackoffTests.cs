@@ -77,6 +77,111 @@ public sealed class LoginBackoffTests(TestServers servers)
     }
 
     [Fact]
+    public async Task Who_is_known_follows_the_account_and_not_its_address()
+    {
+        await using var api = await StartAsync();
+        var user = await api.CreateUserAsync();
+        await LogInAsync(api, user, ApiNode.Password, Home);
+        using var session = await api.LogInAsync(user.Email);
+        await session.PutAsJsonAsync($"/users/{user.Id}", new { email = "moved@example.org", displayName = "Ada" });
+        var registration = await api.Anonymous.PostAsJsonAsync(
+            "/users", new { email = user.Email, displayName = "Eve", password = ApiNode.Password });
+        var successor = (await registration.Content.ReadFromJsonAsync<User>())!;
+
+        Assert.True(await IsKnownAsync(api, "moved@example.org", user.Id));
+        Assert.False(await IsKnownAsync(api, user.Email, successor.Id));
+    }
+
+    [Fact]
+    public async Task A_new_password_makes_all_but_its_client_unknown_and_a_deletion_all()
+    {
+        await using var api = await StartAsync();
+        var user = await api.CreateUserAsync();
+        await LogInAsync(api, user, ApiNode.Password, Elsewhere);
+        await LogInAsync(api, user, ApiNode.Password, Home);
+        using var session = await api.LogInAsync(user.Email);
+        session.DefaultRequestHeaders.Add("X-Forwarded-For", Home);
+
+        Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(session, user, ApiNode.Password, "dew on the moss")).StatusCode);
+
+        Assert.True(await IsKnownAsync(api, user.Email, user.Id));
+        Assert.False(await IsKnownAsync(api, user.Email, user.Id, Elsewhere));
+        Assert.Equal(HttpStatusCode.NoContent, (await session.DeleteAsync($"/users/{user.Id}")).StatusCode);
+        Assert.False(await IsKnownAsync(api, user.Email, user.Id));
+    }
+
+    [Fact]
+    public async Task An_attempt_that_is_taken_back_delays_no_other()
+    {
+        await using var api = await StartAsync();
+        var backoff = api.Services.GetRequiredService<LoginBackoff>();
+        var client = new LoginClient("ip:203.0.113.1", null, "", "");
+        Task<LoginAttempt> AttemptAsync() => backoff.AttemptAsync("ada@example.org", null, client, CancellationToken.None);
+        for (var failure = 0; failure < LoginBackoff.FreeFailures; failure++)
+        {
+            await AttemptAsync();
+        }
+
+        await backoff.WithdrawAsync(await AttemptAsync(), CancellationToken.None);
+
+        Assert.Equal(TimeSpan.Zero, (await AttemptAsync()).Wait);
+        Assert.NotEqual(TimeSpan.Zero, (await AttemptAsync()).Wait);
+    }
+
+    [Fact]
+    public async Task An_attempt_that_is_taken_back_leaves_the_wait_that_a_later_one_has_set()
+    {
+        await using var api = await StartAsync();
+        var backoff = api.Services.GetRequiredService<LoginBackoff>();
+        var client = new LoginClient("ip:203.0.113.1", null, "", "");
+        Task<LoginAttempt> AttemptAsync() => backoff.AttemptAsync("ada@example.org", null, client, CancellationToken.None);
+        for (var failure = 0; failure < LoginBackoff.FreeFailures; failure++)
+        {
+            await AttemptAsync();
+        }
+
+        var first = await AttemptAsync();
+        await Eventually.TrueAsync(async () => (await AttemptAsync()).Wait == TimeSpan.Zero, "the first wait to be over");
+        await backoff.WithdrawAsync(first, CancellationToken.None);
+
+        Assert.NotEqual(TimeSpan.Zero, (await AttemptAsync()).Wait);
+    }
+
+    [Fact]
+    public async Task A_session_checks_so_many_passwords_and_another_one_of_the_user_as_many()
+    {
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["RateLimits:Enabled"] = "true",
+            ["RateLimits:Policies:password:Limit"] = "2",
+            ["RateLimits:Policies:password:Window"] = "1.00:00:00",
+            ["RateLimits:Policies:default:Limit"] = "1",
+            ["RateLimits:Policies:default:Window"] = "1.00:00:00",
+        });
+        var user = await api.CreateUserAsync();
+        using var first = await api.LogInAsync(user.Email);
+        using var second = await api.LogInAsync(user.Email);
+        static Task<HttpResponseMessage> ReauthenticateAsync(HttpClient session) =>
+            session.PostAsJsonAsync("/sessions/current/reauthentication", new { currentPassword = ApiNode.Password });
+
+        // What checks no password costs none.
+        Assert.Equal(HttpStatusCode.BadRequest, (await first.PutAsJsonAsync($"/users/{user.Id}/password", new { })).StatusCode);
+        Assert.Equal(HttpStatusCode.NoContent, (await ReauthenticateAsync(first)).StatusCode);
+        Assert.Equal(HttpStatusCode.Forbidden, (await ChangeAsync(first, user, "wrong", "dew on the moss")).StatusCode);
+        var problem = await UserContractTests.AssertProblemAsync(await ReauthenticateAsync(first), HttpStatusCode.TooManyRequests);
+        Assert.Equal("password", Assert.Single(problem.GetProperty("violated-policies").EnumerateArray()).GetString());
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await ChangeAsync(first, user, ApiNode.Password, "dew on the moss")).StatusCode);
+
+        // One session uses up what a user may ask for in all: another one still changes the password, and ends it.
+        Assert.Equal(HttpStatusCode.OK, (await first.GetAsync("/sessions/current")).StatusCode);
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await first.GetAsync("/sessions/current")).StatusCode);
+        Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(second, user, ApiNode.Password, "dew on the moss")).StatusCode);
+        Assert.Equal(HttpStatusCode.Unauthorized, (await first.GetAsync("/sessions")).StatusCode);
+        Assert.Equal(HttpStatusCode.NoContent, (await second.DeleteAsync("/sessions")).StatusCode);
+        Assert.Equal(HttpStatusCode.NoContent, (await second.DeleteAsync("/sessions/current")).StatusCode);
+    }
+
+    [Fact]
     public async Task A_known_device_is_not_delayed_by_others_in_its_network_and_is_by_its_own_failures()
     {
         await using var api = await StartAsync();
@@ -155,14 +260,15 @@ public sealed class LoginBackoffTests(TestServers servers)
     public async Task A_login_whose_password_is_not_checked_in_time_is_503_and_counts_as_no_failure()
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
-        await using var api = await ApiNode.StartAsync(servers, time: time);
+        await using var api = await ApiNode.StartAsync(
+            servers, new() { ["Serilog:MinimumLevel:Override:CachingApi.Sessions.SecurityEvents"] = "Information" }, time: time);
         var user = await api.CreateUserAsync();
         var passwords = api.Services.GetRequiredService<Passwords>();
         var slow = new PasswordHasher<object>(Options.Create(new PasswordHasherOptions { IterationCount = 1 })).HashPassword(new(), "x");
         var bytes = Convert.FromBase64String(slow);
         System.Buffers.Binary.BinaryPrimitives.WriteInt32BigEndian(bytes.AsSpan(5), 10_000_000);
         var busy = Enumerable.Range(0, Math.Max(1, Environment.ProcessorCount / 2))
-            .Select(_ => passwords.VerifyAsync(Convert.ToBase64String(bytes), "x", preferred: true, CancellationToken.None)).ToArray();
+            .Select(_ => passwords.VerifyAsync(Convert.ToBase64String(bytes), "x", preferred: true, "", CancellationToken.None)).ToArray();
 
         var login = LogInAsync(api, user, ApiNode.Password, Home);
         while (!login.IsCompleted)
@@ -174,6 +280,7 @@ public sealed class LoginBackoffTests(TestServers servers)
         var answer = await login;
         await UserContractTests.AssertProblemAsync(answer, HttpStatusCode.ServiceUnavailable);
         Assert.Equal("2", answer.Header("Retry-After"));
+        Assert.Contains(api.Log, line => line.Contains("\"login\": \"unavailable\"", StringComparison.Ordinal));
         Assert.All(busy, check => Assert.False(check.IsCompleted));
         await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
         Assert.Equal(0, (long)await redis.GetDatabase().HashGetAsync(
@@ -182,6 +289,12 @@ public sealed class LoginBackoffTests(TestServers servers)
             await CountAsync(api, redis, key => key.EndsWith(":all", StringComparison.Ordinal)), "failures"));
         await Task.WhenAll(busy);
         Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, Home)).StatusCode);
+    }
+
+    private static async Task<bool> IsKnownAsync(ApiNode api, string email, Guid userId, string from = Home)
+    {
+        var client = new LoginClient($"ip:{from}", null, "", "");
+        return (await api.Services.GetRequiredService<LoginBackoff>().AttemptAsync(email, userId, client, CancellationToken.None)).IsKnown;
     }
 
     private Task<ApiNode> StartAsync() => ApiNode.StartAsync(servers, new() { ["Network:KnownProxies:0"] = "127.0.0.1" });

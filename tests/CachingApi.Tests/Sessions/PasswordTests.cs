@@ -83,6 +83,16 @@ public sealed class PasswordTests(TestServers servers)
     [InlineData("abcabcabcabcabc", false)]
     [InlineData("Ada Lovelace 1815", false)]
     [InlineData("lovelace2026!", false)]
+    [InlineData("abcdefghijkl", false)]
+    [InlineData("Zyxwvutsrqpo", false)]
+    [InlineData("qwertzuiop123456", false)]
+    [InlineData("a1b2a1b2a1b2", false)]
+    [InlineData("xkqzmwxkqzmw", false)]
+    [InlineData("monkey-20261", false)]
+    [InlineData("n\u0303a\u0308e\u0301o\u0302u\u0301i\u0301", false)] // six characters
+    [InlineData("\U0001f600\U0001f601\U0001f602\U0001f603\U0001f604\U0001f605", false)] // six as well
+    [InlineData("\U0001f600\U0001f340\U0001f602\U0001f680\U0001f604\U0001f305\U0001f347\U0001f412\U0001f525\U0001f697xy", true)]
+    [InlineData("a hijacked nopal", true)]
     [InlineData("Lovelace wrote the first program", true)]
     public async Task A_short_or_common_password_is_refused(string password, bool accepted)
     {
@@ -135,7 +145,8 @@ public sealed class PasswordTests(TestServers servers)
         Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(owner, user, ApiNode.Password, Next)).StatusCode);
 
         // Twice as long after the next failure, and nothing at all after a success.
-        await Eventually.TrueAsync(async () => (await LogInAsync(api, user.Email, "not the password")).StatusCode is HttpStatusCode.Unauthorized);
+        await Eventually.TrueAsync(
+            async () => (await LogInAsync(api, user.Email, "not the password")).StatusCode is HttpStatusCode.Unauthorized);
         Assert.Equal("2", (await LogInAsync(api, user.Email, "not the password")).Header("Retry-After"));
         await Eventually.TrueAsync(async () => (await LogInAsync(api, user.Email, Next)).StatusCode is HttpStatusCode.Created);
         for (var failure = 0; failure < LoginBackoff.FreeFailures; failure++)
@@ -161,12 +172,80 @@ public sealed class PasswordTests(TestServers servers)
         Assert.Equal(50 - tried, answers.Count(answer => answer.StatusCode is HttpStatusCode.TooManyRequests));
     }
 
+    [Theory]
+    [InlineData("password")]
+    [InlineData("email")]
+    public async Task The_other_sessions_end_also_if_one_of_them_ends_the_caller_s_meanwhile(string change)
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        using var own = await api.LogInAsync(user.Email);
+        using var thief = await api.LogInAsync(user.Email);
+        var row = await RowLock.TakeAsync(api, user.Id);
+
+        var changed = change == "password"
+            ? ChangeAsync(own, user, ApiNode.Password, "dew on the moss")
+            : own.PutAsJsonAsync($"/users/{user.Id}", new { email = "moved@example.org", displayName = "Ada" });
+        await row.WaitedForAsync();
+        Assert.Equal(HttpStatusCode.NoContent, (await thief.DeleteAsync("/sessions")).StatusCode);
+        await row.DisposeAsync();
+
+        Assert.True((await changed).IsSuccessStatusCode);
+        Assert.Equal(HttpStatusCode.Unauthorized, (await thief.GetAsync("/sessions/current")).StatusCode);
+        Assert.Equal(HttpStatusCode.Unauthorized, (await own.GetAsync("/sessions/current")).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_session_that_has_ended_ends_no_others()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        var store = api.Services.GetRequiredService<SessionStore>();
+        using var other = await api.LogInAsync(user.Email);
+        var ended = SessionToken.New(user.Id);
+
+        Assert.False(await store.EndOthersAsync(ended, ended, always: false, CancellationToken.None));
+        Assert.Equal(HttpStatusCode.OK, (await other.GetAsync("/sessions/current")).StatusCode);
+        Assert.False(await store.EndOthersAsync(ended, ended, always: true, CancellationToken.None));
+        Assert.Equal(HttpStatusCode.Unauthorized, (await other.GetAsync("/sessions/current")).StatusCode);
+    }
+
+    [Fact]
+    public async Task Sessions_that_were_ended_leave_nothing_of_the_user_in_redis()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        using var own = await api.LogInAsync(user.Email);
+        using var other = await api.LogInAsync(user.Email);
+
+        Assert.Equal(HttpStatusCode.NoContent, (await own.DeleteAsync($"/users/{user.Id}")).StatusCode);
+
+        Assert.Equal(["revoked"], (await api.KeysAsync())
+            .Where(key => key.StartsWith($"sessions:{{{user.Id}}}:", StringComparison.Ordinal)).Select(key => key.Split(':')[^1]));
+    }
+
+    [Fact]
+    public void What_is_much_too_long_is_not_normalised()
+    {
+        // Normalisation takes seconds for this, as its time grows with the square of the length.
+        var text = $"a{new string('\u0300', 100_000)}{new string('\u0316', 100_000)}";
+        var start = TimeProvider.System.GetTimestamp();
+
+        Assert.NotNull(PasswordRules.Problem(text));
+        Assert.False(new PasswordAttribute().IsValid(text));
+        Assert.Null(Email.Composed(text));
+        Assert.Equal(text, Email.Key(text));
+
+        Assert.InRange(TimeProvider.System.GetElapsedTime(start), TimeSpan.Zero, TimeSpan.FromSeconds(10));
+    }
+
     [Fact]
     public async Task A_hash_of_fewer_iterations_is_made_anew_at_login()
     {
         await using var api = await ApiNode.StartAsync(servers);
         var user = await api.CreateUserAsync();
-        var old = new PasswordHasher<object>(Options.Create(new PasswordHasherOptions { IterationCount = 10 })).HashPassword(new(), ApiNode.Password);
+        var old = new PasswordHasher<object>(Options.Create(new PasswordHasherOptions { IterationCount = 10 }))
+            .HashPassword(new(), ApiNode.Password);
         await api.SqlAsync($"UPDATE users SET password_hash = '{old}' WHERE id = '{user.Id}'");
 
         using var client = await api.LogInAsync(user.Email);
@@ -175,7 +254,7 @@ public sealed class PasswordTests(TestServers servers)
         var passwords = api.Services.GetRequiredService<Passwords>();
         Assert.NotEqual(old, hash);
         Assert.Equal(PasswordVerificationResult.Success,
-            await passwords.CheckAsync(hash, ApiNode.Password, preferred: false, CancellationToken.None));
+            await passwords.CheckAsync(hash, ApiNode.Password, preferred: false, "", CancellationToken.None));
         Assert.Equal(1, await api.SqlAsync<long>($"SELECT version FROM users WHERE id = '{user.Id}'"));
         Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
     }
@@ -213,9 +292,11 @@ public sealed class PasswordTests(TestServers servers)
         var passwords = new Passwords(Options.Create(new PasswordHasherOptions { IterationCount = 1_000_000 }), TimeProvider.System);
 
         // The first one makes the hash that takes its place.
-        Assert.Equal(PasswordVerificationResult.Failed, await passwords.CheckAsync(hash, "x", preferred: false, CancellationToken.None));
+        Assert.Equal(
+            PasswordVerificationResult.Failed, await passwords.CheckAsync(hash, "x", preferred: false, "", CancellationToken.None));
         var start = TimeProvider.System.GetTimestamp();
-        Assert.Equal(PasswordVerificationResult.Failed, await passwords.CheckAsync(hash, "x", preferred: false, CancellationToken.None));
+        Assert.Equal(
+            PasswordVerificationResult.Failed, await passwords.CheckAsync(hash, "x", preferred: false, "", CancellationToken.None));
 
         // No machine makes a million iterations in this time, however fast it is; one that is slow takes longer.
         Assert.True(TimeProvider.System.GetElapsedTime(start) > TimeSpan.FromMilliseconds(20));
@@ -227,7 +308,8 @@ public sealed class PasswordTests(TestServers servers)
         await using var redis = await RedisServer.StartAsync();
         await using var proxy = new FaultProxy(redis.Port);
         await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = redis.ConnectionString });
-        await using var slow = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString }, nodeOf: api);
+        await using var slow = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString }, nodeOf: api);
         var user = await api.CreateUserAsync();
         using var owner = await api.LogInAsync(user.Email);
 

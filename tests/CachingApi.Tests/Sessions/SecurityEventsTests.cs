@@ -3,6 +3,7 @@ using System.Net.Http.Json;
 using CachingApi.Sessions;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
+using CachingApi.Tests.Users;
 
 namespace CachingApi.Tests.Sessions;
 
@@ -64,6 +65,14 @@ public sealed class SecurityEventsTests(TestServers servers)
         events.AddRange(api.Log);
         Assert.Equal(HttpStatusCode.TooManyRequests, (await LogInAsync("somebody@example.org", "not the password")).StatusCode);
         await LoggedAsync("login: delayed", null, null);
+        for (var failure = 0; failure <= LoginBackoff.FreeFailures; failure++)
+        {
+            await LogInAsync(user.Email, "not the password");
+        }
+
+        events.AddRange(api.Log);
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await LogInAsync(user.Email, "not the password")).StatusCode);
+        await LoggedAsync("login: delayed", $"{user.Id}", null);
 
         var created = await SendAsync(
             api.Anonymous, HttpMethod.Post, "/users", new { email = "new@example.org", displayName = "Ada", password = ApiNode.Password });
@@ -71,6 +80,8 @@ public sealed class SecurityEventsTests(TestServers servers)
         await SendAsync(client, HttpMethod.Get, "/users");
         await LoggedAsync("access-denial: denied", $"{user.Id}", session);
         await SendAsync(api.Anonymous, HttpMethod.Post, "/sessions", new { email = user.Email, password = "x" }, "cross-site");
+        await LoggedAsync("cross-site-request: denied", null, null);
+        await SendAsync(api.Anonymous, HttpMethod.Get, "/limits/login", site: "cross-site");
         await LoggedAsync("cross-site-request: denied", null, null);
 
         var password = $"/users/{user.Id}/password";
@@ -82,6 +93,9 @@ public sealed class SecurityEventsTests(TestServers servers)
         await LoggedAsync("reauthentication: success", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Put, $"/users/{user.Id}", new { email = "next@example.org", displayName = "Ada" });
         await LoggedAsync("email-change: success", $"{user.Id}", session);
+        await EmailChangeTests.AgeAsync(servers, api, user, TimeSpan.FromMinutes(11));
+        await SendAsync(client, HttpMethod.Put, $"/users/{user.Id}", new { email = "later@example.org", displayName = "Ada" });
+        await LoggedAsync("reauthentication: required", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Delete, "/sessions");
         await LoggedAsync("session-revocation: all others", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Delete, $"/sessions/{session}");
@@ -115,7 +129,7 @@ public sealed class SecurityEventsTests(TestServers servers)
 
         foreach (var secret in new[]
         {
-            user.Email, "nobody@", "next@", ApiNode.AdminEmail, ApiNode.Password, "not the password", "203.0.113.77",
+            user.Email, "nobody@", "next@", "later@", ApiNode.AdminEmail, ApiNode.Password, "not the password", "203.0.113.77",
             client.DefaultRequestHeaders.Authorization!.Parameter!, admin.DefaultRequestHeaders.Authorization!.Parameter!,
         })
         {

@@ -16,7 +16,8 @@ public sealed class SessionTests(TestServers servers)
         await using var api = await ApiNode.StartAsync(servers);
         var user = await api.CreateUserAsync();
 
-        var created = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email.ToUpperInvariant(), password = ApiNode.Password, transport = "bearer" });
+        var created = await api.Anonymous.PostAsJsonAsync(
+            "/sessions", new { email = user.Email.ToUpperInvariant(), password = ApiNode.Password, transport = "bearer" });
         Assert.Equal(HttpStatusCode.Created, created.StatusCode);
         Assert.Equal("no-store", created.Header("Cache-Control"));
         Assert.Empty(created.Header("Set-Cookie"));
@@ -52,14 +53,18 @@ public sealed class SessionTests(TestServers servers)
             "^__Host-session=[A-Za-z0-9_-]{64}; path=/; secure; samesite=lax; httponly, "
             + "__Host-device=[A-Za-z0-9_-]{43}; max-age=7776000; path=/; secure; samesite=lax; httponly$",
             cookie);
-        Assert.False((await created.JsonAsync()).TryGetProperty("token", out var token) && token.ValueKind is not System.Text.Json.JsonValueKind.Null);
+        Assert.False(
+            (await created.JsonAsync()).TryGetProperty("token", out var token)
+                && token.ValueKind is not System.Text.Json.JsonValueKind.Null);
         using var client = api.CreateBareClient();
         client.DefaultRequestHeaders.Add("Cookie", cookie.Split(';')[0]);
 
         Assert.Equal(HttpStatusCode.OK, (await client.GetAsync($"/users/{user.Id}")).StatusCode);
         var loggedOut = await client.DeleteAsync("/sessions/current");
         Assert.Equal(HttpStatusCode.NoContent, loggedOut.StatusCode);
-        Assert.Matches("^__Host-session=; expires=Thu, 01 Jan 1970 00:00:00 GMT; path=/; secure; samesite=lax; httponly$", loggedOut.Header("Set-Cookie"));
+        Assert.Matches(
+            "^__Host-session=; expires=Thu, 01 Jan 1970 00:00:00 GMT; path=/; secure; samesite=lax; httponly$",
+            loggedOut.Header("Set-Cookie"));
         Assert.Equal(HttpStatusCode.Unauthorized, (await client.GetAsync($"/users/{user.Id}")).StatusCode);
     }
 
@@ -68,7 +73,8 @@ public sealed class SessionTests(TestServers servers)
     {
         await using var api = await ApiNode.StartAsync(servers);
         var user = await api.CreateUserAsync();
-        var cookie = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password, transport = "cookie" });
+        var cookie = await api.Anonymous.PostAsJsonAsync(
+            "/sessions", new { email = user.Email, password = ApiNode.Password, transport = "cookie" });
         using var client = api.CreateClient();
         client.DefaultRequestHeaders.Authorization = new("Bearer", cookie.Header("Set-Cookie").Split('=', ';')[1]);
 
@@ -128,17 +134,40 @@ public sealed class SessionTests(TestServers servers)
         await client.GetAsync("/sessions/current");
 
         await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
-        var key = Assert.Single(await api.KeysAsync(), key => key.StartsWith("sessions:", StringComparison.Ordinal) && !key.EndsWith(":index", StringComparison.Ordinal));
+        var key = Assert.Single(
+            await api.KeysAsync(),
+            key => key.StartsWith("sessions:", StringComparison.Ordinal) && !key.EndsWith(":index", StringComparison.Ordinal));
         Assert.Equal($"sessions:{{{user.Id}}}:{SessionToken.Parse(token)!.Value.Hash}", key);
+        Assert.DoesNotContain(token, key, StringComparison.Ordinal);
         var values = await redis.GetDatabase().HashGetAllAsync($"{api.KeyPrefix}:{key}");
-        Assert.DoesNotContain(values, value => value.Value.ToString().Contains(token, StringComparison.Ordinal) || value.Value == user.Email);
+        Assert.DoesNotContain(
+            values, value => value.Value.ToString().Contains(token, StringComparison.Ordinal) || value.Value == user.Email);
         Assert.InRange((await redis.GetDatabase().KeyTimeToLiveAsync($"{api.KeyPrefix}:{key}"))!.Value.TotalHours, 23.9, 24);
+    }
+
+    /// <summary>A revocation removes the sessions that the index names; others are refused because they are older.</summary>
+    [Fact]
+    public async Task A_revoked_session_is_refused_even_if_the_index_has_lost_it()
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["Sessions:MemoryTtl"] = "00:00:00" });
+        var user = await api.CreateUserAsync();
+        using var here = await api.LogInAsync(user.Email);
+        using var there = await api.LogInAsync(user.Email);
+        var other = (await (await there.GetAsync("/sessions/current")).JsonAsync()).GetProperty("id").GetString();
+        await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
+        Assert.True(await redis.GetDatabase().HashDeleteAsync($"{api.KeyPrefix}:sessions:{{{user.Id}}}:index", other));
+
+        Assert.Equal(HttpStatusCode.NoContent, (await here.DeleteAsync("/sessions")).StatusCode);
+
+        Assert.Equal(HttpStatusCode.Unauthorized, (await there.GetAsync("/sessions/current")).StatusCode);
+        Assert.Equal(HttpStatusCode.OK, (await here.GetAsync("/sessions/current")).StatusCode);
     }
 
     [Fact]
     public async Task A_session_that_is_not_used_ends_and_one_that_is_used_lasts_to_its_absolute_limit()
     {
-        await using var api = await ApiNode.StartAsync(servers, new() { ["Sessions:Idle"] = "00:00:02", ["Sessions:Absolute"] = "00:00:05" });
+        await using var api = await ApiNode.StartAsync(
+            servers, new() { ["Sessions:Idle"] = "00:00:02", ["Sessions:Absolute"] = "00:00:05" });
         var user = await api.CreateUserAsync();
         using var used = await api.LogInAsync(user.Email);
         using var unused = await api.LogInAsync(user.Email);
@@ -168,7 +197,8 @@ public sealed class SessionTests(TestServers servers)
         var user = await api.CreateUserAsync();
         using var client = await api.LogInAsync(user.Email);
 
-        var again = await client.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password, transport = "bearer" });
+        var again = await client.PostAsJsonAsync(
+            "/sessions", new { email = user.Email, password = ApiNode.Password, transport = "bearer" });
 
         Assert.Equal(HttpStatusCode.Created, again.StatusCode);
         Assert.Equal(HttpStatusCode.Unauthorized, (await client.GetAsync("/sessions/current")).StatusCode);

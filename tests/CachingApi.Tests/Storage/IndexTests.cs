@@ -28,29 +28,36 @@ public sealed class IndexTests(TestServers servers)
             var accounts = new AccountRepository(postgres);
             var now = TimeProvider.System.GetUtcNow().UtcDateTime;
             var change = new UserChange("777", "777", "Seven", now);
+            var withEmail = change with { MayChangeEmail = true };
             var (scansBefore, indexScansBefore) = await ScansAsync(postgres);
 
             var account = (await accounts.FindAsync("777@EXAMPLE.org", CancellationToken.None))!;
             Assert.NotNull(await users.FindAsync(account.Id, CancellationToken.None));
-            Assert.Equal(101, (await users.ListAsync(null, 101, CancellationToken.None)).Count);
-            Assert.NotEmpty(await users.ListAsync(Guid.AllBitsSet, 101, CancellationToken.None));
-            Assert.NotNull(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
-            Assert.Null(await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
-            Assert.Equal(UserWrite.Done, (await users.UpdateAsync(account.Id, change, [1], true, Turn(1), CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.VersionMismatch,
-                (await users.UpdateAsync(account.Id, change, [1], false, Turn(2), CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.Overtaken,
-                (await users.UpdateAsync(account.Id, change, [1], false, Turn(1), CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.EmailInUse, (await users.UpdateAsync(
-                account.Id, change with { EmailKey = "778@example.org" }, null, true, Turn(3), CancellationToken.None)).Outcome);
-            Assert.Equal(UserWrite.EmailChange, (await users.UpdateAsync(
-                account.Id, change with { EmailKey = "778@example.org" }, null, false, Turn(3), CancellationToken.None)).Outcome);
+            Assert.Equal(101, (await users.ListAsync(null, 101, CancellationToken.None)).Users.Count);
+            Assert.NotEmpty((await users.ListAsync(Guid.AllBitsSet, 101, CancellationToken.None)).Users);
+            Assert.NotNull(
+                await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
+            Assert.Null(
+                await users.CreateAsync(Guid.NewGuid(), "new@example.org", "new@example.org", "New", "", now, CancellationToken.None));
+            Assert.Equal(
+                WriteOutcome.Committed, (await users.UpdateAsync(account.Id, withEmail, [1], Turn(1), CancellationToken.None)).Outcome);
+            Assert.Equal(WriteOutcome.VersionMismatch,
+                (await users.UpdateAsync(account.Id, change, [1], Turn(2), CancellationToken.None)).Outcome);
+            Assert.Equal(WriteOutcome.Superseded,
+                (await users.UpdateAsync(account.Id, change, [1], Turn(1), CancellationToken.None)).Outcome);
+            Assert.Equal(WriteOutcome.Conflict, (await users.UpdateAsync(
+                account.Id, withEmail with { EmailKey = "778@example.org" }, null, Turn(3), CancellationToken.None)).Outcome);
+            Assert.Equal(WriteOutcome.Rejected, (await users.UpdateAsync(
+                account.Id, change with { EmailKey = "778@example.org" }, null, Turn(3), CancellationToken.None)).Outcome);
             Assert.NotNull(await accounts.FindAsync(account.Id, CancellationToken.None));
             Assert.Equal("user", await accounts.RoleAsync(account.Id, CancellationToken.None));
-            Assert.True((await users.PersistAsync([(account.Id, 4, 3, 3, change)], CancellationToken.None))[account.Id].Written);
-            Assert.Equal(7, await users.PassAsync(account.Id, 6, 4, CancellationToken.None));
-            Assert.Equal("admin", (await users.PromoteAsync(account.Id, "777", "", now, CancellationToken.None)).Role);
-            Assert.Equal(8, (await users.DeleteAsync(account.Id, Turn(5), CancellationToken.None)).User!.Version);
+            Assert.True(Assert.Single(await users.PersistAsync(
+                [new($"{account.Id}", change, Version: 3, Token: 4, Over: 3)], CancellationToken.None)).Written);
+            Assert.Equal(new Revision(7, 4), await users.BumpVersionAsync(account.Id, new(6, 4), CancellationToken.None));
+            var administrators = new AdminRepository(postgres, TimeProvider.System);
+            Assert.Equal("admin", (await administrators.PromoteAsync(account.Id, "777", "", CancellationToken.None)).Role);
+            Assert.True((await administrators.FindAsync("777", CancellationToken.None))!.Value.IsConfigured);
+            Assert.Equal(8, (await users.DeleteAsync(account.Id, Turn(5), CancellationToken.None)).Value!.Version);
 
             var (scans, indexScans) = await ScansAsync(postgres);
             Assert.Equal(0, scans - scansBefore);
@@ -60,7 +67,7 @@ public sealed class IndexTests(TestServers servers)
         await servers.DropDatabaseAsync(database);
     }
 
-    private static WriteTurn Turn(long token) => new(token, 0, 0, 0, -1);
+    private static WriteFence Turn(long token) => new(token, 0, 0, 0, -1);
 
     private static async Task<(long Sequential, long Index)> ScansAsync(NpgsqlDataSource postgres)
     {

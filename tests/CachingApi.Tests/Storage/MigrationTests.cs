@@ -24,7 +24,9 @@ public sealed class MigrationTests(TestServers servers)
         foreach (var node in nodes)
         {
             using var admin = await node.AdminAsync();
-            Assert.Equal(100, (await System.Net.Http.Json.HttpClientJsonExtensions.GetFromJsonAsync<UserPage>(admin, "/users?limit=100"))!.Items.Count);
+            Assert.Equal(
+                100,
+                (await System.Net.Http.Json.HttpClientJsonExtensions.GetFromJsonAsync<UserPage>(admin, "/users?limit=100"))!.Items.Count);
         }
 
         await using (var connection = new NpgsqlConnection(database))
@@ -32,7 +34,8 @@ public sealed class MigrationTests(TestServers servers)
             await connection.OpenAsync();
             await using var count = new NpgsqlCommand("SELECT count(*) FROM users", connection);
             Assert.Equal(1001L, await count.ExecuteScalarAsync());
-            await using var scripts = new NpgsqlCommand("SELECT string_agg(scriptname, ' ' ORDER BY schemaversionsid) FROM schemaversions", connection);
+            await using var scripts = new NpgsqlCommand(
+                "SELECT string_agg(scriptname, ' ' ORDER BY schemaversionsid) FROM schemaversions", connection);
             Assert.Equal(
                 "db/001_users.sql db/002_change_capture.sql db/003_write_behind.sql db/004_configured_administrator.sql "
                 + "db/005_version_grows.sql db/sample-data.sql",

@@ -37,6 +37,26 @@ public sealed class AdminAccountTests(TestServers servers)
         Assert.Equal(HttpStatusCode.OK, (await again.GetAsync("/cache/stats")).StatusCode);
     }
 
+    [Fact]
+    public async Task A_login_by_the_former_password_during_a_reset_has_no_session_afterwards()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        using var admin = await api.AdminAsync();
+        var id = (await (await admin.GetAsync("/sessions/current")).JsonAsync()).GetProperty("userId").GetGuid();
+        await admin.PutAsJsonAsync($"/users/{id}/password", new { currentPassword = ApiNode.Password, newPassword = Own });
+        var row = await RowLock.TakeAsync(api, id);
+
+        // 1. The reset has ended the sessions, and waits for the row; 2. a login succeeds by the password until now; 3. the reset goes on.
+        var reset = Task.Run(() => ApiNode.StartAsync(servers, new() { ["Admin:ResetPassword"] = "true" }, nodeOf: api));
+        await row.WaitedForAsync();
+        using var late = await api.LogInAsync(ApiNode.AdminEmail, Own);
+        Assert.Equal(HttpStatusCode.OK, (await late.GetAsync("/sessions/current")).StatusCode);
+        await row.DisposeAsync();
+        await using var node = await reset;
+
+        Assert.Equal(HttpStatusCode.Unauthorized, (await late.GetAsync("/sessions/current")).StatusCode);
+    }
+
     [Theory]
     [InlineData("other@example.com", 1)]
     [InlineData("", 0)]
@@ -77,6 +97,10 @@ public sealed class AdminAccountTests(TestServers servers)
         Assert.Equal(HttpStatusCode.OK, (await admin.GetAsync("/cache/stats")).StatusCode);
         Assert.Equal(HttpStatusCode.Unauthorized, await LogInAsync(restarted, ApiNode.AdminEmail, ApiNode.Password));
         Assert.Equal(1, await api.SqlAsync<long>("SELECT count(*) FROM users WHERE role = 'admin'"));
+
+        await using var reset = await ApiNode.StartAsync(
+            servers, new() { ["Admin:Password"] = Other, ["Admin:ResetPassword"] = "true" }, nodeOf: api);
+        Assert.Equal(HttpStatusCode.Created, await LogInAsync(reset, "me@example.com", Other));
     }
 
     [Fact]

@@ -2,6 +2,7 @@ using System.Net;
 using System.Net.Http.Json;
 using System.Text.Json;
 using CachingApi.Caching;
+using CachingApi.Sessions;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Users;
@@ -71,7 +72,8 @@ public sealed class EmailChangeTests(TestServers servers)
         var value = JsonSerializer.SerializeToUtf8Bytes(
             new UserChange("old@example.org", "old@example.org", "Behind", user.UpdatedAt), UserJson.Default.UserChange);
 
-        await api.Services.GetRequiredService<WriteBehind>().AcceptAsync($"{user.Id}", 1, 0, null, value, CancellationToken.None);
+        await api.Services.GetRequiredKeyedService<WriteBehind>("users").AcceptAsync(
+            $"{user.Id}", new(1), null, value, CancellationToken.None);
 
         var letters = default(JsonElement);
         await Eventually.TrueAsync(
@@ -154,7 +156,7 @@ public sealed class EmailChangeTests(TestServers servers)
         await using var api = await ApiNode.StartAsync(servers);
         var user = await api.CreateUserAsync();
         using var client = await api.LogInAsync(user.Email);
-        await AgeAsync(api, user, TimeSpan.FromMinutes(11));
+        await AgeAsync(servers, api, user, TimeSpan.FromMinutes(11));
 
         async Task<HttpResponseMessage> SendAsync(string? currentPassword = null)
         {
@@ -194,7 +196,7 @@ public sealed class EmailChangeTests(TestServers servers)
             client.DefaultRequestHeaders.Add("Cookie", login.Header("Set-Cookie").Split(';')[0]);
         }
 
-        await AgeAsync(api, user, TimeSpan.FromMinutes(11));
+        await AgeAsync(servers, api, user, TimeSpan.FromMinutes(11));
         Assert.Equal(HttpStatusCode.Forbidden, (await PutAsync(client, user, "new@example.org")).StatusCode);
 
         var wrong = await client.PostAsJsonAsync("/sessions/current/reauthentication", new { currentPassword = "not the password" });
@@ -211,12 +213,14 @@ public sealed class EmailChangeTests(TestServers servers)
         client.PutAsJsonAsync($"/users/{user.Id}?strategy={strategy}", new { email, displayName = user.DisplayName });
 
     /// <summary>Makes it longer ago that the password was given in the user's sessions.</summary>
-    private async Task AgeAsync(ApiNode api, User user, TimeSpan age)
+    internal static async Task AgeAsync(TestServers servers, ApiNode api, User user, TimeSpan age)
     {
         await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
         var pattern = $"{api.KeyPrefix}:sessions:{{{user.Id}}}:????????????????????????????????*";
         var key = Assert.Single(redis.GetServers().SelectMany(server => server.Keys(pattern: pattern)));
         var created = (long)await redis.GetDatabase().HashGetAsync(key, "created");
         await redis.GetDatabase().HashSetAsync(key, "created", created - (long)age.TotalMilliseconds);
+        await redis.GetDatabase().HashDeleteAsync(key, "authenticated");
+        api.Services.GetRequiredService<SessionMemory>().Clear();
     }
 }

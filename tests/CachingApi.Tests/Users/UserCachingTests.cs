@@ -1,6 +1,7 @@
 using System.Net;
 using System.Net.Http.Json;
 using CachingApi.Tests.Api;
+using CachingApi.Tests.Caching;
 using CachingApi.Tests.Servers;
 using CachingApi.Users;
 using Microsoft.Extensions.Time.Testing;
@@ -91,6 +92,7 @@ public sealed class UserCachingTests(TestServers servers)
     public async Task That_there_is_no_such_user_is_cached_briefly()
     {
         await using var api = await ApiNode.StartAsync(servers);
+        await MemoryTierTests.TrustedAsync(api);
         using var client = await api.AdminAsync();
         var id = Guid.CreateVersion7(TimeProvider.System.GetUtcNow());
 
@@ -156,7 +158,8 @@ public sealed class UserCachingTests(TestServers servers)
         Assert.DoesNotContain(keys, key => key.Contains('@', StringComparison.Ordinal));
 
         await using var redis = await StackExchange.Redis.ConnectionMultiplexer.ConnectAsync(servers.Redis);
-        foreach (var key in keys.Where(key => !key.EndsWith(":generation", StringComparison.Ordinal) && !key.StartsWith("{write-behind}:", StringComparison.Ordinal)))
+        foreach (var key in keys.Where(
+            key => !key.EndsWith(":generation", StringComparison.Ordinal) && !key.StartsWith("{write-behind}:", StringComparison.Ordinal)))
         {
             Assert.NotNull(await redis.GetDatabase().KeyTimeToLiveAsync($"{api.KeyPrefix}:{key}"));
         }

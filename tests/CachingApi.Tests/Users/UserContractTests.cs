@@ -17,7 +17,8 @@ public sealed class UserContractTests(TestServers servers)
     {
         await using var api = await ApiNode.StartAsync(servers);
 
-        var answer = await PostAsync(api, """{"email":" Ada@Example.org ","displayName":" Zoë 👩‍👩‍👧 李 ","password":"dew on the moss"}""");
+        var answer = await PostAsync(
+            api, """{"email":" Ada@Example.org ","displayName":" Zoë 👩‍👩‍👧 李 ","password":"dew on the moss"}""");
 
         Assert.Equal(HttpStatusCode.Created, answer.StatusCode);
         var user = (await answer.Content.ReadFromJsonAsync<User>())!;
@@ -25,7 +26,8 @@ public sealed class UserContractTests(TestServers servers)
         Assert.Equal("\"v1\"", answer.ETag().Tag);
         Assert.Equal("private, no-cache", answer.Header("Cache-Control"));
         Assert.Equal(7, user.Id.Version);
-        Assert.Equal(("Ada@Example.org", "Zoë 👩‍👩‍👧 李", "user", 1), (user.Email, user.DisplayName, user.Role, user.Version));
+        Assert.Equal(
+            ("Ada@Example.org", "Zoë 👩‍👩‍👧 李", "user", 1), (user.Email, user.DisplayName, user.Role, user.Version));
         Assert.Equal(DateTimeKind.Utc, user.CreatedAt.Kind);
         Assert.DoesNotContain("password", await answer.Content.ReadAsStringAsync(), StringComparison.OrdinalIgnoreCase);
     }
@@ -100,7 +102,10 @@ public sealed class UserContractTests(TestServers servers)
 
         async Task<HttpResponseMessage> SendAsync(string body)
         {
-            var request = new HttpRequestMessage(HttpMethod.Post, "/users") { Content = new StringContent(body, Encoding.UTF8, "application/json") };
+            var request = new HttpRequestMessage(HttpMethod.Post, "/users")
+            {
+                Content = new StringContent(body, Encoding.UTF8, "application/json"),
+            };
             request.Headers.TransferEncodingChunked = chunked;
             return await api.Anonymous.SendAsync(request);
         }
@@ -114,7 +119,8 @@ public sealed class UserContractTests(TestServers servers)
     {
         await using var api = await ApiNode.StartAsync(servers);
         await AssertProblemAsync(
-            await api.Anonymous.PostAsync("/users", new StringContent(Good, Encoding.UTF8, "text/plain")), HttpStatusCode.UnsupportedMediaType);
+            await api.Anonymous.PostAsync("/users", new StringContent(Good, Encoding.UTF8, "text/plain")),
+            HttpStatusCode.UnsupportedMediaType);
     }
 
     [Fact]
@@ -225,7 +231,8 @@ public sealed class UserContractTests(TestServers servers)
         using var client = await api.AdminAsync();
 
         await AssertProblemAsync(
-            await client.PutAsJsonAsync($"/users/{Guid.NewGuid()}", new { email = "x@example.org", displayName = "X" }), HttpStatusCode.NotFound);
+            await client.PutAsJsonAsync($"/users/{Guid.NewGuid()}", new { email = "x@example.org", displayName = "X" }),
+            HttpStatusCode.NotFound);
         await AssertProblemAsync(
             await client.PutAsJsonAsync($"/users/{ada.Id}", new { email = grace.Email.ToUpperInvariant(), displayName = "Ada" }),
             HttpStatusCode.Conflict);
@@ -261,7 +268,10 @@ public sealed class UserContractTests(TestServers servers)
         var answer = await client.GetAsync("/users?limit=2");
         Assert.Matches("^\"[0-9a-f]{32}\"$", answer.ETag().Tag);
         Assert.Equal("private, no-cache", answer.Header("Cache-Control"));
-        var again = new HttpRequestMessage(HttpMethod.Get, "/users?limit=2") { Headers = { IfNoneMatch = { new EntityTagHeaderValue(answer.ETag().Tag) } } };
+        var again = new HttpRequestMessage(HttpMethod.Get, "/users?limit=2")
+        {
+            Headers = { IfNoneMatch = { new EntityTagHeaderValue(answer.ETag().Tag) } },
+        };
         Assert.Equal(HttpStatusCode.NotModified, (await client.SendAsync(again)).StatusCode);
     }
 

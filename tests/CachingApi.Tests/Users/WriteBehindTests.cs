@@ -4,7 +4,7 @@ using System.Net.Http.Headers;
 using System.Net.Http.Json;
 using System.Text.Json;
 using CachingApi.Caching;
-using CachingApi.Storage;
+using CachingApi.Caching.Operations;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Caching;
 using CachingApi.Tests.Servers;
@@ -40,7 +40,8 @@ public sealed class WriteBehindTests(TestServers servers)
             Assert.True(shown.UpdatedAt > user.UpdatedAt);
 
             Assert.Equal(shown, await here.GetFromJsonAsync<User>($"/users/{user.Id}"));
-            await Eventually.TrueAsync(async () => shown == await there.GetFromJsonAsync<User>($"/users/{user.Id}"), "the other node to hear of it");
+            await Eventually.TrueAsync(
+                async () => shown == await there.GetFromJsonAsync<User>($"/users/{user.Id}"), "the other node to hear of it");
             Assert.Equal("Ada Lovelace", (await RowAsync(first, user)).Name);
 
             // Nor does a load, where nothing is cached, show the row without what is pending.
@@ -72,11 +73,12 @@ public sealed class WriteBehindTests(TestServers servers)
         await using var state = await RedisServer.StartAsync();
         await using var proxy = new FaultProxy(state.Port);
         await using var writer = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = state.ConnectionString });
-        await using var reader = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString }, nodeOf: writer);
+        await using var reader = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString }, nodeOf: writer);
         var user = await writer.CreateUserAsync();
         using var client = await writer.AdminAsync();
 
-        Task<CacheResult> load;
+        Task<CacheResult<User>> load;
         await using (await TableLock.TakeAsync(writer))
         {
             await PutAsync(client, user, "Behind");
@@ -131,12 +133,14 @@ public sealed class WriteBehindTests(TestServers servers)
 
         var change = JsonSerializer.SerializeToUtf8Bytes(
             new UserChange(user.Email, user.Email, "Unheard of", user.UpdatedAt), UserJson.Default.UserChange);
-        await first.Services.GetRequiredService<WriteBehind>().AcceptAsync($"{user.Id}", 1, 0, null, change, CancellationToken.None);
+        await first.Services.GetRequiredKeyedService<WriteBehind>("users").AcceptAsync(
+            $"{user.Id}", new(1), null, change, CancellationToken.None);
 
         await PersistedAsync(first, user, "Unheard of", 2);
         foreach (var client in clients)
         {
-            await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).ETag().Tag == "\"v2\"", "the write to be shown");
+            await Eventually.TrueAsync(
+                async () => (await client.GetAsync($"/users/{user.Id}")).ETag().Tag == "\"v2\"", "the write to be shown");
         }
     }
 
@@ -180,24 +184,31 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal("Thief", letter.GetProperty("value").GetProperty("displayName").GetString());
         Assert.True(letter.GetProperty("acceptedAt").GetDateTime() < letter.GetProperty("diedAt").GetDateTime());
         await Eventually.TrueAsync(
-            async () => await client.GetFromJsonAsync<User>($"/users/{user.Id}") is { DisplayName: "First", Version: > 3 } shown && shown.Email == user.Email,
+            async () => await client.GetFromJsonAsync<User>($"/users/{user.Id}") is { DisplayName: "First", Version: > 3 } shown
+                && shown.Email == user.Email,
             "the truth to be shown, as a newer version");
         Assert.Equal("First", (await RowAsync(node, user)).Name);
         Assert.Equal(1, await node.MetricAsync("write_behind_writes_total", ("outcome", "dead")));
         Assert.Equal(4, await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")));
-        Assert.Contains(node.Log, line => line.Contains(user.Id.ToString(), StringComparison.Ordinal) && line.Contains("is a dead letter", StringComparison.Ordinal));
+        Assert.Contains(
+            node.Log,
+            line => line.Contains(user.Id.ToString(), StringComparison.Ordinal)
+                && line.Contains("is a dead letter", StringComparison.Ordinal));
         Assert.DoesNotContain(node.Log, line => line.Contains(user.Email, StringComparison.Ordinal));
         await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_dead_letters") == 1, "it to be measured");
 
         // A retry is a new write: it dies again while nothing has changed, and lives when the database takes it.
-        Assert.Equal(HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
+        Assert.Equal(
+            HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
         var again = (await DeadAsync(client, 1, not: letter.GetProperty("id").GetString()))[0];
         await node.SqlAsync("DROP TRIGGER poison ON users");
-        Assert.Equal(HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{again.GetProperty("id")}/retry", null)).StatusCode);
+        Assert.Equal(
+            HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{again.GetProperty("id")}/retry", null)).StatusCode);
         await Eventually.TrueAsync(async () => (await RowAsync(node, user)).Name == "Thief", "the retried write to be persisted");
         Assert.Equal("Thief", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
         Assert.Empty((await (await client.GetAsync("/cache/dead-letters")).JsonAsync()).EnumerateArray());
-        Assert.Equal(HttpStatusCode.NotFound, (await client.PostAsync($"/cache/dead-letters/{again.GetProperty("id")}/retry", null)).StatusCode);
+        Assert.Equal(
+            HttpStatusCode.NotFound, (await client.PostAsync($"/cache/dead-letters/{again.GetProperty("id")}/retry", null)).StatusCode);
     }
 
     [Fact]
@@ -214,12 +225,58 @@ public sealed class WriteBehindTests(TestServers servers)
         }
 
         var letter = (await DeadAsync(client, 1))[0];
-        Assert.Equal("There is no such user.", letter.GetProperty("reason").GetString());
-        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).StatusCode is HttpStatusCode.NotFound, "the user to be gone");
-        Assert.Equal(HttpStatusCode.Conflict, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
+        Assert.Equal("There is no such entity.", letter.GetProperty("reason").GetString());
+        await Eventually.TrueAsync(
+            async () => (await client.GetAsync($"/users/{user.Id}")).StatusCode is HttpStatusCode.NotFound, "the user to be gone");
+        Assert.Equal(
+            HttpStatusCode.Conflict, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
         Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/cache/dead-letters/{letter.GetProperty("id")}")).StatusCode);
         Assert.Equal(HttpStatusCode.NotFound, (await client.DeleteAsync($"/cache/dead-letters/{letter.GetProperty("id")}")).StatusCode);
         Assert.Equal(HttpStatusCode.BadRequest, (await client.DeleteAsync("/cache/dead-letters/not-an-id")).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_write_that_the_writer_s_own_code_cannot_persist_becomes_a_dead_letter_and_holds_up_no_other()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
+        var user = await node.CreateUserAsync();
+        using var client = await node.AdminAsync();
+        var change = JsonSerializer.SerializeToUtf8Bytes(
+            new UserChange("a@b.org", "a@b.org", "Nobody", user.UpdatedAt), UserJson.Default.UserChange);
+
+        await using (await TableLock.TakeAsync(node))
+        {
+            await node.Services.GetRequiredKeyedService<WriteBehind>("users").AcceptAsync(
+                "no-guid", new(1), null, change, CancellationToken.None);
+            await PutAsync(client, user, "Behind");
+        }
+
+        await PersistedAsync(node, user, "Behind", 2);
+        Assert.Equal("no-guid", (await DeadAsync(client, 1))[0].GetProperty("key").GetString());
+    }
+
+    [Fact]
+    public async Task The_deletion_of_an_account_drops_its_dead_letters_and_what_is_queued_becomes_none()
+    {
+        await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
+        var (user, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
+        using var client = await node.AdminAsync();
+        await PoisonAsync(node, "NEW.display_name LIKE 'Refused%'", "P0001");
+        await PutAsync(client, user, "Refused");
+        await PutAsync(client, other, "Refused, too");
+        await DeadAsync(client, 2);
+
+        Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/users/{user.Id}")).StatusCode);
+
+        var left = Assert.Single(await DeadAsync(client, 1));
+        Assert.Equal($"{other.Id}", left.GetProperty("key").GetString());
+
+        // A consumer gives up a write of the user only now.
+        var queue = node.Services.GetRequiredKeyedService<WriteBehind>("users").Queue;
+        var writeBehind = node.Services.GetRequiredKeyedService<WriteBehind>("users");
+        await writeBehind.AcceptAsync($"{user.Id}", new(1), null, "{}"u8.ToArray(), CancellationToken.None);
+        await Eventually.TrueAsync(async () => (await queue.StateAsync(CancellationToken.None)).Length == 0, "the queue to be empty");
+        await DeadAsync(client, 1);
     }
 
     [Fact]
@@ -266,7 +323,9 @@ public sealed class WriteBehindTests(TestServers servers)
         await using (var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis))
         {
             await redis.GetDatabase().StreamAddAsync(
-                $"{{{node.KeyPrefix}:write-behind}}:queue", [new("id", $"{Guid.NewGuid()}"), new("version", 2), new("value", "not JSON")], messageId: "5-0");
+                $"{{{node.KeyPrefix}:write-behind}}:queue",
+                [new("id", $"{Guid.NewGuid()}"), new("version", 2), new("value", "not JSON")],
+                messageId: "5-0");
         }
 
         Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "After it")).StatusCode);
@@ -336,7 +395,8 @@ public sealed class WriteBehindTests(TestServers servers)
         }
 
         await PersistedAsync(node, user, "Behind", 8);
-        await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).ETag().Tag == "\"v8\"", "the version to be shown");
+        await Eventually.TrueAsync(
+            async () => (await client.GetAsync($"/users/{user.Id}")).ETag().Tag == "\"v8\"", "the version to be shown");
     }
 
     [Fact]
@@ -385,7 +445,8 @@ public sealed class WriteBehindTests(TestServers servers)
         }
 
         Assert.Equal(
-            [HttpStatusCode.OK, HttpStatusCode.PreconditionFailed], new[] { (await synchronous).StatusCode, (await behind).StatusCode }.Order());
+            [HttpStatusCode.OK, HttpStatusCode.PreconditionFailed],
+            new[] { (await synchronous).StatusCode, (await behind).StatusCode }.Order());
         Assert.Equal(1, await node.MetricAsync("write_behind_fallbacks_total", ("reason", "contended")));
     }
 
@@ -412,7 +473,9 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Contains(version, new[] { "\"v2\"", "\"v4\"" });
     }
 
-    /// <summary>A state server whose clock was ahead, or an operator, has left the row with a fence that is later than any new token.</summary>
+    /// <summary>
+    /// A state server whose clock was ahead, or an operator, has left the row with a fence that is later than any new token.
+    /// </summary>
     [Fact]
     public async Task A_foreign_fence_does_not_hide_a_write_that_was_acknowledged()
     {
@@ -466,12 +529,19 @@ public sealed class WriteBehindTests(TestServers servers)
         var user = await node.CreateUserAsync();
         using var client = await node.AdminAsync();
 
-        foreach (var (strategy, name) in new[] { ("write-through", "1"), ("write-behind", "2"), ("invalidate", "3"), ("write-behind", "4") })
+        foreach (var (strategy, name) in new[]
+        {
+            ("write-through", "1"),
+            ("write-behind", "2"),
+            ("invalidate", "3"),
+            ("write-behind", "4"),
+        })
         {
             await node.SqlAsync($"UPDATE users SET fence = {fence} WHERE id = '{user.Id}'");
             var answer = await PutAsync(client, user, name, strategy);
             Assert.True(answer.IsSuccessStatusCode);
-            await Eventually.TrueAsync(async () => answer.ETag().Tag == $"\"v{(await RowAsync(node, user)).Version}\"", "the write to be persisted");
+            await Eventually.TrueAsync(
+                async () => answer.ETag().Tag == $"\"v{(await RowAsync(node, user)).Version}\"", "the write to be persisted");
             Assert.Equal(name, (await RowAsync(node, user)).Name);
         }
 
@@ -492,19 +562,21 @@ public sealed class WriteBehindTests(TestServers servers)
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
         using var client = await node.AdminAsync();
-        var (queue, writeBehind) = (node.Services.GetRequiredService<WriteBehindQueue>(), node.Services.GetRequiredService<WriteBehind>());
+        var (queue, writeBehind) = (
+            node.Services.GetRequiredKeyedService<WriteBehind>("users").Queue, node.Services.GetRequiredKeyedService<WriteBehind>("users"));
         await Consumer(node).StopAsync(CancellationToken.None);
 
         Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Behind")).StatusCode);
         var foreign = await ForeignFenceAsync(node, user);
-        var turn = await writeBehind.TakeTurnAsync($"{user.Id}", foreign, CancellationToken.None);
+        var turn = await writeBehind.AcquireFenceAsync($"{user.Id}", foreign, CancellationToken.None);
         var write = Assert.Single(await queue.ReadAsync(10, CancellationToken.None));
         Assert.True(write.Token < foreign && foreign < turn.Token);
 
         // Two consumers have it; one of them accepts it anew.
         Assert.Equal(
             [FencedWrite.Reaccepted, FencedWrite.Gone],
-            (await Task.WhenAll(Enumerable.Range(0, 2).Select(_ => queue.ReacceptAsync(write, foreign, 1, CancellationToken.None)))).Order());
+            (await Task.WhenAll(
+                Enumerable.Range(0, 2).Select(_ => queue.ReacceptAsync(write, foreign, 1, CancellationToken.None)))).Order());
         Assert.Equal(1, (await queue.StateAsync(CancellationToken.None)).Length);
         var pending = (await writeBehind.PendingAsync($"{user.Id}", CancellationToken.None))!;
         Assert.Equal((2, foreign), (pending.Version, pending.Over));
@@ -513,9 +585,9 @@ public sealed class WriteBehindTests(TestServers servers)
         if (commits)
         {
             var change = new UserChange(user.Email, user.Email, "Synchronous", user.UpdatedAt);
-            var (outcome, _, _) = await node.Services.GetRequiredService<UserRepository>().UpdateAsync(user.Id, change, null, false, turn,
-                CancellationToken.None);
-            Assert.Equal(UserWrite.Done, outcome);
+            var written = await node.Services.GetRequiredService<UserRepository>().UpdateAsync(
+                user.Id, change, null, turn, CancellationToken.None);
+            Assert.Equal(WriteOutcome.Committed, written.Outcome);
         }
 
         await EmptyCacheAsync(node);
@@ -561,11 +633,13 @@ public sealed class WriteBehindTests(TestServers servers)
         await Consumer(node).StartAsync(CancellationToken.None);
 
         var letter = (await DeadAsync(client, 1))[0];
-        Assert.Equal("The row has a later version, under a fence that the state server did not issue.", letter.GetProperty("reason").GetString());
+        Assert.Equal(
+            "The row has a later version, under a fence that the state server did not issue.", letter.GetProperty("reason").GetString());
         Assert.Equal(("Elsewhere", 9), await RowAsync(node, user));
         await Eventually.TrueAsync(async () => (await client.GetAsync($"/users/{user.Id}")).ETag().Tag == "\"v9\"", "the row to be shown");
 
-        Assert.Equal(HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
+        Assert.Equal(
+            HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
         await PersistedAsync(node, user, "Behind", 10);
     }
 
@@ -597,18 +671,20 @@ public sealed class WriteBehindTests(TestServers servers)
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
-        var writeBehind = node.Services.GetRequiredService<WriteBehind>();
+        var writeBehind = node.Services.GetRequiredKeyedService<WriteBehind>("users");
         await Consumer(node).StopAsync(CancellationToken.None);
-        var change = JsonSerializer.SerializeToUtf8Bytes(new UserChange(user.Email, user.Email, "Known", user.UpdatedAt), UserJson.Default.UserChange);
+        var change = JsonSerializer.SerializeToUtf8Bytes(
+            new UserChange(user.Email, user.Email, "Known", user.UpdatedAt), UserJson.Default.UserChange);
         var foreign = await ForeignFenceAsync(node, user);
 
         async Task<long> TokenAsync(long knownFence)
         {
-            await writeBehind.AcceptAsync($"{user.Id}", 1, knownFence, null, change, CancellationToken.None);
+            await writeBehind.AcceptAsync($"{user.Id}", new(1, knownFence), null, change, CancellationToken.None);
             return (await writeBehind.PendingAsync($"{user.Id}", CancellationToken.None))!.Token;
         }
 
-        Assert.Equal([foreign + 1, foreign + 2, foreign + 3], [await TokenAsync(foreign), await TokenAsync(long.MaxValue), await TokenAsync(0)]);
+        Assert.Equal(
+            [foreign + 1, foreign + 2, foreign + 3], [await TokenAsync(foreign), await TokenAsync(long.MaxValue), await TokenAsync(0)]);
         await Consumer(node).StartAsync(CancellationToken.None);
         await QueueEmptyAsync(node);
         Assert.Equal(("Known", 4), await RowAsync(node, user));
@@ -639,7 +715,8 @@ public sealed class WriteBehindTests(TestServers servers)
         }
         else
         {
-            await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")) >= 2, "it to be tried again");
+            await Eventually.TrueAsync(
+                async () => await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")) >= 2, "it to be tried again");
             await node.SqlAsync("DROP TRIGGER poison ON users");
             await PersistedAsync(node, poison, "Poison", 2);
             Assert.Empty(await DeadAsync(client, 0));
@@ -649,10 +726,13 @@ public sealed class WriteBehindTests(TestServers servers)
     [Fact]
     public void Only_the_named_states_say_nothing_about_the_data()
     {
-        static bool IsTransient(string state) => TransientSqlStates.Includes(new("", "ERROR", "ERROR", state));
+        static bool IsTransient(string state) => TransientFailures.Includes(new PostgresException("", "ERROR", "ERROR", state));
 
-        Assert.All(["08006", "25006", "28000", "3D000", "40001", "40P01", "42501", "42P01", "53300", "55P03", "57014", "57P01", "58030"], state => Assert.True(IsTransient(state)));
-        Assert.All(["0A000", "21000", "22001", "23505", "23514", "42703", "42883", "P0001", "XX000"], state => Assert.False(IsTransient(state)));
+        Assert.All(
+            ["08006", "25006", "28000", "3D000", "40001", "40P01", "42501", "42P01", "53300", "55P03", "57014", "57P01", "58030"],
+            state => Assert.True(IsTransient(state)));
+        Assert.All(
+            ["0A000", "21000", "22001", "23505", "23514", "42703", "42883", "P0001", "XX000"], state => Assert.False(IsTransient(state)));
     }
 
     [Fact]
@@ -677,20 +757,21 @@ public sealed class WriteBehindTests(TestServers servers)
         var user = await node.CreateUserAsync();
         var client = await node.AdminAsync();
         await client.GetAsync($"/users/{user.Id}");
-        var (queue, users) = (node.Services.GetRequiredService<WriteBehindQueue>(), node.Services.GetRequiredService<UserRepository>());
+        var (queue, users) = (
+            node.Services.GetRequiredKeyedService<WriteBehind>("users").Queue, node.Services.GetRequiredService<UserRepository>());
         await Consumer(node).StopAsync(CancellationToken.None);
         Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Earlier")).StatusCode);
         Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Given up")).StatusCode);
         var (earlier, given) = (await queue.ReadAsync(10, CancellationToken.None)) is [var first, var second] ? (first, second) : default;
 
-        var version = await users.PassAsync(user.Id, given!.Version, given.Token, CancellationToken.None);
-        await queue.FinishAsync([new(given, version!.Value, "refused")], CancellationToken.None);
+        var version = (await users.BumpVersionAsync(user.Id, new(given!.Version, given.Token), CancellationToken.None))!.Value.Version;
+        await queue.FinishAsync([new(given, version, "refused")], CancellationToken.None);
 
         async Task<bool> PersistAsync(QueuedWrite write)
         {
             var change = new UserChange(user.Email, user.Email, "Persisted", user.UpdatedAt);
-            var rows = await users.PersistAsync([(user.Id, write.Token, write.Over, write.Version, change)], CancellationToken.None);
-            return rows[user.Id].Written;
+            return (await users.PersistAsync(
+                [new($"{user.Id}", change, write.Version, write.Token, write.Over)], CancellationToken.None)).Single().Written;
         }
 
         Assert.False(await PersistAsync(given));
@@ -698,7 +779,7 @@ public sealed class WriteBehindTests(TestServers servers)
 
         // The fence of a write that was given up does not supersede an earlier write, which is accepted anew.
         Assert.False(await PersistAsync(earlier!));
-        Assert.Equal(FencedWrite.Reaccepted, await queue.ReacceptAsync(earlier!, given.Token, version.Value, CancellationToken.None));
+        Assert.Equal(FencedWrite.Reaccepted, await queue.ReacceptAsync(earlier!, given.Token, version, CancellationToken.None));
         Assert.True(await PersistAsync(Assert.Single(await queue.ReadAsync(10, CancellationToken.None))));
     }
 
@@ -803,7 +884,8 @@ public sealed class WriteBehindTests(TestServers servers)
             Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, users[0], "1")).StatusCode);
             Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, users[1], "2")).StatusCode);
             third = PutAsync(client, users[2], "3");
-            await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_fallbacks_total", ("reason", "full")) == 1, "it to be counted");
+            await Eventually.TrueAsync(
+                async () => await node.MetricAsync("write_behind_fallbacks_total", ("reason", "full")) == 1, "it to be counted");
             Assert.False(third.IsCompleted);
         }
 
@@ -849,7 +931,9 @@ public sealed class WriteBehindTests(TestServers servers)
         await using var first = await ApiNode.StartAsync(servers, new() { ["WriteBehind:BatchSize"] = "5" });
         var throughProxy = new NpgsqlConnectionStringBuilder(first.Database) { Host = "127.0.0.1", Port = proxy.Port };
         await using var cutOff = await ApiNode.StartAsync(
-            servers, new() { ["ConnectionStrings:Postgres"] = throughProxy.ConnectionString, ["WriteBehind:BatchSize"] = "5" }, nodeOf: first);
+            servers,
+            new() { ["ConnectionStrings:Postgres"] = throughProxy.ConnectionString, ["WriteBehind:BatchSize"] = "5" },
+            nodeOf: first);
         var users = new List<User>();
         for (var i = 0; i < 20; i++)
         {
@@ -864,7 +948,8 @@ public sealed class WriteBehindTests(TestServers servers)
         }
 
         proxy.Swallows = true;
-        await Task.WhenAll(users.Select(async user => Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Claimed")).StatusCode)));
+        await Task.WhenAll(
+            users.Select(async user => Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Claimed")).StatusCode)));
 
         foreach (var user in users)
         {
@@ -897,7 +982,10 @@ public sealed class WriteBehindTests(TestServers servers)
 
         var settings = node.SettingsWith(new() { ["WriteBehind:BatchSize"] = "20" });
         await node.Services.GetRequiredService<Microsoft.Extensions.Hosting.IHost>().StopAsync();
-        var kills = int.TryParse(Environment.GetEnvironmentVariable("CACHINGAPI_KILLS"), System.Globalization.CultureInfo.InvariantCulture, out var given) ? given : 3;
+        var kills = int.TryParse(
+            Environment.GetEnvironmentVariable("CACHINGAPI_KILLS"), System.Globalization.CultureInfo.InvariantCulture, out var given)
+            ? given
+            : 3;
         for (var kill = 1; kill <= kills; kill++)
         {
             using var process = await ApiProcess.StartAsync(settings);
@@ -918,7 +1006,10 @@ public sealed class WriteBehindTests(TestServers servers)
             // What was sent last may have been taken without an answer; of what was answered, nothing is missing.
             var row = await RowAsync(last, writer.User);
             Assert.InRange(long.Parse(row.Name, System.Globalization.CultureInfo.InvariantCulture), writer.Acknowledged, writer.Sent);
-            Assert.InRange(row.Version, writer.Version, row.Name == $"{writer.Acknowledged}" ? writer.Version : writer.Version + writer.Sent - writer.Acknowledged);
+            Assert.InRange(
+                row.Version,
+                writer.Version,
+                row.Name == $"{writer.Acknowledged}" ? writer.Version : writer.Version + writer.Sent - writer.Acknowledged);
         }
     }
 
@@ -946,7 +1037,11 @@ public sealed class WriteBehindTests(TestServers servers)
     public async Task Where_redis_may_evict_the_queue_nothing_is_written_behind_and_the_log_says_why()
     {
         await using var redis = await RedisServer.StartAsync("--maxmemory-policy", "allkeys-lru");
-        var settings = new Dictionary<string, string> { ["ConnectionStrings:Redis"] = redis.ConnectionString, ["Serilog:MinimumLevel:Default"] = "Warning" };
+        var settings = new Dictionary<string, string>
+        {
+            ["ConnectionStrings:Redis"] = redis.ConnectionString,
+            ["Serilog:MinimumLevel:Default"] = "Warning",
+        };
         await using var node = await ApiNode.StartAsync(servers, settings);
         var user = await node.CreateUserAsync();
         using var client = await node.AdminAsync();
@@ -954,7 +1049,9 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal(HttpStatusCode.OK, (await PutAsync(client, user, "Through")).StatusCode);
         Assert.Equal(("Through", 2), await RowAsync(node, user));
         Assert.Equal(1, await node.MetricAsync("write_behind_fallbacks_total", ("reason", "refused")));
-        Assert.Contains(node.Log, line => line.Contains("the maxmemory-policy of Redis is allkeys-lru, by which it may evict", StringComparison.Ordinal));
+        Assert.Contains(
+            node.Log,
+            line => line.Contains("the maxmemory-policy of Redis is allkeys-lru, by which it may evict", StringComparison.Ordinal));
 
         // A second Redis that may not lose anything is what it takes.
         await using var state = await ApiNode.StartAsync(
@@ -978,13 +1075,18 @@ public sealed class WriteBehindTests(TestServers servers)
         var (exitCode, log) = await ApiProcess.RunAsync(node.SettingsWith(new() { ["ConnectionStrings:Redis"] = redis.ConnectionString }));
 
         Assert.NotEqual(0, exitCode);
-        Assert.Contains(log, line => line.Contains("Cache:Users:WriteStrategy cannot be write-behind: the maxmemory-policy of Redis is allkeys-lfu", StringComparison.Ordinal));
+        Assert.Contains(
+            log,
+            line => line.Contains(
+                "Cache:Users:WriteStrategy cannot be write-behind: the maxmemory-policy of Redis is allkeys-lfu",
+                StringComparison.Ordinal));
     }
 
     [Fact]
     public async Task Where_redis_can_tell_a_write_is_acknowledged_when_it_is_on_the_disk()
     {
-        await using var redis = await RedisServer.StartAsync("--appendonly", "yes", "--appenddirname", $"cachingapi-aof-{Guid.NewGuid():N}");
+        await using var redis = await RedisServer.StartAsync(
+            "--appendonly", "yes", "--appenddirname", $"cachingapi-aof-{Guid.NewGuid():N}");
         await using var proxy = new WaitAofProxy(redis.Port);
         await using var node = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString });
         var user = await node.CreateUserAsync();
@@ -1008,7 +1110,8 @@ public sealed class WriteBehindTests(TestServers servers)
     [Fact]
     public async Task A_write_is_acknowledged_when_as_many_replicas_as_configured_have_it_on_their_disks()
     {
-        await using var redis = await RedisServer.StartAsync("--appendonly", "yes", "--appenddirname", $"cachingapi-aof-{Guid.NewGuid():N}");
+        await using var redis = await RedisServer.StartAsync(
+            "--appendonly", "yes", "--appenddirname", $"cachingapi-aof-{Guid.NewGuid():N}");
         await using var proxy = new WaitAofProxy(redis.Port) { Replicas = 2 };
         proxy.Disk.SetResult();
         await using var node = await ApiNode.StartAsync(
@@ -1039,10 +1142,20 @@ public sealed class WriteBehindTests(TestServers servers)
     {
         await using var node = await ApiNode.StartAsync(servers);
         using var client = await node.AdminAsync();
-        var nobody = new User { Id = Guid.Empty, Email = "a@example.org", DisplayName = "", Role = "", Version = 0, CreatedAt = default, UpdatedAt = default };
+        var nobody = new User
+        {
+            Id = Guid.Empty,
+            Email = "a@example.org",
+            DisplayName = "",
+            Role = "",
+            Version = 0,
+            CreatedAt = default,
+            UpdatedAt = default,
+        };
 
         Assert.Equal(HttpStatusCode.NotFound, (await PutAsync(client, nobody, "Nobody")).StatusCode);
-        Assert.Equal(HttpStatusCode.BadRequest, (await PutAsync(client, await node.CreateUserAsync(), "Somebody", "write-around")).StatusCode);
+        Assert.Equal(
+            HttpStatusCode.BadRequest, (await PutAsync(client, await node.CreateUserAsync(), "Somebody", "write-around")).StatusCode);
     }
 
     private static async Task<HttpResponseMessage> PutAsync(
@@ -1073,7 +1186,9 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     private static Task QueueEmptyAsync(ApiNode node) => Eventually.TrueAsync(
-        async () => (await node.Services.GetRequiredService<WriteBehindQueue>().StateAsync(CancellationToken.None)).Length == 0, "the queue to be empty");
+        async () =>
+            (await node.Services.GetRequiredKeyedService<WriteBehind>("users").Queue.StateAsync(CancellationToken.None)).Length == 0,
+        "the queue to be empty");
 
     private static async Task<JsonElement[]> DeadAsync(HttpClient client, int count, string? not = null)
     {
@@ -1081,7 +1196,9 @@ public sealed class WriteBehindTests(TestServers servers)
         await Eventually.TrueAsync(
             async () =>
             {
-                letters = [.. (await (await client.GetAsync("/cache/dead-letters")).JsonAsync()).EnumerateArray().Where(letter => letter.GetProperty("id").GetString() != not)];
+                letters = [.. (await (await client.GetAsync("/cache/dead-letters")).JsonAsync())
+                    .EnumerateArray()
+                    .Where(letter => letter.GetProperty("id").GetString() != not)];
                 return letters.Length == count;
             },
             "dead letters");
@@ -1101,7 +1218,8 @@ public sealed class WriteBehindTests(TestServers servers)
 
     /// <summary>Gives a user's row a fence that lies five minutes ahead of the clock, which is returned.</summary>
     private static async Task<long> ForeignFenceAsync(ApiNode node, User user) => await node.SqlAsync<long>(
-        $"UPDATE users SET fence = (extract(epoch FROM now() + interval '5 minutes') * 1000000)::bigint WHERE id = '{user.Id}' RETURNING fence");
+        "UPDATE users SET fence = (extract(epoch FROM now() + interval '5 minutes') * 1000000)::bigint "
+        + $"WHERE id = '{user.Id}' RETURNING fence");
 
     /// <summary>Lets a trigger refuse changes of users, with a SQLSTATE.</summary>
     private static Task PoisonAsync(ApiNode node, string condition, string state) => node.SqlAsync(
@@ -1115,7 +1233,8 @@ public sealed class WriteBehindTests(TestServers servers)
         node.Services.GetServices<Microsoft.Extensions.Hosting.IHostedService>().OfType<WriteBehindConsumer>().Single();
 
     private static Task EmptyCacheAsync(ApiNode node) =>
-        node.Services.GetRequiredService<Invalidation>().DropAllAsync(node.Services.GetRequiredService<UserCache>().Users, cause: null, CancellationToken.None);
+        node.Services.GetRequiredService<Invalidation>().ClearAsync(
+            node.Services.GetRequiredService<Cache<User>>().Name, cause: null, CancellationToken.None);
 
     /// <summary>Writes one user's name as a number that grows.</summary>
     private sealed class Writer(User user, AuthenticationHeaderValue authorization)
@@ -1179,7 +1298,9 @@ public sealed class WriteBehindTests(TestServers servers)
             await using var other = new NpgsqlConnection(database);
             await other.OpenAsync();
             await using var command = new NpgsqlCommand(
-                "SELECT count(*) FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", other);
+                "SELECT count(*) FROM pg_locks WHERE relation = 'users'::regclass AND NOT granted "
+                + "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+                other);
             return (long)(await command.ExecuteScalarAsync())!;
         }
 

@@ -51,12 +51,16 @@ internal sealed partial class CacheStatus
         Assert.Equal("CachingApi", status.Cache);
         Assert.NotEqual(status.Hit, status.Forwarded is not null);
         Assert.True(status.Forwarded is not null || (!status.Stored && !status.Collapsed && status.ForwardedStatus is null), text);
-        Assert.Contains(status.Forwarded, (string?[])[null, "bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"]);
+        Assert.Contains(
+            status.Forwarded, (string?[])[null, "bypass", "method", "uri-miss", "vary-miss", "miss", "request", "stale", "partial"]);
         return status;
     }
 
     // sf-item: a token; parameters: keys with an integer, a token or a string, or none, which means true.
     [GeneratedRegex(
-        """^(?<item>[A-Za-z*][A-Za-z0-9:/!#$%&'*+.^_`|~-]*)(?:;\x20*(?<key>[a-z*][a-z0-9_.*-]*)(?<value>)(?:=(?<-value>)(?<value>-?\d{1,15}|[A-Za-z*][A-Za-z0-9:/!#$%&'*+.^_`|~-]*|"(?:[\x20\x21\x23-\x5B\x5D-\x7E]|\\["\\])*"))?)*$""")]
+        """^(?<item>[A-Za-z*][A-Za-z0-9:/!#$%&'*+.^_`|~-]*)"""
+        + """(?:;\x20*(?<key>[a-z*][a-z0-9_.*-]*)(?<value>)"""
+        + """(?:=(?<-value>)(?<value>-?\d{1,15}|[A-Za-z*][A-Za-z0-9:/!#$%&'*+.^_`|~-]*"""
+        + """|"(?:[\x20\x21\x23-\x5B\x5D-\x7E]|\\["\\])*"))?)*$""")]
     private static partial Regex Item();
 }

@@ -14,15 +14,25 @@ public sealed class CityNameTests(TestServers servers)
     {
         await using var node = await WeatherNode.StartAsync(servers);
 
-        foreach (var spelling in new[] { "Zürich", "zurich", " ZÜRICH ", "Zürich".Normalize(NormalizationForm.FormD), "Ｚürich", "\u00A0zürich\u3000" })
+        foreach (var spelling in new[]
+        {
+            "Zürich",
+            "zurich",
+            " ZÜRICH ",
+            "Zürich".Normalize(NormalizationForm.FormD),
+            "Ｚürich",
+            "\u00A0zürich\u3000",
+        })
         {
             Assert.Equal("Zurich", (await (await node.GetAsync(spelling)).JsonAsync()).GetProperty("city").GetString());
         }
 
         Assert.Equal((1, 1), (node.Upstream.CallsOf(FakeOpenMeteo.Search), node.Upstream.CallsOf(FakeOpenMeteo.Forecast)));
         var keys = await node.Api.KeysAsync();
-        Assert.Single(keys, key => key.StartsWith("geocoding:g", StringComparison.Ordinal) && key.EndsWith(":zurich", StringComparison.Ordinal));
-        Assert.Single(keys, key => key.StartsWith("weather:g", StringComparison.Ordinal) && key.EndsWith(":47.37,8.55", StringComparison.Ordinal));
+        Assert.Single(
+            keys, key => key.StartsWith("geocoding:g", StringComparison.Ordinal) && key.EndsWith(":zurich", StringComparison.Ordinal));
+        Assert.Single(
+            keys, key => key.StartsWith("weather:g", StringComparison.Ordinal) && key.EndsWith(":47.37,8.55", StringComparison.Ordinal));
     }
 
     [Fact]
@@ -113,7 +123,9 @@ public sealed class CityNameTests(TestServers servers)
         var (answered, headers) = await RawHttp.GetAsync(node.Api.Anonymous.BaseAddress!, path);
 
         Assert.Equal(status, answered);
-        Assert.True(path.Contains("%00", StringComparison.Ordinal) || headers.Contains("application/problem+json", StringComparison.Ordinal), headers);
+        Assert.True(
+            path.Contains("%00", StringComparison.Ordinal) || headers.Contains("application/problem+json", StringComparison.Ordinal),
+            headers);
         Assert.Empty(node.Upstream.Calls);
     }
 

@@ -18,7 +18,8 @@ public sealed class PrewarmingTests(TestServers servers)
     {
         await using var node = await WeatherNode.StartAsync(servers, Cities);
         await Eventually.TrueAsync(() => node.Upstream.CallsOf(FakeOpenMeteo.Forecast) == 3);
-        await Eventually.TrueAsync(async () => await node.Api.MetricAsync("cache_loads_total", ("cache", "weather"), ("outcome", "loaded")) == 3);
+        await Eventually.TrueAsync(
+            async () => await node.Api.MetricAsync("cache_loads_total", ("cache", "weather"), ("outcome", "loaded")) == 3);
 
         foreach (var city in new[] { "berlin", "zurich", "PARIS, UNITED STATES" })
         {

@@ -1,7 +1,7 @@
 using System.Globalization;
 using System.Net;
 using CachingApi.FakeUpstream;
-using CachingApi.Storage;
+using CachingApi.Redis;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Tests.Users;
@@ -18,7 +18,8 @@ public sealed class UpstreamBudgetTests(TestServers servers)
     {
         var budget = new Dictionary<string, string> { ["Weather:Budget:PerDay"] = "4" };
         await using var node = await WeatherNode.StartAsync(servers, budget);
-        await using var other = await ApiNode.StartAsync(servers, WeatherNode.Settings(node.Upstream, budget), nodeOf: node.Api, time: node.Time);
+        await using var other = await ApiNode.StartAsync(
+            servers, WeatherNode.Settings(node.Upstream, budget), nodeOf: node.Api, time: node.Time);
 
         Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Berlin")).StatusCode);
         Assert.Equal(2, await node.Api.MetricAsync("weather_upstream_budget_left", ("window", "day")));
@@ -32,7 +33,9 @@ public sealed class UpstreamBudgetTests(TestServers servers)
         Assert.Equal((HttpStatusCode.OK, "stale-if-error"), (stale.StatusCode, CacheStatus.Of(stale).Detail));
         Assert.Equal(HttpStatusCode.ServiceUnavailable, none.StatusCode);
         Assert.InRange(
-            int.Parse(none.Header("Retry-After"), CultureInfo.InvariantCulture), 1, 86_400 - TimeProvider.System.GetUtcNow().ToUnixTimeSeconds() % 86_400 + 60);
+            int.Parse(none.Header("Retry-After"), CultureInfo.InvariantCulture),
+            1,
+            86_400 - TimeProvider.System.GetUtcNow().ToUnixTimeSeconds() % 86_400 + 60);
         Assert.Equal(4, node.Upstream.Calls.Count);
         Assert.Equal(2, await node.CallsAsync("answered"));
     }
@@ -115,6 +118,26 @@ public sealed class UpstreamBudgetTests(TestServers servers)
     }
 
     [Fact]
+    public async Task A_city_that_was_found_and_whose_weather_was_not_counts_as_new()
+    {
+        await using var node = await WeatherNode.StartAsync(servers);
+        node.Upstream.Fault = UpstreamFault.BadRequest;
+        node.Upstream.FailingPath = FakeOpenMeteo.Forecast;
+        Assert.Equal(HttpStatusCode.ServiceUnavailable, (await node.GetAsync("Berlin")).StatusCode);
+        node.Upstream.Fault = UpstreamFault.None;
+        var before = await NewAsync();
+
+        Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Berlin")).StatusCode);
+
+        Assert.Equal(before + 1, await NewAsync());
+        async Task<long> NewAsync()
+        {
+            var redis = node.Api.Services.GetRequiredService<RedisConnections>();
+            return (long)await redis.State.HashGetAsync($"{node.Api.KeyPrefix}:weather-budget", "new3");
+        }
+    }
+
+    [Fact]
     public async Task A_city_that_is_not_cached_costs_more_permits_than_one_that_is()
     {
         await using var node = await LimitedAsync(("weather:Limit", "9"), ("weather:Window", "1.00:00:00"));
@@ -152,6 +175,39 @@ public sealed class UpstreamBudgetTests(TestServers servers)
         Assert.Equal(HttpStatusCode.NotFound, (await node.GetAsync("no such city 1")).StatusCode);
         Assert.Equal(2, node.Upstream.Calls.Count);
         Assert.Equal(HttpStatusCode.NotFound, (await FromAsync(node, "no such city 3", "203.0.113.1")).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_network_causes_so_many_look_ups_a_day_together()
+    {
+        await using var node = await LimitedAsync(("weather-miss-network:Limit", "2"));
+
+        Assert.Equal(HttpStatusCode.NotFound, (await FromAsync(node, "no such city 1", "203.0.113.1")).StatusCode);
+        Assert.Equal(HttpStatusCode.NotFound, (await FromAsync(node, "no such city 2", "203.0.113.2")).StatusCode);
+        Assert.Equal(HttpStatusCode.TooManyRequests, (await FromAsync(node, "no such city 3", "203.0.113.3")).StatusCode);
+        Assert.Equal(HttpStatusCode.NotFound, (await FromAsync(node, "no such city 3", "203.0.114.1")).StatusCode);
+    }
+
+    [Fact]
+    public async Task A_network_causes_so_many_refreshes_a_day_and_is_shown_what_is_cached_beyond_that()
+    {
+        await using var node = await LimitedAsync(("weather-refresh:Limit", "1"));
+        string[] cities = ["Berlin", "Rome"];
+        foreach (var city in cities)
+        {
+            Assert.Equal(HttpStatusCode.OK, (await node.GetAsync(city)).StatusCode);
+        }
+
+        node.Time.Advance(TimeSpan.FromHours(1));
+        var calls = node.Upstream.Calls.Count;
+        var refreshed = await (await FromAsync(node, "Berlin", "203.0.113.1")).JsonAsync();
+        var denied = await FromAsync(node, "Rome", "203.0.113.2");
+        var kept = await denied.JsonAsync();
+
+        Assert.Equal((false, true), (refreshed.GetProperty("stale").GetBoolean(), kept.GetProperty("stale").GetBoolean()));
+        Assert.Contains("detail=stale-while-revalidate", denied.Header("Cache-Status"), StringComparison.Ordinal);
+        Assert.Equal(calls + 1, node.Upstream.Calls.Count);
+        Assert.False((await (await FromAsync(node, "Rome", "203.0.114.1")).JsonAsync()).GetProperty("stale").GetBoolean());
     }
 
     private Task<WeatherNode> LimitedAsync(params (string Name, string Value)[] settings)

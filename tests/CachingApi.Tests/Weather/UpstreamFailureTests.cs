@@ -42,7 +42,9 @@ public sealed class UpstreamFailureTests(TestServers servers)
 
         // Where nothing is kept it is an outage, and stays nothing.
         var none = await node.GetAsync("Madrid");
-        Assert.Equal((HttpStatusCode.ServiceUnavailable, "application/problem+json"), (none.StatusCode, none.Content.Headers.ContentType!.MediaType));
+        Assert.Equal(
+            (HttpStatusCode.ServiceUnavailable, "application/problem+json"),
+            (none.StatusCode, none.Content.Headers.ContentType!.MediaType));
         Assert.InRange(int.Parse(none.Header("Retry-After"), CultureInfo.InvariantCulture), 1, 86_400);
         Assert.Equal("uri-miss", CacheStatus.Of(none).Forwarded);
         Assert.False(CacheStatus.Of(none).Stored);
@@ -111,7 +113,8 @@ public sealed class UpstreamFailureTests(TestServers servers)
     [InlineData(UpstreamFault.BrokenJson)]
     public async Task A_failure_that_passes_is_tried_again_and_nobody_notices(UpstreamFault fault)
     {
-        await using var node = await WeatherNode.StartAsync(servers, upstreamIs: upstream => (upstream.Fault, upstream.Failures) = (fault, 2));
+        await using var node = await WeatherNode.StartAsync(
+            servers, upstreamIs: upstream => (upstream.Fault, upstream.Failures) = (fault, 2));
         Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Berlin")).StatusCode);
         Assert.Equal(3, node.Upstream.CallsOf(FakeOpenMeteo.Search));
     }

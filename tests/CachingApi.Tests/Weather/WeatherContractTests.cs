@@ -21,9 +21,10 @@ public sealed class WeatherContractTests(TestServers servers)
         Assert.Equal(HttpStatusCode.OK, answer.StatusCode);
         Assert.Equal("application/json", answer.Content.Headers.ContentType!.MediaType);
         Assert.Equal(
-            """
-            {"city":"Zurich","country":"Switzerland","latitude":47.36667,"longitude":8.55,"temperature":20,"apparentTemperature":18.5,"humidity":58,"windSpeed":16.1,"conditions":"Partly cloudy","weatherCode":2,"units":"metric","observedAt":"2026-10-01T12:00:00Z","stale":false,"attribution":"Fake: invented by a stand-in for Open-Meteo.com"}
-            """,
+            """{"city":"Zurich","country":"Switzerland","latitude":47.36667,"longitude":8.55,"temperature":20"""
+            + ""","apparentTemperature":18.5,"humidity":58,"windSpeed":16.1,"conditions":"Partly cloudy","weatherCode":2"""
+            + ""","units":"metric","observedAt":"2026-10-01T12:00:00Z","stale":false"""
+            + ""","attribution":"Fake: invented by a stand-in for Open-Meteo.com"}""",
             await answer.Content.ReadAsStringAsync());
     }
 
@@ -55,7 +56,12 @@ public sealed class WeatherContractTests(TestServers servers)
         Assert.True(CacheStatus.Of(imperial).Hit);
         Assert.Equal(
             ("imperial", 68, 65.3, 10, 58),
-            (report.GetProperty("units").GetString(), Number(report, "temperature"), Number(report, "apparentTemperature"), Number(report, "windSpeed"), Number(report, "humidity")));
+            (
+                report.GetProperty("units").GetString(),
+                Number(report, "temperature"),
+                Number(report, "apparentTemperature"),
+                Number(report, "windSpeed"),
+                Number(report, "humidity")));
         Assert.Equal(metric.Header("Cache-Control"), imperial.Header("Cache-Control"));
         Assert.NotEqual(metric.ETag(), imperial.ETag());
         Assert.Equal((1, 1), (node.Upstream.CallsOf(FakeOpenMeteo.Search), node.Upstream.CallsOf(FakeOpenMeteo.Forecast)));
@@ -77,7 +83,8 @@ public sealed class WeatherContractTests(TestServers servers)
 
         // Fresh for the ten minutes until the next observation, and up to 90 seconds more; Age is counted from the same time.
         Assert.Equal(miss.Header("Cache-Control"), hit.Header("Cache-Control"));
-        var directives = Regex.Match(hit.Header("Cache-Control"), @"^public, max-age=(\d+), stale-while-revalidate=1200, stale-if-error=86400$");
+        var directives = Regex.Match(
+            hit.Header("Cache-Control"), @"^public, max-age=(\d+), stale-while-revalidate=1200, stale-if-error=86400$");
         Assert.True(directives.Success, hit.Header("Cache-Control"));
         var maxAge = int.Parse(directives.Groups[1].Value, CultureInfo.InvariantCulture);
         Assert.InRange(maxAge, 600, 690);
@@ -99,8 +106,11 @@ public sealed class WeatherContractTests(TestServers servers)
         }
 
         var same = await AskAsync("");
-        Assert.Equal((HttpStatusCode.NotModified, first.ETag(), 0), (same.StatusCode, same.ETag(), (await same.Content.ReadAsByteArrayAsync()).Length));
-        Assert.Equal((first.Header("Cache-Control"), "0", true), (same.Header("Cache-Control"), same.Header("Age"), CacheStatus.Of(same).Hit));
+        Assert.Equal(
+            (HttpStatusCode.NotModified, first.ETag(), 0),
+            (same.StatusCode, same.ETag(), (await same.Content.ReadAsByteArrayAsync()).Length));
+        Assert.Equal(
+            (first.Header("Cache-Control"), "0", true), (same.Header("Cache-Control"), same.Header("Age"), CacheStatus.Of(same).Hit));
 
         Assert.Equal(HttpStatusCode.OK, (await AskAsync("?units=imperial")).StatusCode);
         node.Time.Advance(TimeSpan.FromMinutes(20));
@@ -114,7 +124,8 @@ public sealed class WeatherContractTests(TestServers servers)
 
         var first = await node.GetAsync("Atlantis");
         var second = await node.GetAsync("ATLANTIS");
-        Assert.Equal((HttpStatusCode.NotFound, "application/problem+json"), (first.StatusCode, first.Content.Headers.ContentType!.MediaType));
+        Assert.Equal(
+            (HttpStatusCode.NotFound, "application/problem+json"), (first.StatusCode, first.Content.Headers.ContentType!.MediaType));
         Assert.Equal(("uri-miss", true), (CacheStatus.Of(first).Forwarded, CacheStatus.Of(first).Stored));
         Assert.Equal((HttpStatusCode.NotFound, true), (second.StatusCode, CacheStatus.Of(second).Hit));
         Assert.Matches(@"^public, max-age=3[2-6]\d\d$", second.Header("Cache-Control"));
@@ -153,9 +164,12 @@ public sealed class WeatherContractTests(TestServers servers)
 
         var report = await (await node.GetAsync("Null Island")).JsonAsync();
 
-        Assert.Equal((0, 0, JsonValueKind.Null), (Number(report, "latitude"), Number(report, "longitude"), report.GetProperty("country").ValueKind));
+        Assert.Equal(
+            (0, 0, JsonValueKind.Null), (Number(report, "latitude"), Number(report, "longitude"), report.GetProperty("country").ValueKind));
         Assert.Equal("0", report.GetProperty("temperature").GetRawText());
-        Assert.All(["apparentTemperature", "humidity", "windSpeed", "weatherCode"], name => Assert.Equal(JsonValueKind.Null, report.GetProperty(name).ValueKind));
+        Assert.All(
+            ["apparentTemperature", "humidity", "windSpeed", "weatherCode"],
+            name => Assert.Equal(JsonValueKind.Null, report.GetProperty(name).ValueKind));
         Assert.Equal("Unknown", report.GetProperty("conditions").GetString());
     }
 
@@ -174,7 +188,8 @@ public sealed class WeatherContractTests(TestServers servers)
         Assert.Equal(
             [
                 "/v1/search?name=sao%20paulo&count=1&language=en&format=json",
-                "/v1/forecast?latitude=-23.55&longitude=-46.64&current=temperature_2m,apparent_temperature,relative_humidity_2m,weather_code,wind_speed_10m",
+                "/v1/forecast?latitude=-23.55&longitude=-46.64&current=temperature_2m,apparent_temperature,relative_humidity_2m,"
+                + "weather_code,wind_speed_10m",
             ],
             node.Upstream.Calls);
     }

@@ -45,7 +45,8 @@ internal sealed class WeatherNode : IAsyncDisposable
         return settings;
     }
 
-    public Task<HttpResponseMessage> GetAsync(string city, string query = "") => Api.Anonymous.GetAsync($"/weather/{Uri.EscapeDataString(city)}{query}");
+    public Task<HttpResponseMessage> GetAsync(string city, string query = "") =>
+        Api.Anonymous.GetAsync($"/weather/{Uri.EscapeDataString(city)}{query}");
 
     public Task<double> CallsAsync(string outcome) => Api.MetricAsync("weather_upstream_calls_total", ("outcome", outcome));
 

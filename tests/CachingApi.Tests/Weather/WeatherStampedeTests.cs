@@ -10,7 +10,8 @@ public sealed class WeatherStampedeTests(TestServers servers)
     [Fact]
     public async Task A_thousand_requests_for_a_cold_city_over_two_nodes_are_one_search_and_one_forecast()
     {
-        await using var node = await WeatherNode.StartAsync(servers, upstreamIs: upstream => upstream.Delay = TimeSpan.FromMilliseconds(300));
+        await using var node = await WeatherNode.StartAsync(
+            servers, upstreamIs: upstream => upstream.Delay = TimeSpan.FromMilliseconds(300));
         await using var other = await ApiNode.StartAsync(servers, WeatherNode.Settings(node.Upstream), nodeOf: node.Api, time: node.Time);
         ApiNode[] nodes = [node.Api, other];
         string[] spellings = ["Zürich", "zurich", "%20Z%C3%9CRICH%20"];

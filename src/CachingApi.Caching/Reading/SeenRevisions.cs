@@ -1,0 +1,132 @@
+using System.Collections.Concurrent;
+
+namespace CachingApi.Caching;
+
+/// <summary>
+/// What this process has served and the current generation in Redis may not have. Redis may hold an older entry: that one is loaded
+/// again, so that no reader goes back to it. Bounded, and of no consequence for other processes.
+/// </summary>
+/// <remarks>
+/// A value without a revision, and "not found", are ordered by time:
+/// 1. a writer commits a change;
+/// 2. a reader finds Redis too slow, loads the changed value and shows it;
+/// 3. the next reader finds the old value in Redis, because the writer has not come to the cache yet.
+/// So the next reader takes the value only if its load began after the one of step 2 had ended.
+/// </remarks>
+internal sealed class SeenRevisions(TimeProvider time)
+{
+    private const int MaxEntries = 10_000;
+
+    /// <summary>Entries that processes with clocks that differ by less than this have made are taken for older.</summary>
+    private static readonly TimeSpan Skew = TimeSpan.FromSeconds(1);
+
+    private readonly ConcurrentDictionary<(string Cache, string Id), Seen> _seen = new();
+    private readonly ConcurrentDictionary<string, DateTimeOffset> _overflowed = new();
+    private int _count;
+
+    /// <summary>An entry has been served that Redis may not have.</summary>
+    public void Add(Cache cache, string id, CacheEntry entry)
+    {
+        var now = time.GetUtcNow();
+        if (Volatile.Read(ref _count) >= MaxEntries && !_seen.ContainsKey((cache.Name, id)))
+        {
+            // Too many to remember: until this time every entry of the cache may be older than one that was served.
+            _overflowed[cache.Name] = now + Skew;
+            Clear(key => key.Cache == cache.Name);
+            return;
+        }
+
+        // After that Redis holds no entry from before.
+        var expires = now + cache.Options.Ttl + cache.Options.StaleFor + Invalidation.TombstoneTtl;
+        var served = new Seen(entry.Revision, now + Skew, IsOrdered(entry) ? default : now + Skew, expires);
+        _seen.AddOrUpdate(
+            (cache.Name, id),
+            (_, served) =>
+            {
+                Interlocked.Increment(ref _count);
+                return served;
+            },
+            static (_, held, served) => held.With(served),
+            served);
+    }
+
+    /// <summary>Whether an entry that Redis holds may be older than one that was served.</summary>
+    public bool MayBeNewerThan(string cache, string id, CacheEntry entry)
+    {
+        if (_overflowed.TryGetValue(cache, out var until) && LoadBegan(entry) <= until)
+        {
+            return time.GetUtcNow() + Skew >= until; // unless the clock was set back
+        }
+
+        if (_seen.IsEmpty || !_seen.TryGetValue((cache, id), out var seen))
+        {
+            return false;
+        }
+
+        var began = LoadBegan(entry);
+        var isOlder = IsOrdered(entry) && entry.Revision < seen.Revision
+            || began <= (IsOrdered(entry) ? seen.UnorderedUntil : seen.Until);
+        if (isOlder && time.GetUtcNow() < seen.Expires)
+        {
+            return true;
+        }
+
+        Remove(new((cache, id), seen));
+        return false;
+    }
+
+    /// <summary>Redis holds a value that is newer than all that was served.</summary>
+    public void Remove(string cache, string id)
+    {
+        if (_seen.TryGetValue((cache, id), out var seen))
+        {
+            Remove(new((cache, id), seen));
+        }
+    }
+
+    /// <summary>The highest revision that was served.</summary>
+    public Revision Highest(string cache, string id) => _seen.TryGetValue((cache, id), out var seen) ? seen.Revision : default;
+
+    /// <summary>
+    /// A server is another one, or has lost data: served values may be lost with it, and revisions may begin anew.
+    /// </summary>
+    public void Clear() => Clear(_ => true);
+
+    private void Clear(Func<(string Cache, string Id), bool> which)
+    {
+        foreach (var entry in _seen)
+        {
+            if (which(entry.Key))
+            {
+                Remove(entry);
+            }
+        }
+    }
+
+    private void Remove(KeyValuePair<(string Cache, string Id), Seen> entry)
+    {
+        if (_seen.TryRemove(entry))
+        {
+            Interlocked.Decrement(ref _count);
+        }
+    }
+
+    private static bool IsOrdered(CacheEntry entry) => entry.Kind is EntryKind.Value && entry.Revision > default(Revision);
+
+    private static DateTimeOffset LoadBegan(CacheEntry entry) => entry.Created - entry.LoadTime;
+
+    /// <param name="Revision">The highest one that was served.</param>
+    /// <param name="Until">An entry whose load began before this may be older than a served one.</param>
+    /// <param name="UnorderedUntil">As <paramref name="Until"/>, of entries that were served without a revision.</param>
+    /// <param name="Expires">When Redis holds nothing from before any more.</param>
+    private readonly record struct Seen(Revision Revision, DateTimeOffset Until, DateTimeOffset UnorderedUntil, DateTimeOffset Expires)
+    {
+        public Seen With(Seen other) => new(
+            other.Revision > Revision ? other.Revision : Revision,
+            Later(Until, other.Until),
+            Later(UnorderedUntil, other.UnorderedUntil),
+            Later(Expires, other.Expires));
+
+        private static DateTimeOffset Later(DateTimeOffset one, DateTimeOffset other) => other > one ? other : one;
+    }
+}

@@ -1,0 +1,62 @@
+namespace CachingApi.Caching;
+
+/// <summary>
+/// The incarnations of the servers that the cache rests on, each by an id that no other has. A server that was restarted from a
+/// snapshot, a replica that was promoted, or a state server that lost its data is a new one: each cache then moves to a new
+/// generation, once (see <c>generation.lua</c>), before an entry of it is served.
+/// </summary>
+internal sealed class Incarnations(SeenRevisions seen)
+{
+    private readonly Lock _lock = new();
+    private volatile IReadOnlyList<string> _known = [];
+    private volatile bool _redisKnown;
+    private IReadOnlyList<string> _redis = [];
+    private IReadOnlyList<string> _state = [];
+    private IReadOnlyList<string> _postgres = [];
+
+    /// <summary>Whether it has been found out which incarnation of the cache's Redis this process is connected to.</summary>
+    public bool IsRedisKnown => _redisKnown;
+
+    public IReadOnlyList<string> Known => _known;
+
+    /// <summary>The connection to the cache's Redis was lost: the next one may lead to another incarnation.</summary>
+    public void ForgetRedis() => _redisKnown = false;
+
+    /// <summary>Takes note of the masters of the cache's Redis. Returns whether they differ from those that were known.</summary>
+    public bool LearnRedis(IReadOnlyList<string> masters)
+    {
+        var changed = Learn(ref _redis, [.. masters.Select(id => $"redis {id}")]);
+        _redisKnown = true;
+        return changed;
+    }
+
+    /// <summary>As <see cref="LearnRedis"/>, for the state server.</summary>
+    public bool LearnState(IReadOnlyList<string> masters) => LearnSource(ref _state, [.. masters.Select(id => $"state {id}")]);
+
+    /// <summary>As <see cref="LearnRedis"/>, for the database.</summary>
+    /// <param name="timeline">It grows with each promotion of a standby.</param>
+    public bool LearnPostgres(string system, uint timeline) => LearnSource(ref _postgres, [$"postgres {system}/{timeline:x8}"]);
+
+    /// <summary>Where values come from may have lost some: revisions that were seen may not come again.</summary>
+    private bool LearnSource(ref IReadOnlyList<string> held, IReadOnlyList<string> now)
+    {
+        var changed = Learn(ref held, now);
+        if (changed)
+        {
+            seen.Clear();
+        }
+
+        return changed;
+    }
+
+    private bool Learn(ref IReadOnlyList<string> held, IReadOnlyList<string> now)
+    {
+        lock (_lock)
+        {
+            var changed = !held.SequenceEqual(now);
+            held = now;
+            _known = [.. _redis, .. _state, .. _postgres];
+            return changed;
+        }
+    }
+}

@@ -1,0 +1,248 @@
+using System.Buffers;
+using System.Collections.Concurrent;
+using CachingApi.Redis;
+
+namespace CachingApi.Caching;
+
+/// <summary>
+/// A period in which nothing was cleared from a cache, as this process sees it. A read takes one before its first look-up and
+/// keeps it to its end; memory serves entries of the current one only. So clearing memory is one assignment.
+/// </summary>
+/// <param name="generation">The generation that keys are made of; <c>null</c> if it is not known.</param>
+/// <param name="since">Since when this process has known of the generation.</param>
+internal sealed class Epoch(long? generation, Moment since)
+{
+    private long _entries;
+
+    public long? Generation => generation;
+
+    public Moment Since => since;
+
+    /// <summary>How many entries of this epoch are in memory.</summary>
+    public long Entries => Volatile.Read(ref _entries);
+
+    public void Added() => Interlocked.Increment(ref _entries);
+
+    public void Removed() => Interlocked.Decrement(ref _entries);
+}
+
+/// <summary>
+/// Versioned keys: <c>service:cache:g&lt;generation&gt;:id</c>, made here and nowhere else. A new generation clears a whole cache
+/// at once, and a fill of the old generation that is still under way is never seen.
+/// </summary>
+/// <remarks>
+/// The race that the epoch decides:
+/// 1. a reader takes generation 7 and misses in Redis;
+/// 2. another process fills the entry of generation 7;
+/// 3. a writer clears the cache: this process moves to generation 8;
+/// 4. the reader finds the entry of step 2 under the lease and keeps it in memory. It would be served until its TTL ends.
+/// The reader's epoch was taken at step 1: memory does not serve an entry that was read under it.
+/// </remarks>
+internal sealed class Namespaces
+{
+    /// <summary>For how long a generation is used without asking Redis while the backplane is not trusted.</summary>
+    private static readonly TimeSpan TrustedFor = TimeSpan.FromSeconds(1);
+
+    /// <summary>Braces, the escape, and surrogates, which must be in pairs.</summary>
+    private static readonly SearchValues<char> Escaped =
+        SearchValues.Create(['{', '}', '%', .. Enumerable.Range(0xD800, 0x800).Select(code => (char)code)]);
+
+    private readonly string _prefix;
+    private readonly RedisTier _tier;
+    private readonly Backplane _backplane;
+    private readonly TimeProvider _time;
+    private readonly ConcurrentDictionary<string, Namespace> _namespaces = new();
+
+    public Namespaces(RedisConnections redis, RedisTier tier, Backplane backplane, TimeProvider time)
+    {
+        (_prefix, _tier, _backplane, _time) = (redis.KeyPrefix, tier, backplane, time);
+        backplane.Interrupted += Forget;
+        backplane.Received += message =>
+        {
+            if (message.Event is BackplaneEvent.Cleared)
+            {
+                var moved = Of(message.Cache);
+                if (message.Number < moved.Highest)
+                {
+                    // Another process has begun an earlier one: Redis has lost the generation, and its clock is behind. The script
+                    // then moves the cache on.
+                    _ = AskAsync(moved, GenerationChange.None, [], CancellationToken.None);
+                    return;
+                }
+
+                moved.Learn(message.Number, moved.Interruptions, time.GetTimestamp());
+            }
+        };
+    }
+
+    /// <summary>The epoch of a cache with its generation; <c>null</c> if Redis is away.</summary>
+    public async ValueTask<Epoch?> CurrentAsync(string cache, CancellationToken cancel)
+    {
+        var space = Of(cache);
+        return space.Current is { Generation: not null } epoch
+            && (_backplane.IsTrusted || _time.GetElapsedTime(space.VerifiedAt) < TrustedFor)
+                ? epoch
+                : await AskAsync(space, GenerationChange.None, [], cancel);
+    }
+
+    /// <summary>
+    /// Whether an epoch is of the generation that Redis has given (<c>null</c>: it has none). If not, a clear has passed this process by,
+    /// and the current epoch is asked for.
+    /// </summary>
+    public async ValueTask<bool> IsCurrentAsync(string cache, Epoch epoch, long? generation, CancellationToken cancel)
+    {
+        if (epoch.Generation == generation)
+        {
+            return true;
+        }
+
+        await AskAsync(Of(cache), GenerationChange.None, [], cancel);
+        return false;
+    }
+
+    public Namespace Of(string cache) => _namespaces.GetOrAdd(cache, static name => new(name));
+
+    /// <summary>Moves a cache to a new generation: every entry of it is invalid. Returns <c>false</c> if Redis is away.</summary>
+    /// <param name="cause">The write that makes it necessary, if it is one: see <see cref="ClearUnlessCausedAsync"/>.</param>
+    /// <remarks>Calls that come while another is under way share the next one.</remarks>
+    public Task<bool> ClearAsync(string cache, Cause? cause)
+    {
+        var space = Of(cache);
+        return space.Clears.RunAsync(cause, async causes =>
+        {
+            var moved = await AskAsync(space, GenerationChange.Next, [.. causes.OfType<Cause>()], CancellationToken.None) is not null;
+            if (!moved)
+            {
+                space.Renew();
+            }
+
+            return moved;
+        });
+    }
+
+    /// <summary>As <see cref="ClearAsync"/>, unless the writers themselves have done so for each of these causes.</summary>
+    public async Task<bool> ClearUnlessCausedAsync(string cache, IReadOnlyCollection<Cause> causes, CancellationToken cancel) =>
+        await AskAsync(Of(cache), GenerationChange.NextUnlessCaused, causes, cancel) is not null;
+
+    /// <summary>Forgets the generations: messages may have been lost, or the server is another one. Memory is cleared with them.</summary>
+    public void Forget()
+    {
+        foreach (var space in _namespaces.Values)
+        {
+            space.Renew();
+        }
+    }
+
+    /// <exception cref="ArgumentException">The id is not valid Unicode: two of them would be one in Redis.</exception>
+    public EntryKey Key(string cache, long generation, string id, ulong shape = 0)
+    {
+        var escaped = id.AsSpan().ContainsAny(Escaped) ? Escape(id) : id;
+        return new($"{_prefix}:{cache}:g{generation}:{escaped}", shape);
+    }
+
+    public EntryKey Key(Cache cache, Epoch? epoch, string id) => Key(cache.Name, epoch?.Generation ?? 0, id, cache.Shape);
+
+    /// <summary>
+    /// Escapes braces, which would choose the slot of the key on a Redis Cluster, but not the slot of its lease; and the escape itself.
+    /// </summary>
+    private static string Escape(string id)
+    {
+        for (var i = 0; i < id.Length; i++)
+        {
+            if (char.IsSurrogate(id[i]) && (!char.IsHighSurrogate(id[i]) || i + 1 == id.Length || !char.IsLowSurrogate(id[++i])))
+            {
+                throw new ArgumentException("An id must be valid Unicode.", nameof(id));
+            }
+        }
+
+        return id.Replace("%", "%25", StringComparison.Ordinal)
+            .Replace("{", "%7B", StringComparison.Ordinal)
+            .Replace("}", "%7D", StringComparison.Ordinal);
+    }
+
+    private async Task<Epoch?> AskAsync(
+        Namespace space, GenerationChange change, IReadOnlyCollection<Cause> causes, CancellationToken cancel)
+    {
+        var (interruptions, asked) = (space.Interruptions, _time.GetTimestamp());
+        return await _tier.GenerationAsync(space.Name, change, space.Highest, causes, cancel) is { } generation
+            ? space.Learn(generation, interruptions, asked)
+            : null;
+    }
+}
+
+/// <summary>The write that makes it necessary to clear a dependent cache.</summary>
+/// <param name="Id">The entity that was written.</param>
+internal readonly record struct Cause(string Id, Revision Revision);
+
+/// <summary>A cache's generation as this process sees it.</summary>
+internal sealed class Namespace(string name)
+{
+    private readonly Lock _lock = new();
+    private volatile Epoch _current = new(null, Moment.Now);
+    private long _highest;
+    private Moment _since;
+    private long _verifiedAt;
+    private int _interruptions;
+
+    public string Name => name;
+
+    public Epoch Current => _current;
+
+    /// <summary>The highest generation that this process has seen: an earlier one is never used again.</summary>
+    public long Highest => Volatile.Read(ref _highest);
+
+    /// <summary>When Redis gave the generation, or a message did.</summary>
+    public long VerifiedAt => Volatile.Read(ref _verifiedAt);
+
+    /// <summary>How often messages may have been lost: an answer that was asked for before that is used by its reader only.</summary>
+    public int Interruptions => Volatile.Read(ref _interruptions);
+
+    /// <summary>Calls for a new generation, of which those of the same moment are one.</summary>
+    public GroupCommit<Cause?, bool> Clears { get; } = new();
+
+    /// <summary>Takes note of a generation that was answered or announced; returns the epoch to read with.</summary>
+    /// <remarks>
+    /// The highest one stays, because answers may arrive out of order:
+    /// 1. a reader asks for the generation, Redis answers 7;
+    /// 2. a writer moves the cache to 8, and this process takes note of 8;
+    /// 3. the reader's 7 arrives: with it, the cleared entries would be served again after the write was acknowledged.
+    /// </remarks>
+    public Epoch Learn(long generation, int interruptions, long asked)
+    {
+        lock (_lock)
+        {
+            if (generation > _highest)
+            {
+                (_highest, _since) = (generation, Moment.Now);
+            }
+
+            if (interruptions != _interruptions)
+            {
+                // Between the question and now a message with a later generation may have been lost.
+                return new(generation, generation == _highest ? _since : Moment.Now);
+            }
+
+            if (generation == _highest)
+            {
+                _verifiedAt = Math.Max(_verifiedAt, asked);
+            }
+
+            if (_current.Generation != _highest)
+            {
+                _current = new(_highest, _since);
+            }
+
+            return _current;
+        }
+    }
+
+    /// <summary>Begins an epoch of unknown generation.</summary>
+    public void Renew()
+    {
+        lock (_lock)
+        {
+            (_current, _verifiedAt) = (new(null, Moment.Now), 0);
+            _interruptions++;
+        }
+    }
+}

@@ -1,0 +1,233 @@
+using System.Collections.Concurrent;
+
+namespace CachingApi.Caching;
+
+/// <summary>
+/// A map with a bounded number of entries and the eviction policy S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction",
+/// SOSP 2023). All members may be called from several threads at once.
+/// </summary>
+/// <remarks>
+/// New entries go to a small queue. An entry that is read there moves to the main queue when it becomes the oldest; the others
+/// are evicted, so a scan does not displace popular entries. A ghost table remembers the hashes of evicted keys: an entry that
+/// returns soon goes to the main queue at once. In the main queue, an entry that was read since its last turn gets another one.
+/// <para>A hit writes at most two bits of its node and takes no lock. W-TinyLFU has hit ratios within a point of these, but reorders its
+/// lists after each read: beyond the processor's own caches, that takes several times as long as the look-up (docs/benchmarks.md).</para>
+/// </remarks>
+/// <param name="capacity">How many entries there are at most.</param>
+/// <param name="removed">
+/// Called for each value that leaves the map, and whether it was evicted. It is called inside the lock and must be short.
+/// </param>
+internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) where T : struct
+{
+    private const byte MaxReads = 3;
+
+    /// <summary>One entry in so many is in the small queue: half of the paper's share, because it does better on Zipf traces.</summary>
+    private const int SmallShare = 20;
+
+    /// <summary>How many entries of the main queue get another turn before one is evicted although it was read: bounds the time.</summary>
+    private const int MaxTurns = 64;
+
+    private readonly int _smallCapacity = Math.Max(1, capacity / SmallShare);
+    private readonly ConcurrentDictionary<string, Node> _nodes = new(concurrencyLevel: 1, capacity: 31, StringComparer.Ordinal);
+    private readonly int[] _ghosts = new int[capacity];
+    private readonly Lock _lock = new();
+    private readonly Queue _small = new();
+    private readonly Queue _main = new();
+
+    public int Count => _small.Count + _main.Count;
+
+    /// <summary>The entries, in no order. Some that are added or removed meanwhile may be left out.</summary>
+    public IEnumerable<(string Key, T Value)> Entries => _nodes.Select(node => (node.Key, node.Value.Value));
+
+    /// <summary>Looks an entry up, which counts as a read.</summary>
+    public bool TryGet(string key, out T value)
+    {
+        if (!_nodes.TryGetValue(key, out var node))
+        {
+            value = default;
+            return false;
+        }
+
+        // Not atomic: of reads at the same moment, one may not count.
+        if (node.Reads < MaxReads)
+        {
+            node.Reads++;
+        }
+
+        value = node.Value;
+        return true;
+    }
+
+    public void Set(string key, T value)
+    {
+        lock (_lock)
+        {
+            if (_nodes.TryGetValue(key, out var held))
+            {
+                // A node's value never changes, so that no reader sees one half of it.
+                var next = new Node(key, value) { Reads = held.Reads };
+                held.Queue!.Replace(held, next);
+                _nodes[key] = next;
+                removed(held.Value, false);
+                return;
+            }
+
+            while (Count >= capacity)
+            {
+                Evict();
+            }
+
+            var node = new Node(key, value);
+            (IsGhost(key) ? _main : _small).Add(node);
+            _nodes[key] = node;
+        }
+    }
+
+    public void Remove(string key)
+    {
+        lock (_lock)
+        {
+            if (_nodes.TryRemove(key, out var held))
+            {
+                held.Queue!.Remove(held);
+                removed(held.Value, false);
+            }
+        }
+    }
+
+    private void Evict()
+    {
+        if (_small.Count > _smallCapacity || _main.Count == 0)
+        {
+            EvictFromSmall();
+        }
+        else
+        {
+            EvictFromMain();
+        }
+    }
+
+    private void EvictFromSmall()
+    {
+        var oldest = _small.Oldest!;
+        if (oldest.Reads > 0)
+        {
+            _small.Remove(oldest);
+            oldest.Reads = 0;
+            _main.Add(oldest);
+            return;
+        }
+
+        var hash = oldest.Key.GetHashCode();
+        _ghosts[Slot(hash)] = hash;
+        Evict(oldest);
+    }
+
+    private void EvictFromMain()
+    {
+        for (var turn = 0; turn < MaxTurns && _main.Oldest!.Reads > 0; turn++)
+        {
+            var oldest = _main.Oldest;
+            oldest.Reads--;
+            _main.Remove(oldest);
+            _main.Add(oldest);
+        }
+
+        Evict(_main.Oldest!);
+    }
+
+    private void Evict(Node node)
+    {
+        node.Queue!.Remove(node);
+        _nodes.TryRemove(node.Key, out _);
+        removed(node.Value, true);
+    }
+
+    private bool IsGhost(string key)
+    {
+        var hash = key.GetHashCode();
+        ref var ghost = ref _ghosts[Slot(hash)];
+        if (ghost != hash)
+        {
+            return false;
+        }
+
+        ghost = 0;
+        return true;
+    }
+
+    private uint Slot(int hash) => (uint)hash % (uint)_ghosts.Length;
+
+    private sealed class Node(string key, T value)
+    {
+        public string Key => key;
+
+        public T Value => value;
+
+        /// <summary>How often it was read since its last turn, up to <see cref="MaxReads"/>.</summary>
+        public byte Reads;
+
+        public Queue? Queue;
+        public Node? Older;
+        public Node? Newer;
+    }
+
+    private sealed class Queue
+    {
+        private Node? _newest;
+
+        public Node? Oldest { get; private set; }
+
+        public int Count { get; private set; }
+
+        public void Add(Node node)
+        {
+            (node.Queue, node.Older, node.Newer) = (this, _newest, null);
+            if (_newest is null)
+            {
+                Oldest = node;
+            }
+            else
+            {
+                _newest.Newer = node;
+            }
+
+            _newest = node;
+            Count++;
+        }
+
+        public void Remove(Node node)
+        {
+            Link(node.Older, node.Newer);
+            Count--;
+        }
+
+        public void Replace(Node node, Node by)
+        {
+            (by.Queue, by.Older, by.Newer) = (this, node.Older, node.Newer);
+            Link(by.Older, by);
+            Link(by, by.Newer);
+        }
+
+        private void Link(Node? older, Node? newer)
+        {
+            if (older is null)
+            {
+                Oldest = newer;
+            }
+            else
+            {
+                older.Newer = newer;
+            }
+
+            if (newer is null)
+            {
+                _newest = older;
+            }
+            else
+            {
+                newer.Older = older;
+            }
+        }
+    }
+}

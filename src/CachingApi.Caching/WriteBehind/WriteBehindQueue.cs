@@ -1,0 +1,256 @@
+using System.Globalization;
+using CachingApi.Caching.Operations;
+using CachingApi.Redis;
+using Microsoft.Extensions.Options;
+using StackExchange.Redis;
+
+namespace CachingApi.Caching;
+
+/// <summary>What becomes of a write whose row has a fence that the write may not overwrite.</summary>
+internal enum FencedWrite
+{
+    /// <summary>The row has a later write, which this state server ordered after it.</summary>
+    Superseded = 0,
+
+    /// <summary>
+    /// The row has a later version, under a fence that this state server did not issue: which write is later is not known.
+    /// </summary>
+    Unknown = 1,
+
+    /// <summary>The fence is foreign, and the write is in the queue again, under a later token.</summary>
+    Reaccepted = 2,
+
+    /// <summary>The queue does not hold the write any more, because another consumer has dealt with it.</summary>
+    Gone = 3,
+}
+
+/// <summary>A write that is done with.</summary>
+/// <param name="Version">The version that the entity has now.</param>
+/// <param name="Reason">Why the write is dead; <c>null</c> where it is not.</param>
+internal readonly record struct FinishedWrite(QueuedWrite Write, long Version, string? Reason = null);
+
+/// <summary>
+/// The queue of write-behind: a Redis stream on the state server, read by a consumer group, and the stream of dead letters.
+/// </summary>
+/// <remarks>
+/// The id of an entry is its write's token. All processes read under one consumer's name: only the time for which an entry has been
+/// pending matters, not which process took it.
+/// </remarks>
+/// <param name="cache">The cache whose writes it holds.</param>
+/// <param name="name">The name of the queue in Redis.</param>
+internal sealed class WriteBehindQueue(
+    string cache,
+    string name,
+    RedisConnections redis,
+    IOptions<WriteBehindOptions> options,
+    TimeProvider time)
+    : IDisposable
+{
+    /// <summary>
+    /// For how long it is known which version an entity was given last: longer than any process shows an older one.
+    /// </summary>
+    public const long KeptMilliseconds = 10_000;
+
+    /// <summary>
+    /// How far, in microseconds, a fence may be ahead of a clock: a year. Beyond that no state server can have issued it, and it orders
+    /// nothing; otherwise one such row could use up the tokens.
+    /// </summary>
+    public const long MaxLead = 365L * 24 * 3600 * 1_000_000;
+
+    private const string Group = "writers";
+    private const int MaxDeadLetters = 10_000;
+
+    /// <summary>How many dead letters one entity has at most.</summary>
+    public const int MaxDeadLettersOfOne = 20;
+
+    private static readonly TimeSpan DeadKnownFor = TimeSpan.FromDays(30);
+
+    private static readonly string FinishScript = Lua.Load(typeof(WriteBehindQueue), "write_behind_finish.lua");
+    private static readonly string ReacceptScript = Lua.Load(typeof(WriteBehindQueue), "write_behind_reaccept.lua");
+    private static readonly string ForgetScript = Lua.Load(typeof(WriteBehindQueue), "write_behind_forget.lua");
+
+    /// <summary>An entry that is pending for this long can be claimed by any consumer.</summary>
+    private static readonly TimeSpan ClaimAfter = TimeSpan.FromSeconds(5);
+
+    private readonly SemaphoreSlim _signal = new(0, 1);
+
+    public string Cache => cache;
+
+    public int Capacity => options.Value.Capacity;
+
+    public RedisKey Key => Name("queue");
+
+    /// <summary>The token that was given out last.</summary>
+    public RedisKey LastToken => Name("token");
+
+    /// <summary>What <see cref="AofBarrier"/> writes.</summary>
+    public RedisKey DiskMark => Name("disk");
+
+    private RedisKey DeadLetters => Name("dead-letters");
+
+    /// <summary>The ids of an entity's dead letters, the oldest first.</summary>
+    private RedisKey DeadLettersOf(string id) => Name($"thing:{id}:dead-letters");
+
+    /// <summary>The state of an entity: its pending value, and the versions that were assigned.</summary>
+    public RedisKey Entity(string id) => Name($"thing:{id}");
+
+    /// <summary>A fence that a new token must be later than; 0 if it is further ahead than <see cref="MaxLead"/>.</summary>
+    public long Plausible(long fence) => fence > (time.GetUtcNow() - DateTimeOffset.UnixEpoch).TotalMicroseconds + MaxLead ? 0 : fence;
+
+    /// <summary>Wakes the consumer of this process.</summary>
+    public void Signal()
+    {
+        if (_signal.CurrentCount == 0)
+        {
+            try
+            {
+                _signal.Release();
+            }
+            catch (SemaphoreFullException)
+            {
+                // Another writer was faster.
+            }
+        }
+    }
+
+    /// <summary>Waits for <see cref="Signal"/>, but no longer than <paramref name="wait"/>.</summary>
+    public Task SignalledAsync(TimeSpan wait, CancellationToken cancel) => _signal.WaitAsync(wait, cancel);
+
+    public Task CreateAsync(CancellationToken cancel) => redis.OnStateAsync(
+        async state =>
+        {
+            try
+            {
+                return await state.StreamCreateConsumerGroupAsync(Key, Group, StreamPosition.Beginning, createStream: true);
+            }
+            catch (RedisServerException error) when (error.Message.StartsWith("BUSYGROUP", StringComparison.Ordinal))
+            {
+                return false;
+            }
+        },
+        cancel);
+
+    /// <summary>Writes that no consumer has taken yet.</summary>
+    public async Task<IReadOnlyList<QueuedWrite>> ReadAsync(int count, CancellationToken cancel) =>
+        Writes(await redis.OnStateAsync(state => state.StreamReadGroupAsync(Key, Group, Group, StreamPosition.NewMessages, count), cancel));
+
+    /// <summary>Writes that a consumer has taken and not acknowledged, perhaps because its process has died.</summary>
+    public async Task<IReadOnlyList<QueuedWrite>> ClaimAsync(int count, CancellationToken cancel)
+    {
+        var claimed = await redis.OnStateAsync(
+            state => state.StreamAutoClaimAsync(Key, Group, Group, (long)ClaimAfter.TotalMilliseconds, StreamPosition.Beginning, count),
+            cancel);
+        return Writes(claimed.ClaimedEntries);
+    }
+
+    /// <summary>Takes writes off the queue; returns how many of them became dead letters.</summary>
+    public Task<int> FinishAsync(IReadOnlyList<FinishedWrite> finished, CancellationToken cancel)
+    {
+        RedisKey[] keys = [Key, DeadLetters, .. finished.Select(done => Entity(done.Write.Id))];
+        RedisValue[] arguments =
+        [
+            Group, KeptMilliseconds, MaxDeadLetters, MaxDeadLettersOfOne, (long)DeadKnownFor.TotalMilliseconds,
+            .. finished.SelectMany(done => new RedisValue[] { done.Write.Token, done.Version, done.Reason ?? "" }),
+        ];
+        return redis.OnStateAsync(async state => (int)await state.ScriptEvaluateAsync(FinishScript, keys, arguments), cancel);
+    }
+
+    /// <summary>Decides, in one step, what becomes of a write whose row has a fence that the write may not overwrite.</summary>
+    /// <param name="fence">The row's fence.</param>
+    /// <param name="version">The row's version.</param>
+    /// <remarks>
+    /// A fence is foreign if another state server has issued it, whose clock was ahead or whose state was lost, or if an operator has
+    /// written it. It does not tell whether the row has a later write. The version does: while a write waits, this server gives every
+    /// later one of the entity a later version. A later version is taken for a later write only if this server has issued the fence;
+    /// otherwise the write becomes a dead letter, because to persist it could undo a write that this server has lost.
+    /// A write that is accepted anew keeps its version and its place: it may overwrite the foreign fence, and no fence issued after it.
+    /// <para>A synchronous write meanwhile: 1. write 1 waits, and the row has a foreign fence; 2. write 2, a synchronous one, takes a
+    /// token later than that; 3. write 1 is accepted anew, under a token later still; 4. write 2 commits; 5. write 1 may not overwrite
+    /// the fence of write 2, whose version is later: it is superseded. If write 2 fails, step 5 finds the foreign fence and persists
+    /// write 1.</para>
+    /// <para>Two consumers: 1. both hold write 1 and find a foreign fence; 2. the script accepts it anew for the first; 3. for the second
+    /// it finds no such entry, and changes nothing. The same holds if the first dies after step 2: the queue has the write once.</para>
+    /// <para>An earlier write: 1. writes 1 and 2 wait, and the database refuses write 2; 2. write 1 is accepted anew, under a later token
+    /// than that of write 2, and is persisted; 3. write 2 finds the fence of write 1, and the row's version is not later than its own: it
+    /// is accepted anew. So the version, not the token, orders the queued writes of an entity.</para>
+    /// <para>An expired record: 1. a consumer takes write 1 and freezes; 2. another persists write 2, and nothing is pending; 3. the
+    /// entity's record expires; 4. write 1 is claimed, and the last token issued to the entity is not known. Then the fence counts as
+    /// issued if it is not later than the clock and the last token of all.</para>
+    /// </remarks>
+    public async Task<FencedWrite> ReacceptAsync(QueuedWrite write, long fence, long version, CancellationToken cancel)
+    {
+        RedisKey[] keys = [Key, LastToken, Entity(write.Id)];
+        RedisValue[] arguments = [Group, write.Token, write.Version, fence, version, KeptMilliseconds];
+        return (FencedWrite)(int)await redis.OnStateAsync(state => state.ScriptEvaluateAsync(ReacceptScript, keys, arguments), cancel);
+    }
+
+    public async Task<QueueState> StateAsync(CancellationToken cancel)
+    {
+        var length = redis.OnStateAsync(state => state.StreamLengthAsync(Key), cancel);
+        var dead = redis.OnStateAsync(state => state.StreamLengthAsync(DeadLetters), cancel);
+        var first = Writes(await redis.OnStateAsync(state => state.StreamRangeAsync(Key, count: 1), cancel));
+        var lag = first.Length == 0 ? TimeSpan.Zero : time.GetUtcNow() - first[0].AcceptedAt;
+        return new(await length, lag < TimeSpan.Zero ? TimeSpan.Zero : lag, await dead);
+    }
+
+    /// <summary>What Redis does when its memory is full, such as <c>allkeys-lru</c>.</summary>
+    public async Task<string?> EvictionPolicyAsync(CancellationToken cancel)
+    {
+        var info = await redis.OnStateAsync(state => state.Multiplexer.GetServer(Key).InfoAsync("memory"), cancel);
+        return info.SelectMany(section => section).FirstOrDefault(line => line.Key == "maxmemory_policy").Value;
+    }
+
+    /// <summary>Dead letters, the latest first.</summary>
+    public async Task<IReadOnlyList<DeadLetter>> DeadLettersAsync(int count, CancellationToken cancel) =>
+        [
+            .. (await redis.OnStateAsync(
+                state => state.StreamRangeAsync(DeadLetters, count: count, messageOrder: Order.Descending), cancel)).Select(Letter),
+        ];
+
+    public async Task<DeadLetter?> DeadLetterAsync(string id, CancellationToken cancel) =>
+        (await redis.OnStateAsync(state => state.StreamRangeAsync(DeadLetters, id, id), cancel)).Select(Letter).SingleOrDefault();
+
+    /// <summary><c>false</c> where there is no such dead letter.</summary>
+    public async Task<bool> DropAsync(string id, CancellationToken cancel)
+    {
+        if (await DeadLetterAsync(id, cancel) is not { } letter)
+        {
+            return false;
+        }
+
+        await redis.OnStateAsync(state => state.ListRemoveAsync(DeadLettersOf(letter.Write.Id), id), cancel);
+        return await redis.OnStateAsync(state => state.StreamDeleteAsync(DeadLetters, [(RedisValue)id]), cancel) == 1L;
+    }
+
+    /// <summary>An entity was deleted: drops its dead letters. A write of it that is still queued becomes none.</summary>
+    public Task ForgetAsync(string id, CancellationToken cancel) => redis.OnStateAsync(
+        state => state.ScriptEvaluateAsync(
+            ForgetScript, [DeadLetters, DeadLettersOf(id), Entity(id)], [(long)DeadKnownFor.TotalMilliseconds]),
+        cancel);
+
+    public void Dispose() => _signal.Dispose();
+
+    /// <summary>The braces put all of it into one slot of a Redis Cluster, as one script touches several of them.</summary>
+    private RedisKey Name(string part) => $"{{{redis.KeyPrefix}:{name}}}:{part}";
+
+    private static QueuedWrite[] Writes(StreamEntry[] entries) => [.. entries.Where(entry => !entry.IsNull).Select(Write)];
+
+    private static QueuedWrite Write(StreamEntry entry) => WriteOf(entry, Token(entry.Id));
+
+    /// <remarks>An entry of an older build has neither <c>over</c> nor <c>at</c>; its token is the time, in microseconds.</remarks>
+    private static QueuedWrite WriteOf(StreamEntry entry, long token) => new(
+        token,
+        entry["id"]!,
+        (long)entry["version"],
+        entry["over"].IsNull ? token - 1 : (long)entry["over"],
+        DateTimeOffset.UnixEpoch.AddMicroseconds(entry["at"].IsNull ? token : (long)entry["at"]),
+        (byte[])entry["value"]!);
+
+    private static DeadLetter Letter(StreamEntry entry) => new(
+        entry.Id!,
+        DateTimeOffset.FromUnixTimeMilliseconds(Token(entry.Id)),
+        entry["reason"]!,
+        WriteOf(entry, (long)entry["token"]));
+
+    private static long Token(RedisValue id) => long.Parse(id.ToString().Split('-')[0], CultureInfo.InvariantCulture);
+}

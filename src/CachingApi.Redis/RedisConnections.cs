@@ -1,0 +1,153 @@
+using System.ComponentModel.DataAnnotations;
+using Microsoft.Extensions.Options;
+using StackExchange.Redis;
+
+namespace CachingApi.Redis;
+
+/// <summary>Where Redis is and how it is used.</summary>
+public sealed class RedisOptions
+{
+    /// <summary>Connection string of the Redis that holds the cache, in the form of StackExchange.Redis.</summary>
+    public string Cache { get; set; } = "";
+
+    /// <summary>
+    /// Connection string of the Redis for state that must not be lost, such as queued writes; that of the cache if it is empty.
+    /// </summary>
+    public string State { get; set; } = "";
+
+    /// <summary>What every key begins with, so that several services can share one Redis.</summary>
+    [Required, StringLength(48)]
+    [RegularExpression("^[a-z0-9-]+$", ErrorMessage = "Redis:KeyPrefix holds lower-case letters, digits and hyphens only")]
+    public string KeyPrefix { get; set; } = "cachingapi";
+
+    /// <summary>How long sessions and writes (not the cache, which has a deadline of its own) wait for an answer.</summary>
+    [TimeSpanRange("00:00:00.010", "00:00:10")]
+    public TimeSpan StateDeadline { get; set; } = TimeSpan.FromMilliseconds(500);
+}
+
+/// <summary>
+/// The two Redis connections: the <see cref="Cache"/>, which may be lost at any moment, and the <see cref="State"/>, which
+/// should not be (the same server where only one is configured).
+/// </summary>
+internal sealed class RedisConnections : IAsyncDisposable
+{
+    /// <summary>
+    /// How many names are tried to find a key of a given master: with slots for a thousand masters, one in a thousand fits. More would be
+    /// in vain, because the client does not know the master's address.
+    /// </summary>
+    public const int MaxTriesForSlot = 100_000;
+
+    private readonly ConnectionMultiplexer? _cache;
+    private readonly ConnectionMultiplexer? _state;
+    private readonly string _stateConnection;
+    private readonly StateCircuit _circuit;
+
+    public RedisConnections(IOptions<RedisOptions> options, ILogger<RedisConnections> log)
+    {
+        var (cache, state) = (options.Value.Cache, options.Value.State);
+        _stateConnection = state is "" ? cache : state;
+        KeyPrefix = options.Value.KeyPrefix;
+        _circuit = new(
+            options.Value.StateDeadline, () => KeysOnShards(_state, "probe").Select(key => State.KeyExistsAsync(key)), log);
+        if (cache.Length > 0)
+        {
+            _cache = ConnectionMultiplexer.Connect(Options(cache, "cache"));
+            _state = _stateConnection == cache ? _cache : ConnectionMultiplexer.Connect(Options(_stateConnection, "state"));
+        }
+    }
+
+    /// <summary>Whether there is a connection string. If not, nothing else of this class can be used.</summary>
+    public bool IsConfigured => _cache is not null;
+
+    public string KeyPrefix { get; }
+
+    public IDatabase Cache => Configured(_cache).GetDatabase();
+
+    public IDatabase State => Configured(_state).GetDatabase();
+
+    /// <summary>Whether the state server has not answered for some time, and is left alone: see <see cref="StateCircuit"/>.</summary>
+    public bool IsStateLeftAlone => _circuit.IsOpen;
+
+    /// <summary>Runs one command on <see cref="State"/>.</summary>
+    /// <exception cref="UnavailableException">
+    /// Redis did not answer within <see cref="RedisOptions.StateDeadline"/>, or has not for some time and was not asked.
+    /// </exception>
+    public async Task<T> OnStateAsync<T>(Func<IDatabase, Task<T>> command, CancellationToken cancel)
+    {
+        using var span = Traces.StartRedis("state");
+        try
+        {
+            return await _circuit.RunAsync(() => command(State), cancel);
+        }
+        catch (Exception error) when (IsOutage(error))
+        {
+            span.Failed(error);
+            throw new UnavailableException("Redis", error);
+        }
+    }
+
+    /// <summary>A key on every shard of the cache's Redis; one key if it is no cluster.</summary>
+    public IReadOnlyList<RedisKey> KeysOnShards(string name) => KeysOnShards(_cache, name);
+
+    /// <summary>Finds out anew which server of the cache's Redis is the master: the library itself asks once a minute only.</summary>
+    public Task FindMasterAsync() => Configured(_cache).ConfigureAsync();
+
+    /// <summary>A further connection to the state server, for commands that hold up all that follow them.</summary>
+    public Task<ConnectionMultiplexer> ConnectToStateAsync(string role, TimeSpan timeout)
+    {
+        var options = Options(_stateConnection, role);
+        options.AsyncTimeout = (int)timeout.TotalMilliseconds;
+        return ConnectionMultiplexer.ConnectAsync(options);
+    }
+
+    /// <summary>Whether an error means that Redis is away or refuses to serve, as opposed to a fault of ours.</summary>
+    public static bool IsOutage(Exception error) => error is RedisException or TimeoutException or ObjectDisposedException;
+
+    public async ValueTask DisposeAsync()
+    {
+        _circuit.Dispose();
+        if (_cache is not null && _state is not null)
+        {
+            await _cache.DisposeAsync();
+            await _state.DisposeAsync();
+        }
+    }
+
+    private IReadOnlyList<RedisKey> KeysOnShards(ConnectionMultiplexer? connection, string name)
+    {
+        var key = $"{KeyPrefix}:{name}";
+        var configuration = Configured(connection).GetServers()
+            .FirstOrDefault(server => server.ServerType is ServerType.Cluster && server.IsConnected)
+            ?.ClusterConfiguration;
+        return configuration is null
+            ? [key]
+            : [.. configuration.Nodes
+                .Where(node => !node.IsReplica && node.Slots.Count > 0)
+                .Select(node => Enumerable.Range(0, MaxTriesForSlot)
+                    .Select(number => (RedisKey)$"{key}:{{{number}}}")
+                    .First(candidate => configuration.GetBySlot(candidate)?.NodeId == node.NodeId))];
+    }
+
+    private static ConnectionMultiplexer Configured(ConnectionMultiplexer? connection) =>
+        connection ?? throw new InvalidOperationException("No Redis is configured.");
+
+    /// <remarks>
+    /// Nothing may wait in a backlog for a server that is gone, and the library checks its time-outs only once per
+    /// heartbeat (a second by default); the hard deadline is the caller's.
+    /// </remarks>
+    private static ConfigurationOptions Options(string connectionString, string role)
+    {
+        var options = ConfigurationOptions.Parse(connectionString);
+        options.ClientName = $"cachingapi-{role}";
+        options.AbortOnConnectFail = false;
+        options.AllowAdmin = true; // the library counts INFO among these commands
+        options.BacklogPolicy = BacklogPolicy.FailFast;
+        options.HeartbeatInterval = TimeSpan.FromMilliseconds(50);
+        options.ConnectTimeout = 1000;
+        options.ConnectRetry = 1;
+        options.AsyncTimeout = 1000;
+        options.SyncTimeout = 1000;
+        options.ReconnectRetryPolicy = new LinearRetry(200);
+        return options;
+    }
+}

@@ -1,0 +1,437 @@
+using System.Text.Json.Serialization;
+using CachingApi.Caching;
+using CachingApi.Redis;
+
+namespace CachingApi.Administration;
+
+/// <summary>
+/// What the caches do. The numbers are those of the process that answers, since it began; those of <c>redis</c> are the servers'
+/// own, since each of them began, and <c>writeBehind</c>'s queue is the one that all processes share.
+/// </summary>
+public sealed record CacheStats
+{
+    /// <summary>The process that answers, by host and process id: behind a load balancer each answer may be another's.</summary>
+    /// <example>api-1:1</example>
+    public required string Instance { get; init; }
+
+    /// <summary>When the process began.</summary>
+    public required DateTimeOffset StartedAt { get; init; }
+
+    /// <summary>When this was read.</summary>
+    public required DateTimeOffset At { get; init; }
+
+    /// <summary>How far back the recent latencies go.</summary>
+    /// <example>60</example>
+    public required int RecentSeconds { get; init; }
+
+    /// <summary>Each cache.</summary>
+    public required IReadOnlyList<CacheCounts> Caches { get; init; }
+
+    /// <summary>What operations on the tiers take, of all caches together.</summary>
+    public required IReadOnlyList<OperationLatency> Operations { get; init; }
+
+    /// <summary>Whether Redis is left alone at the moment, as it fails to answer.</summary>
+    /// <example>false</example>
+    public required bool CircuitOpen { get; init; }
+
+    /// <summary>Whether this is the one process that follows the database's changes for all.</summary>
+    /// <example>true</example>
+    public required bool FollowsChanges { get; init; }
+
+    /// <summary>Each Redis server, as of the last few seconds.</summary>
+    public required IReadOnlyList<RedisStats> Redis { get; init; }
+
+    /// <summary>The queue of writes that are acknowledged and not persisted yet; <c>null</c> where its state is not known.</summary>
+    public required WriteBehindCounts? WriteBehind { get; init; }
+
+    /// <summary>What the rate limits have decided, by policy.</summary>
+    public required IReadOnlyList<LimitCounts> Limits { get; init; }
+}
+
+/// <summary>What one cache does.</summary>
+public sealed record CacheCounts
+{
+    /// <summary>The cache.</summary>
+    /// <example>users</example>
+    public required string Cache { get; init; }
+
+    /// <summary>The part of the look-ups that was answered from a tier; <c>null</c> before the first one.</summary>
+    /// <example>0.97</example>
+    public required double? HitRatio { get; init; }
+
+    /// <summary>Callers that shared another caller's load.</summary>
+    /// <example>120</example>
+    public required long Coalesced { get; init; }
+
+    /// <summary>Loaded values that were not kept, as something newer was known.</summary>
+    /// <example>0</example>
+    public required long RefusedFills { get; init; }
+
+    /// <summary>Memory, Redis and the source, in the order in which they are asked.</summary>
+    public required IReadOnlyList<TierCounts> Tiers { get; init; }
+
+    /// <summary>Its queue of write-behind; <c>null</c> if it has none.</summary>
+    public required WriteBehindCounts? WriteBehind { get; init; }
+}
+
+/// <summary>What one tier of a cache does.</summary>
+public sealed record TierCounts
+{
+    /// <summary><c>memory</c>, <c>redis</c> or <c>source</c>.</summary>
+    /// <example>memory</example>
+    public required string Tier { get; init; }
+
+    /// <summary>Look-ups that found a fresh entry, negative ones included; of the source, successful loads.</summary>
+    /// <example>9700</example>
+    public required long Hits { get; init; }
+
+    /// <summary>How many of the hits were negative entries ("not found").</summary>
+    /// <example>12</example>
+    public required long Negative { get; init; }
+
+    /// <summary>Look-ups that found nothing of use.</summary>
+    /// <example>300</example>
+    public required long Misses { get; init; }
+
+    /// <summary>Look-ups that were answered with something stale, as the source was slow or failed.</summary>
+    /// <example>0</example>
+    public required long StaleServed { get; init; }
+
+    /// <summary>Look-ups that the tier did not answer; of the source, loads that failed.</summary>
+    /// <example>0</example>
+    public required long Errors { get; init; }
+
+    /// <summary>Hits among all look-ups; <c>null</c> before the first one.</summary>
+    /// <example>0.97</example>
+    public required double? HitRatio { get; init; }
+
+    /// <summary>Of the source: how often it was asked.</summary>
+    /// <example>300</example>
+    public long? Loads { get; init; }
+
+    /// <summary>Of memory: how many entries it has.</summary>
+    /// <example>1000</example>
+    public long? Entries { get; init; }
+
+    /// <summary>Of memory: how many entries had to leave for others.</summary>
+    /// <example>0</example>
+    public long? Evictions { get; init; }
+
+    /// <summary>
+    /// Of the source: what a load for this cache takes. Of memory and Redis: what a look-up takes, of all caches together (in
+    /// memory a sample of them); <c>null</c> before the first one.
+    /// </summary>
+    public Latency? Latency { get; init; }
+}
+
+/// <summary>What an operation takes.</summary>
+public sealed record OperationLatency
+{
+    /// <summary>The tier.</summary>
+    /// <example>redis</example>
+    public required string Tier { get; init; }
+
+    /// <summary>The operation, such as <c>get</c>, <c>set</c> or <c>lease</c>.</summary>
+    /// <example>get</example>
+    public required string Operation { get; init; }
+
+    /// <summary>The latency.</summary>
+    public required Latency Latency { get; init; }
+}
+
+/// <summary>Times in milliseconds, within a tenth.</summary>
+public sealed record Latency
+{
+    /// <summary>How many were measured within the recent seconds.</summary>
+    /// <example>512</example>
+    public required long RecentCount { get; init; }
+
+    /// <summary>What half of the recent ones took at most.</summary>
+    /// <example>0.12</example>
+    public required double? RecentP50 { get; init; }
+
+    /// <summary>What 99 % of the recent ones took at most.</summary>
+    /// <example>0.9</example>
+    public required double? RecentP99 { get; init; }
+
+    /// <summary>How many were measured since the process began.</summary>
+    /// <example>10512</example>
+    public required long Count { get; init; }
+
+    /// <summary>What half of them took at most.</summary>
+    /// <example>0.12</example>
+    public required double? P50 { get; init; }
+
+    /// <summary>What 99 % of them took at most.</summary>
+    /// <example>0.9</example>
+    public required double? P99 { get; init; }
+}
+
+/// <summary>One Redis server, as its <c>INFO</c> reports it; a field that is missing there is <c>null</c>.</summary>
+public sealed record RedisStats
+{
+    /// <summary>Its address.</summary>
+    /// <example>redis:6379</example>
+    public required string Node { get; init; }
+
+    /// <summary><c>cache</c>, <c>state</c>, or <c>cache</c> where one server is both.</summary>
+    /// <example>cache</example>
+    public required string Role { get; init; }
+
+    /// <summary>Whether it answers.</summary>
+    /// <example>true</example>
+    public required bool Up { get; init; }
+
+    /// <summary>The memory that it uses.</summary>
+    /// <example>1500000</example>
+    public required double? MemoryBytes { get; init; }
+
+    /// <summary>The memory that it may use; 0: no bound.</summary>
+    /// <example>268435456</example>
+    public required double? MaxMemoryBytes { get; init; }
+
+    /// <summary>The eviction policy when that memory is used up.</summary>
+    /// <example>allkeys-lfu</example>
+    public required string? MaxMemoryPolicy { get; init; }
+
+    /// <summary>How many keys it holds.</summary>
+    /// <example>1200</example>
+    public required long Keys { get; init; }
+
+    /// <summary>How many keys were evicted to make room for others.</summary>
+    /// <example>0</example>
+    public required double? EvictedKeys { get; init; }
+
+    /// <summary>How many keys have expired.</summary>
+    /// <example>40</example>
+    public required double? ExpiredKeys { get; init; }
+
+    /// <summary>How many bytes it has received.</summary>
+    /// <example>52000000</example>
+    public required double? NetworkInBytes { get; init; }
+
+    /// <summary>How many bytes it has sent.</summary>
+    /// <example>91000000</example>
+    public required double? NetworkOutBytes { get; init; }
+}
+
+/// <summary>A queue of write-behind, or all of them together.</summary>
+public sealed record WriteBehindCounts
+{
+    /// <summary>How many writes are not persisted yet.</summary>
+    /// <example>0</example>
+    public required long QueueLength { get; init; }
+
+    /// <summary>The age of the oldest of them.</summary>
+    /// <example>0</example>
+    public required double LagSeconds { get; init; }
+
+    /// <summary>How many writes could not be persisted and wait for an operator.</summary>
+    /// <example>0</example>
+    public required long DeadLetters { get; init; }
+}
+
+/// <summary>What a policy has decided.</summary>
+public sealed record LimitCounts
+{
+    /// <summary>The policy.</summary>
+    /// <example>default</example>
+    public required string Policy { get; init; }
+
+    /// <summary>Requests that it let in.</summary>
+    /// <example>1000</example>
+    public required long Allowed { get; init; }
+
+    /// <summary>Requests that it refused, by Redis.</summary>
+    /// <example>3</example>
+    public required long Denied { get; init; }
+
+    /// <summary>Requests that it refused from memory, as the same caller was refused before.</summary>
+    /// <example>20</example>
+    public required long DeniedLocally { get; init; }
+
+    /// <summary>Requests that were decided without Redis.</summary>
+    /// <example>0</example>
+    public required long Fallback { get; init; }
+}
+
+[JsonSerializable(typeof(CacheStats))]
+internal sealed partial class CacheStatsJson : JsonSerializerContext;
+
+/// <summary>Makes <see cref="CacheStats"/> from the metrics.</summary>
+internal sealed class CacheStatistics(IEnumerable<Cache> caches, Measurements measurements, RedisInfo redis, TimeProvider time)
+{
+    private static readonly string Instance = $"{Environment.MachineName}:{Environment.ProcessId}";
+
+    public CacheStats Read()
+    {
+        var samples = measurements.Read();
+        return new()
+        {
+            Instance = Instance,
+            StartedAt = measurements.Since,
+            At = time.GetUtcNow(),
+            RecentSeconds = (int)Measurements.Window.TotalSeconds,
+            Caches = [.. caches.Select(cache => Counts(cache.Name, samples))],
+            Operations =
+            [
+                .. samples.Where(sample => sample.Name == "cache_operation_duration")
+                    .Select(sample => new OperationLatency
+                    {
+                        Tier = sample.Labels["tier"],
+                        Operation = sample.Labels["operation"],
+                        Latency = LatencyOf(sample),
+                    })
+                    .OrderBy(operation => operation.Tier).ThenBy(operation => operation.Operation),
+            ],
+            CircuitOpen = Sum(samples, "cache_circuit_open") > 0,
+            FollowsChanges = Sum(samples, "change_capture_follows") > 0,
+            Redis = [.. redis.Nodes.Select(ServerOf)],
+            WriteBehind = WriteBehindOf(samples),
+            Limits =
+            [
+                .. samples
+                    .Where(sample => sample.Name == "rate_limit_decisions")
+                    .Select(sample => sample.Labels["policy"])
+                    .Distinct()
+                    .Order()
+                    .Select(policy => new LimitCounts
+                    {
+                        Policy = policy,
+                        Allowed = Decisions(policy, "allowed"),
+                        Denied = Decisions(policy, "denied"),
+                        DeniedLocally = Decisions(policy, "denied_local"),
+                        Fallback = Decisions(policy, "fallback"),
+                    }),
+            ],
+        };
+
+        long Decisions(string policy, string outcome) => Sum(samples, "rate_limit_decisions", ("policy", policy), ("outcome", outcome));
+    }
+
+    /// <summary>The queues together, or that of one cache.</summary>
+    private static WriteBehindCounts? WriteBehindOf(Sample[] samples, string? cache = null)
+    {
+        Sample[] Of(string name) => [.. samples.Where(sample => sample.Name == name && (cache is null || sample.Labels["cache"] == cache))];
+        return Of("write_behind_queue_length") is not { Length: > 0 } lengths ? null : new()
+        {
+            QueueLength = (long)lengths.Sum(sample => sample.Value),
+            LagSeconds = Of("write_behind_lag").Max(sample => sample.Value),
+            DeadLetters = (long)Of("write_behind_dead_letters").Sum(sample => sample.Value),
+        };
+    }
+
+    private static CacheCounts Counts(string cache, Sample[] samples)
+    {
+        var loads = samples.FirstOrDefault(sample => sample.Name == "cache_load_duration" && sample.Labels["cache"] == cache);
+        var memory = CountsOf(cache, "memory", samples) with
+        {
+            Latency = LatencyOfGets("memory", samples),
+            Entries = Sum(samples, "cache_entries", ("cache", cache)),
+            Evictions = Sum(samples, "cache_evictions", ("cache", cache)),
+        };
+        var redis = CountsOf(cache, "redis", samples) with { Latency = LatencyOfGets("redis", samples) };
+        var source = CountsOf(cache, "source", samples) with
+        {
+            Loads = Sum(samples, "cache_loads", ("cache", cache)),
+            Latency = loads is null ? null : LatencyOf(loads),
+        };
+        var served = memory.Hits + redis.Hits + redis.StaleServed;
+        return new()
+        {
+            Cache = cache,
+            // A miss in memory is a look-up in Redis: it is counted there.
+            HitRatio = Ratio(served, memory.Hits + redis.Hits + redis.Misses + redis.StaleServed + redis.Errors),
+            Coalesced = Sum(samples, "cache_coalesced", ("cache", cache)),
+            RefusedFills = Sum(samples, "cache_refused_fills", ("cache", cache)),
+            Tiers = [memory, redis, source],
+            WriteBehind = WriteBehindOf(samples, cache),
+        };
+    }
+
+    private static TierCounts CountsOf(string cache, string tier, Sample[] samples)
+    {
+        var (hits, negative, misses) = (Count("hit"), Count("negative"), Count("miss"));
+        var (stale, errors) = (Count("stale"), Count("error"));
+        return new()
+        {
+            Tier = tier,
+            Hits = hits + negative,
+            Negative = negative,
+            Misses = misses,
+            StaleServed = stale,
+            Errors = errors,
+            HitRatio = Ratio(hits + negative, hits + negative + misses + stale + errors),
+        };
+
+        long Count(string result) => Sum(samples, "cache_requests", ("cache", cache), ("tier", tier), ("result", result));
+    }
+
+    private static Latency? LatencyOfGets(string tier, Sample[] samples) =>
+        samples.FirstOrDefault(
+            sample => sample.Name == "cache_operation_duration"
+                && sample.Labels["tier"] == tier
+                && sample.Labels["operation"] == "get") is { } gets
+            ? LatencyOf(gets)
+            : null;
+
+    private static RedisStats ServerOf(RedisNode node)
+    {
+        double? Field(string name) => node.Fields.TryGetValue(name, out var value) ? value : null;
+        return new()
+        {
+            Node = node.Node,
+            Role = node.Role,
+            Up = node.Up,
+            MemoryBytes = Field("used_memory"),
+            MaxMemoryBytes = Field("maxmemory"),
+            MaxMemoryPolicy = node.EvictionPolicy,
+            Keys = node.Keys.Values.Sum(database => database.Count),
+            EvictedKeys = Field("evicted_keys"),
+            ExpiredKeys = Field("expired_keys"),
+            NetworkInBytes = Field("total_net_input_bytes"),
+            NetworkOutBytes = Field("total_net_output_bytes"),
+        };
+    }
+
+    private static long Sum(Sample[] samples, string name, params ReadOnlySpan<(string Name, string Value)> labels)
+    {
+        var sum = 0.0;
+        foreach (var sample in samples)
+        {
+            if (sample.Name == name && Has(sample, labels))
+            {
+                sum += sample.Value;
+            }
+        }
+
+        return (long)sum;
+    }
+
+    private static bool Has(Sample sample, ReadOnlySpan<(string Name, string Value)> labels)
+    {
+        foreach (var (name, value) in labels)
+        {
+            if (sample.Labels.GetValueOrDefault(name) != value)
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
+
+    private static Latency LatencyOf(Sample sample) => new()
+    {
+        RecentCount = sample.Recent.Count,
+        RecentP50 = Milliseconds(sample.Recent.P50),
+        RecentP99 = Milliseconds(sample.Recent.P99),
+        Count = sample.Total.Count,
+        P50 = Milliseconds(sample.Total.P50),
+        P99 = Milliseconds(sample.Total.P99),
+    };
+
+    private static double? Milliseconds(double? seconds) => seconds is { } some ? Math.Round(some * 1000, 4) : null;
+
+    private static double? Ratio(long part, long whole) => whole == 0 ? null : Math.Round((double)part / whole, 4);
+}

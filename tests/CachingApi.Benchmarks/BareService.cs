@@ -1,0 +1,29 @@
+using System.Net.Mime;
+using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Hosting;
+using Microsoft.AspNetCore.Http;
+using Microsoft.Extensions.DependencyInjection;
+
+namespace CachingApi.Benchmarks;
+
+/// <summary>
+/// An endpoint that sends as many bytes as an answer of the service has, and does nothing else: the bound of what Kestrel can do.
+/// </summary>
+internal static class BareService
+{
+    public static async Task RunAsync(string url)
+    {
+        var builder = WebApplication.CreateEmptyBuilder(new());
+        builder.WebHost.UseKestrelCore().UseUrls(url);
+        builder.Services.AddRouting();
+        var app = builder.Build();
+        var bodies = Enumerable.Range(0, 4096).Select(length => new byte[length]).ToArray();
+        app.MapGet("/bytes/{length:int}", (int length, HttpContext context) =>
+        {
+            context.Response.ContentType = MediaTypeNames.Application.Json;
+            context.Response.ContentLength = length;
+            return context.Response.Body.WriteAsync(bodies[length]).AsTask();
+        });
+        await app.RunAsync();
+    }
+}

@@ -1,0 +1,260 @@
+using CachingApi.Tests.Servers;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Options;
+
+namespace CachingApi.Caching.Tests;
+
+/// <summary>The cache as a feature injects it, with and without a Redis.</summary>
+public sealed class CacheTests(TestServers servers)
+{
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task It_reads_writes_invalidates_deletes_and_clears(bool withRedis)
+    {
+        var shelf = new Shelf { ["1"] = new("first", 1) };
+        await using var node = await StartAsync(shelf, withRedis);
+        var items = node.Services.GetRequiredService<Cache<Item>>();
+        async Task<(CacheOutcome, string?)> ReadAsync() =>
+            await items.GetAsync("1", CancellationToken.None) is var read ? (read.Outcome, read.Value?.Name) : default;
+
+        Assert.Equal((CacheOutcome.Miss, "first"), await ReadAsync());
+        Assert.Equal((CacheOutcome.MemoryHit, "first"), await ReadAsync());
+
+        foreach (var strategy in new[] { WriteStrategy.WriteThrough, WriteStrategy.Invalidate, WriteStrategy.WriteBehind })
+        {
+            var written = await items.WriteAsync("1", new Rename($"{strategy}"), versions: null, strategy, CancellationToken.None);
+            Assert.Equal(
+                strategy is WriteStrategy.WriteBehind && withRedis ? WriteOutcome.Accepted : WriteOutcome.Committed, written.Outcome);
+            Assert.Equal($"{strategy}", (await items.GetAsync("1", CancellationToken.None)).Value!.Name);
+        }
+
+        await Eventually.TrueAsync(() => shelf["1"].Name == "WriteBehind");
+        Assert.Equal(
+            WriteOutcome.VersionMismatch,
+            (await items.WriteAsync("1", new Rename("late"), [1], WriteStrategy.WriteThrough, CancellationToken.None)).Outcome);
+
+        shelf["1"] = new("by hand", 100) { Fence = shelf["1"].Fence };
+        await items.InvalidateAsync("1", shelf["1"], CancellationToken.None);
+        Assert.Equal((CacheOutcome.Miss, "by hand"), await ReadAsync());
+
+        shelf["1"] = shelf["1"] with { Name = "unversioned" };
+        await items.InvalidateAsync("1", CancellationToken.None);
+        Assert.Equal((CacheOutcome.Miss, "unversioned"), await ReadAsync());
+        await items.ClearAsync(CancellationToken.None);
+        Assert.Equal((CacheOutcome.Miss, "unversioned"), await ReadAsync());
+
+        Assert.Equal(
+            WriteOutcome.Committed, (await items.DeleteAsync("1", (_, _) => shelf.DeleteAsync("1"), CancellationToken.None)).Outcome);
+        Assert.Null((await ReadAsync()).Item2);
+        Assert.Equal(CacheOutcome.NotCached, (await items.TryGetAsync("2", CancellationToken.None)).Outcome);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_slow_load_does_not_stay_after_a_write(bool withRedis)
+    {
+        var shelf = new Shelf { ["1"] = new("old", 1) };
+        await using var node = await StartAsync(shelf, withRedis);
+        var items = node.Services.GetRequiredService<Cache<Item>>();
+        var (read, gate) = (new TaskCompletionSource(), new TaskCompletionSource());
+
+        // 1. A load reads version 1; 2. version 2 is written; 3. the load ends.
+        var slow = items.GetAsync(
+            "1",
+            async _ =>
+            {
+                var row = shelf["1"];
+                read.SetResult();
+                await gate.Task;
+                return row;
+            },
+            CancellationToken.None).AsTask();
+        await read.Task;
+        await items.WriteAsync("1", new Rename("new"), versions: null, WriteStrategy.WriteThrough, CancellationToken.None);
+        gate.SetResult();
+        await slow;
+
+        Assert.Equal("new", (await items.GetAsync("1", CancellationToken.None)).Value!.Name);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_late_write_through_brings_nothing_back(bool withRedis)
+    {
+        var shelf = new Shelf { ["1"] = new("third", 3) };
+        await using var node = await StartAsync(shelf, withRedis);
+        var items = node.Services.GetRequiredService<Cache<Item>>();
+        var writes = node.Services.GetRequiredService<WriteThrough>();
+        await items.GetAsync("2", CancellationToken.None); // the generation is known
+        var began = Redis.Moment.Now;
+        await Eventually.TrueAsync(() => Redis.Moment.Now.Milliseconds > began.Milliseconds);
+
+        // An invalidation of version 3 came first, or a deletion as of version 3.
+        await items.ApplyAsync(new("1", new(3)), CancellationToken.None);
+        await items.ApplyAsync(new("2", new(3), IsDeletion: true), CancellationToken.None);
+        foreach (var id in new[] { "1", "2" })
+        {
+            await writes.PutAsync(items.Key(id), new("second", 2), Redis.Moment.Now, CancellationToken.None);
+        }
+
+        Assert.Equal("third", (await items.GetAsync("1", CancellationToken.None)).Value!.Name);
+        Assert.False((await items.GetAsync("2", CancellationToken.None)).Found);
+    }
+
+    [Fact]
+    public async Task A_memory_hit_allocates_nothing()
+    {
+        await using var node = await StartAsync(new Shelf { ["1"] = new("it", 1) }, withRedis: false);
+        var items = node.Services.GetRequiredService<Cache<Item>>();
+        await items.GetAsync("1", CancellationToken.None);
+
+        long Allocated()
+        {
+            var before = GC.GetAllocatedBytesForCurrentThread();
+            for (var hit = 0; hit < 20; hit++)
+            {
+#pragma warning disable CA2012 // A completed one is all that is wanted.
+                Assert.True(items.GetAsync("1", CancellationToken.None).IsCompletedSuccessfully);
+#pragma warning restore CA2012
+            }
+
+            return GC.GetAllocatedBytesForCurrentThread() - before;
+        }
+
+        Allocated();
+        Assert.Equal(0, Enumerable.Range(0, 50).Min(_ => Allocated()));
+    }
+
+    [Fact]
+    public async Task A_write_that_was_accepted_anew_does_not_take_the_place_of_a_later_one()
+    {
+        var shelf = new Shelf { ["1"] = new("first", 1) };
+        await using var node = await StartAsync(shelf, withRedis: true);
+        var (items, consumer) = await StopConsumerAsync(node);
+
+        // 1. Writes 2 and 3 wait, the row gets a foreign fence, and the database refuses write 3.
+        await items.WriteAsync("1", new Rename("second"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+        await items.WriteAsync("1", new Rename("third"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+        var ahead = TimeProvider.System.GetUtcNow().AddMinutes(5) - DateTimeOffset.UnixEpoch;
+        shelf["1"] = shelf["1"] with { Fence = ahead.Ticks / TimeSpan.TicksPerMicrosecond };
+        shelf.Refused.Add("third");
+        await consumer.StartAsync(CancellationToken.None);
+
+        // 2. Write 2 is accepted anew, under a token later than that of write 3, and persisted.
+        await Eventually.TrueAsync(() => shelf["1"].Name == "second");
+        shelf.Refused.Clear();
+
+        // 3. Write 3 is not done with.
+        await Eventually.TrueAsync(() => shelf["1"].Name == "third");
+        Assert.Empty(await items.DeadLetters!.ListAsync(10, CancellationToken.None));
+    }
+
+    [Fact]
+    public async Task A_write_that_is_persisted_during_a_load_is_not_missed()
+    {
+        var shelf = new Shelf { ["1"] = new("first", 1) };
+        await using var node = await StartAsync(shelf, withRedis: true);
+        var (items, consumer) = await StopConsumerAsync(node);
+        await items.WriteAsync("1", new Rename("second"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+
+        // 1. The load reads the row; 2. the write is persisted, and is pending no more; 3. the load goes on with the row of step 1.
+        var loaded = await items.LoadAsync(
+            "1",
+            async cancel =>
+            {
+                var row = shelf["1"];
+                await consumer.StartAsync(cancel);
+                var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
+                await Eventually.TrueAsync(async () => (await queue.StateAsync(cancel)).Length == 0);
+                return row;
+            },
+            CancellationToken.None);
+
+        Assert.Equal("second", loaded!.Name);
+    }
+
+    [Fact]
+    public async Task What_is_declared_wrongly_is_refused_with_its_name()
+    {
+        await using var node = await StartAsync(new Shelf(), withRedis: false);
+        var items = node.Services.GetRequiredService<Cache<Item>>();
+        await Assert.ThrowsAsync<ArgumentException>(() => items.WriteAsync(
+            "1", WriteStrategy.WriteBehind, (_, _) => Task.FromResult<WriteResult<Item>>(WriteOutcome.NotFound), CancellationToken.None));
+        var noWriter = await Assert.ThrowsAsync<InvalidOperationException>(() => items.WriteAsync(
+            "1", new Thing("it", 1), versions: null, WriteStrategy.WriteThrough, CancellationToken.None));
+        Assert.Contains("Thing", noWriter.Message, StringComparison.Ordinal);
+
+        var caching = new ServiceCollection().AddLogging().AddCaching();
+        Assert.Throws<ArgumentException>(() => caching.AddCache<Item>("No capitals", _ => { }));
+        caching.AddCache<Item>("items", cache => cache.Json(ItemJson.Default.Item).Configure(options => options.Ttl = TimeSpan.Zero));
+        Assert.Throws<InvalidOperationException>(() => caching.AddCache<Item>("items-too", _ => { }));
+        await using var provider = caching.Services.BuildServiceProvider();
+        Assert.Contains(
+            "Ttl",
+            Assert.Throws<OptionsValidationException>(provider.GetRequiredService<Cache<Item>>).Message,
+            StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task Readers_share_the_object_of_an_entry_if_the_values_are_immutable_and_only_then(bool immutable)
+    {
+        await using var services = new ServiceCollection().AddLogging()
+            .AddSingleton(new Shelf { ["1"] = new("it", 1) })
+            .AddCaching()
+            .AddCache<Item>("items", cache =>
+            {
+                cache.Json(ItemJson.Default.Item).LoadWith<Shelf>((from, id, _) => from.FindAsync(id));
+                if (immutable)
+                {
+                    cache.Immutable();
+                }
+            })
+            .Services.BuildServiceProvider();
+        var items = services.GetRequiredService<Cache<Item>>();
+        await items.GetAsync("1", CancellationToken.None);
+
+        var (first, second) = (await items.GetAsync("1", CancellationToken.None), await items.GetAsync("1", CancellationToken.None));
+
+        Assert.Equal((CacheOutcome.MemoryHit, CacheOutcome.MemoryHit), (first.Outcome, second.Outcome));
+        Assert.Equal("it", first.Value!.Name);
+        Assert.Equal(immutable, ReferenceEquals(first.Value, second.Value));
+    }
+
+    [Fact]
+    public async Task Without_a_redis_it_says_so_once()
+    {
+        await using var node = await StartAsync(new Shelf(), withRedis: false);
+        Assert.Single(node.Log, line => line.Contains("No Redis is configured", StringComparison.Ordinal));
+    }
+
+    /// <summary>Nothing is persisted until the consumer is started again.</summary>
+    private static async Task<(Cache<Item> Items, WriteBehindConsumer Consumer)> StopConsumerAsync(CacheNode node)
+    {
+        var consumer = node.Services.GetServices<IHostedService>().OfType<WriteBehindConsumer>().Single();
+        await consumer.StopAsync(CancellationToken.None);
+        return (node.Services.GetRequiredService<Cache<Item>>(), consumer);
+    }
+
+    private Task<CacheNode> StartAsync(Shelf shelf, bool withRedis) => CacheNode.StartAsync(
+        servers,
+        options => (options.Redis, options.RedisState) = withRedis ? (options.Redis, options.RedisState) : (null, null),
+        services: services =>
+        {
+            services.AddSingleton(shelf);
+            services.AddCaching().AddCache<Item>("items", cache => cache
+                .Configure(options => options.EarlyRefresh = false)
+                .Json(ItemJson.Default.Item)
+                .Version(item => item.Version)
+                .Fence(item => item.Fence)
+                .LoadWith<Shelf>((from, id, _) => from.FindAsync(id))
+                .WriteBehindWith<Shelf, Rename>(ItemJson.Default.Rename));
+        },
+        log: LogLevel.Information);
+}

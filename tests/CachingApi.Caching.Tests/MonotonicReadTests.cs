@@ -1,0 +1,315 @@
+using CachingApi.Redis;
+using CachingApi.Tests.Servers;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Time.Testing;
+
+namespace CachingApi.Caching.Tests;
+
+/// <summary>No read goes back in its process, whatever generation it finds an entry in and whether Redis answers.</summary>
+public sealed class MonotonicReadTests(TestServers servers)
+{
+    private static readonly CacheOptions InMemory = new() { MemoryTtl = TimeSpan.FromMinutes(5), EarlyRefresh = false };
+
+    [Fact]
+    public async Task A_read_does_not_go_back_to_an_entry_of_the_next_generation_that_is_older_than_the_one_in_memory()
+    {
+        await using var pair = await PairAsync();
+        var (here, there) = (pair.Here, pair.There);
+
+        // 1. This process shows version 2, which is committed and not in the cache; 2. another process clears the cache, and fills it with
+        // what it has read before the commit.
+        Assert.Equal(2, Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Version);
+        await ClearAsync(pair);
+        await there.GetAsync(new Thing("old", 1));
+
+        Assert.Equal(2, Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Version);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_read_does_not_go_back_behind_one_that_was_overtaken_by_a_clear(bool versioned)
+    {
+        await using var pair = await PairAsync(versioned: versioned);
+        var (here, there) = (pair.Here, pair.There);
+        var slow = new SlowLoad(() => new("new", 2));
+
+        // 1. A reader of this process begins; 2. another process clears the cache and fills it with version 1; 3. the reader ends.
+        var reader = here.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+        await ClearAsync(pair);
+        await there.GetAsync(new Thing("old", 1));
+        slow.GoOn();
+        Assert.Equal("new", Engine.Read(await reader)!.Name);
+
+        Assert.Equal("new", Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Name);
+    }
+
+    [Fact]
+    public async Task A_read_does_not_go_back_by_joining_a_load_that_has_read_an_older_version_than_was_shown_meanwhile()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var engine = new Engine(node.Services, InMemory);
+        var (version, begun, goOn) = (1, new TaskCompletionSource(), new TaskCompletionSource());
+        async Task<Thing?> LateAsync(CancellationToken stop)
+        {
+            begun.SetResult();
+            await goOn.Task.WaitAsync(stop);
+            return new("it", version);
+        }
+
+        // 1. A load begins, and has not read its source; 2. the cache is cleared; 3. a load of the next generation reads version 1.
+        var first = engine.GetAsync(LateAsync);
+        await begun.Task;
+        await engine.Invalidation.ClearAsync(engine.Cache.Name, cause: null, CancellationToken.None);
+        var slow = new SlowLoad(() => new("it", version));
+        var second = engine.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+
+        // 4. Version 2 is committed; 5. the first load reads it, and its reader shows it; 6. a reader joins the load of step 3.
+        version = 2;
+        goOn.SetResult();
+        Assert.Equal(2, Engine.Read(await first)!.Version);
+        var joined = engine.GetAsync(new Thing("it", 2));
+        slow.GoOn();
+
+        Assert.Equal(1, Engine.Read(await second)!.Version);
+        Assert.Equal(2, Engine.Read(await joined)!.Version);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_read_does_not_go_back_to_a_late_write_of_this_process_in_the_next_generation(bool kept)
+    {
+        await using var pair = await PairAsync();
+        var (here, there) = (pair.Here, pair.There);
+
+        // 1. This process commits version 1, another one version 2, which a read of this process shows; 2. the cache is cleared; 3. the
+        // put of version 1 finds nothing.
+        if (kept)
+        {
+            Assert.Equal(2, Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Version);
+        }
+
+        await ClearAsync(pair);
+        if (!kept)
+        {
+            Seen(pair.Node, here, new("new", 2));
+        }
+
+        await here.PutAsync(here.Key(), new("old", 1), CancellationToken.None);
+
+        Assert.Equal(2, Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Version);
+    }
+
+    [Fact]
+    public async Task A_write_that_began_before_the_generation_is_not_put_into_it_as_a_value()
+    {
+        await using var pair = await PairAsync();
+        var (here, there) = (pair.Here, pair.There);
+        await here.GetAsync(new Thing("it", 1), "2"); // the generation is known
+        var began = Moment.Now;
+        await Eventually.TrueAsync(() => Moment.Now.Milliseconds > began.Milliseconds);
+
+        // 1. This process commits version 1, another one version 2, which it puts into the cache; 2. the cache is cleared; 3. the
+        // put of version 1 arrives.
+        await there.PutAsync(there.Key(), new("new", 2), CancellationToken.None);
+        await ClearAsync(pair);
+        await here.WriteThrough.PutAsync(here.Key(), new("old", 1), began, CancellationToken.None);
+
+        Assert.Equal(2, Engine.Read(await there.GetAsync(new Thing("new", 2)))!.Version);
+        Assert.Equal(2, Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Version);
+
+        // A write that begins now is kept, unless Redis is too slow for it.
+        var version = 2;
+        await Eventually.TrueAsync(async () =>
+        {
+            await here.PutAsync(here.Key(), new("newest", ++version), CancellationToken.None);
+            return Engine.Read(await there.GetAsync(new Thing("loaded", version))) == new Thing("newest", version);
+        });
+    }
+
+    [Fact]
+    public async Task A_late_write_through_does_not_return_in_the_generation_that_begins_because_redis_lost_a_later_one()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var pair = await PairAsync(redis: redis);
+        var (here, there) = (pair.Here, pair.There);
+        await here.GetAsync(new Thing("it", 1), "2"); // the generation is known
+        await there.GetAsync(new Thing("it", 1), "2");
+
+        // 1. This process commits version 1, another one version 2, which it puts into the cache; 2. Redis loses everything; 3. the
+        // put of version 1 arrives.
+        await there.PutAsync(there.Key(), new("new", 2), CancellationToken.None);
+        await redis.FlushAsync();
+        await here.PutAsync(here.Key(), new("old", 1), CancellationToken.None);
+
+        Assert.Equal(2, Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Version);
+        Assert.Equal(2, Engine.Read(await there.GetAsync(new Thing("new", 2)))!.Version);
+    }
+
+    [Fact]
+    public async Task Readers_that_do_not_accept_what_a_load_has_read_share_the_next_one()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var node = await CacheNode.StartAsync(servers, CacheNode.On(redis.ConnectionString));
+        var engine = new Engine(node.Services);
+        await redis.KillAsync();
+        await Eventually.TrueAsync(() => node.Services.GetRequiredService<CircuitBreaker>().IsOpen);
+        var (slow, next) = (new SlowLoad(() => new("it", 1)), new SlowLoad(() => new("it", 2)));
+        var first = engine.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+        var joined = Enumerable.Range(0, 300).Select(_ => engine.GetAsync(next.RunAsync)).ToArray();
+
+        // Another reader of this process is shown version 2 meanwhile.
+        Seen(node, engine, new("it", 2));
+        slow.GoOn();
+        await next.HasRead.WaitAsync(TimeSpan.FromSeconds(30));
+        await Task.Delay(500); // the readers come to the next load
+        next.GoOn();
+
+        Assert.All(await Task.WhenAll(joined), result => Assert.Equal(2, Engine.Read(result)!.Version));
+        Assert.Equal(1, Engine.Read(await first)!.Version);
+        Assert.InRange(next.Runs, 1, 10); // a reader on a busy machine may be late
+    }
+
+    [Fact]
+    public async Task Processes_that_do_not_accept_what_redis_holds_load_once()
+    {
+        await using var pair = await PairAsync(inMemory: false);
+        var (here, there) = (pair.Here, pair.There);
+        await here.GetAsync(new Thing("it", 1));
+        Seen(pair.Node, here, new("it", 2));
+        Seen(pair.Other, there, new("it", 2));
+        var slow = new SlowLoad(() => new("it", 2));
+
+        var one = here.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+        var two = there.GetAsync(slow.RunAsync);
+        await Eventually.TrueAsync(async () => await LeaseIsWaitedForAsync(pair.Node));
+        slow.GoOn();
+
+        Assert.Equal([2, 2], (await Task.WhenAll(one, two)).Select(result => Engine.Read(result)!.Version));
+        Assert.Equal(1, slow.Runs);
+    }
+
+    [Fact]
+    public async Task Not_found_is_cached_again_although_a_version_was_served_around_redis_before()
+    {
+        var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
+        await using var node = await CacheNode.StartAsync(servers, time: time);
+        var engine = new Engine(node.Services);
+        Seen(node, engine, new("it", 2));
+        time.Advance(TimeSpan.FromSeconds(2));
+        var loads = 0;
+
+        for (var read = 0; read < 10; read++)
+        {
+            Assert.False((await engine.GetAsync(_ =>
+            {
+                loads++;
+                return Task.FromResult<Thing?>(null);
+            })).Found);
+        }
+
+        Assert.Equal(1, loads);
+    }
+
+    [Fact]
+    public async Task What_is_remembered_of_too_many_entities_is_forgotten_when_time_has_passed()
+    {
+        var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
+        await using var node = await CacheNode.StartAsync(servers);
+        var engine = new Engine(node.Services);
+        var seen = new SeenRevisions(time);
+        CacheEntry Entry(long version) =>
+            CacheEntry.Of(new EntryKey("it"), engine.Cache, new("it", version), TimeSpan.Zero, time.GetUtcNow());
+        for (var id = 0; id < 10_000; id++)
+        {
+            seen.Add(engine.Cache, $"{id}", Entry(2));
+        }
+
+        // One more: entries from before are refused, and the others are not remembered one by one any more.
+        var old = Entry(1);
+        seen.Add(engine.Cache, "one more", Entry(2));
+        Assert.True(seen.MayBeNewerThan("things", "another", old));
+        time.Advance(TimeSpan.FromSeconds(2));
+        var later = Entry(1);
+        seen.Add(engine.Cache, "yet another", Entry(2));
+        Assert.False(seen.MayBeNewerThan("things", "another", later));
+        Assert.True(seen.MayBeNewerThan("things", "yet another", later));
+
+        // Redis does not hold an entry from before for so long.
+        time.Advance(engine.Cache.Options.Ttl + engine.Cache.Options.StaleFor + TimeSpan.FromMinutes(1));
+        Assert.False(seen.MayBeNewerThan("things", "yet another", Entry(1)));
+        Assert.Equal(default, seen.Highest("things", "yet another"));
+    }
+
+    [Fact]
+    public async Task A_write_that_comes_late_is_not_kept_in_memory_while_redis_lacks_a_later_one_of_this_process()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var (engine, queue) = (new Engine(node.Services, InMemory), node.Services.GetRequiredService<AutoRecoveryQueue>());
+
+        for (var round = 0; round < 20; round++)
+        {
+            // 1. This process commits versions 1 and 2; 2. its put of version 2 does not reach Redis; 3. that of version 1 does.
+            var key = engine.Key($"{round}");
+            queue.Enqueue("things", key.Id, new(2));
+            await engine.PutAsync(key, new("old", 1), CancellationToken.None);
+
+            Assert.Equal(2, Engine.Read(await engine.GetAsync(new Thing("new", 2), key.Id))!.Version);
+        }
+    }
+
+    /// <summary>A value has been served that Redis does not have.</summary>
+    private static void Seen(CacheNode node, Engine engine, Thing thing) => node.Services.GetRequiredService<SeenRevisions>().Add(
+        engine.Cache,
+        "1",
+        CacheEntry.Of(new EntryKey("1"), engine.Cache, thing, TimeSpan.Zero, node.Services.GetRequiredService<TimeProvider>().GetUtcNow()));
+
+    private static async Task<bool> LeaseIsWaitedForAsync(CacheNode node)
+    {
+        var redis = node.Services.GetRequiredService<RedisConnections>();
+        foreach (var key in (await node.KeysAsync()).Where(key => key.EndsWith(":lease", StringComparison.Ordinal)))
+        {
+            var lease = (string?)await redis.Cache.StringGetAsync($"{{{node.KeyPrefix}:{key[1..]}");
+            if (lease?.Contains(" + ", StringComparison.Ordinal) == true)
+            {
+                return true;
+            }
+        }
+
+        return false;
+    }
+
+    /// <summary>Clears the cache from the other process; ends when this one knows its next generation.</summary>
+    private static async Task ClearAsync(Pair pair)
+    {
+        await pair.There.Invalidation.ClearAsync(pair.There.Cache.Name, cause: null, CancellationToken.None);
+        var generation = (await Of(pair.Other).CurrentAsync("things", CancellationToken.None))!.Generation;
+        await Eventually.TrueAsync(() => Of(pair.Node).Of("things").Current.Generation == generation);
+
+        static Namespaces Of(CacheNode node) => node.Services.GetRequiredService<Namespaces>();
+    }
+
+    private async Task<Pair> PairAsync(bool inMemory = true, bool versioned = true, RedisServer? redis = null)
+    {
+        var settings = redis is null ? null : CacheNode.On(redis.ConnectionString);
+        var other = await CacheNode.StartAsync(servers, settings);
+        var node = await CacheNode.StartAsync(servers, settings, nodeOf: other);
+        var cache = inMemory ? InMemory : null;
+        return new(node, new(node.Services, cache, versioned), other, new(other.Services, cache, versioned));
+    }
+
+    /// <summary>Two processes, and the engine of each.</summary>
+    private sealed record Pair(CacheNode Node, Engine Here, CacheNode Other, Engine There) : IAsyncDisposable
+    {
+        public async ValueTask DisposeAsync()
+        {
+            await Node.DisposeAsync();
+            await Other.DisposeAsync();
+        }
+    }
+}

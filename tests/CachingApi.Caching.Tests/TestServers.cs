@@ -1,0 +1,18 @@
+using CachingApi.Caching.Tests;
+using CachingApi.Tests.Servers;
+
+[assembly: AssemblyFixture(typeof(TestServers))]
+
+namespace CachingApi.Caching.Tests;
+
+/// <summary>What the tests share: a Redis or a Redis Cluster.</summary>
+public sealed class TestServers : IAsyncLifetime
+{
+    private SharedRedis _redis = null!;
+
+    public string Redis => _redis.ConnectionString;
+
+    public async ValueTask InitializeAsync() => _redis = await SharedRedis.StartAsync();
+
+    public ValueTask DisposeAsync() => _redis.DisposeAsync();
+}
