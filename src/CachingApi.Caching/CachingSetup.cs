@@ -34,6 +34,7 @@ public static class CachingSetup
             redis.Cache = caching.Value.Redis ?? redis.Cache;
             redis.State = caching.Value.RedisState ?? redis.State;
             redis.KeyPrefix = caching.Value.KeyPrefix ?? redis.KeyPrefix;
+            redis.CacheDeadline = caching.Value.RedisDeadline;
         });
         services.AddOptionsWithValidateOnStart<RedisOptions>();
         services.AddOptionsWithValidateOnStart<CachingOptions>();

@@ -23,6 +23,9 @@ public sealed class RedisOptions
     /// <summary>How long sessions and writes (not the cache, which has a deadline of its own) wait for an answer.</summary>
     [TimeSpanRange("00:00:00.010", "00:00:10")]
     public TimeSpan StateDeadline { get; set; } = TimeSpan.FromMilliseconds(500);
+
+    /// <summary>How long the cache waits for an answer: an option of the cache.</summary>
+    internal TimeSpan CacheDeadline { get; set; }
 }
 
 /// <summary>
@@ -46,13 +49,15 @@ internal sealed class RedisConnections : IAsyncDisposable
     {
         var (cache, state) = (options.Value.Cache, options.Value.State);
         _stateConnection = state is "" ? cache : state;
+        var (cacheDeadline, stateDeadline) = (options.Value.CacheDeadline, options.Value.StateDeadline);
         KeyPrefix = options.Value.KeyPrefix;
-        _circuit = new(
-            options.Value.StateDeadline, () => KeysOnShards(_state, "probe").Select(key => State.KeyExistsAsync(key)), log);
+        _circuit = new(stateDeadline, () => KeysOnShards(_state, "probe").Select(key => State.KeyExistsAsync(key)), log);
         if (cache.Length > 0)
         {
-            _cache = ConnectionMultiplexer.Connect(Options(cache, "cache"));
-            _state = _stateConnection == cache ? _cache : ConnectionMultiplexer.Connect(Options(_stateConnection, "state"));
+            var isShared = _stateConnection == cache;
+            _cache = ConnectionMultiplexer.Connect(
+                Options(cache, "cache", isShared && stateDeadline > cacheDeadline ? stateDeadline : cacheDeadline));
+            _state = isShared ? _cache : ConnectionMultiplexer.Connect(Options(_stateConnection, "state", stateDeadline));
         }
     }
 
@@ -93,12 +98,8 @@ internal sealed class RedisConnections : IAsyncDisposable
     public Task FindMasterAsync() => Configured(_cache).ConfigureAsync();
 
     /// <summary>A further connection to the state server, for commands that hold up all that follow them.</summary>
-    public Task<ConnectionMultiplexer> ConnectToStateAsync(string role, TimeSpan timeout)
-    {
-        var options = Options(_stateConnection, role);
-        options.AsyncTimeout = (int)timeout.TotalMilliseconds;
-        return ConnectionMultiplexer.ConnectAsync(options);
-    }
+    public Task<ConnectionMultiplexer> ConnectToStateAsync(string role, TimeSpan timeout) =>
+        ConnectionMultiplexer.ConnectAsync(Options(_stateConnection, role, timeout));
 
     /// <summary>Whether an error means that Redis is away or refuses to serve, as opposed to a fault of ours.</summary>
     public static bool IsOutage(Exception error) => error is RedisException or TimeoutException or ObjectDisposedException;
@@ -132,10 +133,10 @@ internal sealed class RedisConnections : IAsyncDisposable
         connection ?? throw new InvalidOperationException("No Redis is configured.");
 
     /// <remarks>
-    /// Nothing may wait in a backlog for a server that is gone, and the library checks its time-outs only once per
-    /// heartbeat (a second by default); the hard deadline is the caller's.
+    /// Nothing may wait in a backlog for a server that is gone. The deadline is the caller's: the library checks its own time-out only
+    /// once per heartbeat, and takes a connection for dead after four times that.
     /// </remarks>
-    private static ConfigurationOptions Options(string connectionString, string role)
+    private static ConfigurationOptions Options(string connectionString, string role, TimeSpan deadline)
     {
         var options = ConfigurationOptions.Parse(connectionString);
         options.ClientName = $"cachingapi-{role}";
@@ -145,7 +146,7 @@ internal sealed class RedisConnections : IAsyncDisposable
         options.HeartbeatInterval = TimeSpan.FromMilliseconds(50);
         options.ConnectTimeout = 1000;
         options.ConnectRetry = 1;
-        options.AsyncTimeout = 1000;
+        options.AsyncTimeout = Math.Max(1000, (int)deadline.TotalMilliseconds);
         options.SyncTimeout = 1000;
         options.ReconnectRetryPolicy = new LinearRetry(200);
         return options;

@@ -76,6 +76,20 @@ public sealed class RedisDownTests(TestServers servers)
         Assert.Equal(0, node.Metric("cache.circuit_open"));
     }
 
+    /// <summary>The client's own time-out is a second.</summary>
+    [Fact]
+    public async Task A_deadline_of_more_than_a_second_holds()
+    {
+        await using var state = await RedisServer.StartAsync();
+        await using var node = await CacheNode.StartAsync(servers, options => options.RedisState = state.ConnectionString);
+        await using var admin = await ConnectionMultiplexer.ConnectAsync($"{state.ConnectionString},allowAdmin=true");
+
+        await admin.GetServers()[0].ExecuteAsync("CLIENT", "PAUSE", "2000", "ALL");
+
+        Assert.True(await node.Services.GetRequiredService<RedisConnections>().OnStateAsync(
+            database => database.StringSetAsync($"{node.KeyPrefix}:mark", "set"), CancellationToken.None));
+    }
+
     [Fact]
     public async Task The_source_is_asked_by_so_many_at_once_and_who_finds_the_queue_full_is_told_to_come_back()
     {

@@ -5,6 +5,9 @@ using System.Net.Http.Headers;
 using System.Net.Http.Json;
 using System.Text.Json;
 using System.Text.RegularExpressions;
+using CachingApi.Caching;
+using CachingApi.Redis;
+using CachingApi.Sessions;
 using CachingApi.Tests.Servers;
 using CachingApi.Users;
 using Microsoft.AspNetCore.Hosting;
@@ -58,12 +61,16 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
     /// <param name="settings">Settings beside the tests' own, or in their place.</param>
     /// <param name="nodeOf">The service whose database and keys this one shares.</param>
     /// <param name="services">Services beside those of the service.</param>
+    /// <param name="whenTrusted">
+    /// Waits for every connection and for the first heartbeats, with which the use of Redis and memory begins.
+    /// </param>
     public static async Task<ApiNode> StartAsync(
         TestServers servers,
         Dictionary<string, string>? settings = null,
         ApiNode? nodeOf = null,
         TimeProvider? time = null,
-        Action<IServiceCollection>? services = null)
+        Action<IServiceCollection>? services = null,
+        bool whenTrusted = true)
     {
         var all = new Dictionary<string, string>
         {
@@ -108,6 +115,11 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
         api.UseKestrel(0);
         api.StartServer();
         api.Anonymous = api.CreateClient();
+        if (whenTrusted)
+        {
+            await api.TrustedAsync();
+        }
+
         return api;
     }
 
@@ -190,6 +202,16 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
                 services.Replace(ServiceDescriptor.Singleton(_time));
             }
         });
+    }
+
+    private async Task TrustedAsync()
+    {
+        var (redis, sessions) = (Services.GetRequiredService<RedisConnections>(), Services.GetRequiredService<SessionMemory>());
+        var (backplane, tier) = (Services.GetRequiredService<Backplane>(), Services.GetRequiredService<RedisTier>());
+        await Eventually.TrueAsync(
+            () => redis.Cache.Multiplexer.GetServers().All(server => server.IsConnected)
+                && backplane.IsTrusted && tier.IsTrusted && (sessions.IsTrusted || !sessions.IsOn),
+            "the node uses Redis and memory");
     }
 
     private void AssertSuccess(HttpResponseMessage answer) =>

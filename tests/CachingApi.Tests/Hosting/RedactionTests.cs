@@ -102,7 +102,9 @@ public sealed partial class RedactionTests(TestServers servers)
     public async Task A_request_is_one_line_with_its_trace(string path, HttpStatusCode status, string line)
     {
         await using var api = await ApiNode.StartAsync(
-            servers, new() { ["Serilog:MinimumLevel:Default"] = "Information", ["ConnectionStrings:RedisState"] = "127.0.0.1:9" });
+            servers,
+            new() { ["Serilog:MinimumLevel:Default"] = "Information", ["ConnectionStrings:RedisState"] = "127.0.0.1:9" },
+            whenTrusted: false);
         var trace = Guid.NewGuid().ToString("N");
         using var request = new HttpRequestMessage(HttpMethod.Get, path)
         {
