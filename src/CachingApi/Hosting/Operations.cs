@@ -89,7 +89,7 @@ internal static class Operations
     }
 
     /// <summary>The readiness, computed once a second at most, however often clients ask for it.</summary>
-    private sealed class Readiness(HealthCheckService checks, TimeProvider time)
+    internal sealed class Readiness(HealthCheckService checks, TimeProvider time)
     {
         private static readonly TimeSpan MaxAge = TimeSpan.FromSeconds(1);
 
