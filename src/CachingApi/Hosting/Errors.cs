@@ -1,3 +1,4 @@
+using System.ComponentModel;
 using System.Globalization;
 using System.Net.Mime;
 using System.Text.Json;
@@ -21,6 +22,7 @@ internal sealed record ErrorReason(string Text);
 internal static class Errors
 {
     private const string SeeErrors = "The request does not hold what is expected; see errors.";
+    private const string NotOfTheForm = "This is not of the form that is expected.";
 
     public static IServiceCollection AddErrors(this IServiceCollection services)
     {
@@ -46,6 +48,11 @@ internal static class Errors
     {
         var problem = context.ProblemDetails;
         problem.Status ??= context.HttpContext.Response.StatusCode;
+        if (problem.Status is StatusCodes.Status400BadRequest && Unbound(context.HttpContext) is { } parameter)
+        {
+            (problem.Detail, problem.Extensions["errors"]) = (SeeErrors, Invalid(parameter, NotOfTheForm).Extensions["errors"]);
+        }
+
         problem.Title ??= ReasonPhrases.GetReasonPhrase(problem.Status.Value);
         problem.Type = HasOwnType(problem) ? problem.Type : Type(problem.Status.Value);
         if (problem is HttpValidationProblemDetails { Errors: var errors } validation)
@@ -68,6 +75,16 @@ internal static class Errors
             };
         problem.Extensions["traceId"] = System.Diagnostics.Activity.Current?.TraceId.ToString() ?? context.HttpContext.TraceIdentifier;
     }
+
+    /// <summary>
+    /// An optional parameter of the query that cannot be parsed: generated endpoints answer 400 and do not say which it is.
+    /// </summary>
+    private static string? Unbound(HttpContext context) => context.GetEndpoint()?.Metadata
+        .GetOrderedMetadata<IParameterBindingMetadata>()
+        .FirstOrDefault(parameter => parameter is { IsOptional: true, HasTryParse: true }
+            && context.Request.Query[parameter.Name].ToString() is { Length: > 0 } text
+            && !TypeDescriptor.GetConverter(parameter.ParameterInfo.ParameterType).IsValid(text))
+        ?.Name;
 
     private static long? MaxBodyBytes(HttpContext context) => context.Features.Get<IHttpMaxRequestBodySizeFeature>()?.MaxRequestBodySize;
 
@@ -147,7 +164,7 @@ internal static class Errors
             if (bad.Message.StartsWith("Failed to bind parameter", StringComparison.Ordinal)
                 && bad.Message.Split('"') is [_, var parameter, ..])
             {
-                return Invalid(parameter.Split(' ')[^1], "This is not of the form that is expected.");
+                return Invalid(parameter.Split(' ')[^1], NotOfTheForm);
             }
 
             return new()

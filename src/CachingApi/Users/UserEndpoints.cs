@@ -54,8 +54,8 @@ internal static class UserEndpoints
     /// <param name="limit">How many at most, 1 to 100.</param>
     /// <param name="after">The <c>next</c> of the page before.</param>
     internal static async Task<IResult> List(
-        UserService users, CancellationToken cancel, [Range(1, MaxLimit)] int limit = DefaultLimit, Guid after = default) =>
-        new CachedJson((await users.ListAsync(after == default ? null : after, limit, cancel)).Untyped, CacheControl);
+        UserService users, CancellationToken cancel, [Range(1, MaxLimit)] int limit = DefaultLimit, Guid? after = null) =>
+        new CachedJson((await users.ListAsync(after, limit, cancel)).Untyped, CacheControl);
 
     /// <summary>Finds a user.</summary>
     /// <remarks>

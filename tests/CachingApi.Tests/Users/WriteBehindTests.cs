@@ -921,6 +921,7 @@ public sealed class WriteBehindTests(TestServers servers)
         await postgres.StartAgainAsync();
         NpgsqlConnection.ClearAllPools();
         await PersistedAsync(node, user, "Name 3", 4);
+        await QueueEmptyAsync(node);
         Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "After")).StatusCode);
     }
 
