@@ -1,3 +1,4 @@
+using CachingApi.Caching.Hybrid;
 using CachingApi.Redis;
 using Microsoft.Extensions.Options;
 
@@ -14,3 +15,6 @@ internal sealed partial class CacheOptionsValidator : IValidateOptions<CacheOpti
 
 [OptionsValidator]
 internal sealed partial class WriteBehindOptionsValidator : IValidateOptions<WriteBehindOptions>;
+
+[OptionsValidator]
+internal sealed partial class HybridCacheSettingsValidator : IValidateOptions<HybridCacheSettings>;

@@ -104,6 +104,10 @@ internal sealed class RedisConnections : IAsyncDisposable
     /// <summary>Whether an error means that Redis is away or refuses to serve, as opposed to a fault of ours.</summary>
     public static bool IsOutage(Exception error) => error is RedisException or TimeoutException or ObjectDisposedException;
 
+    /// <summary>The reason of an outage, for the log: of a refused connection what the server has said, such as a wrong password.</summary>
+    public static string Reason(Exception error) =>
+        error.GetBaseException() is var cause and not TimeoutException ? cause.Message : "It does not answer in time.";
+
     public async ValueTask DisposeAsync()
     {
         _circuit.Dispose();

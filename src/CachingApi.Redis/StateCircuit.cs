@@ -20,6 +20,7 @@ internal sealed partial class StateCircuit(
     private readonly CircuitBreaker _circuit = new(deadline);
     private readonly CancellationTokenSource _stop = new();
     private volatile bool _isDoubtful;
+    private volatile string _lastFailure = "";
     private int _isProbing;
 
     /// <summary>Whether the state server is left alone.</summary>
@@ -51,6 +52,7 @@ internal sealed partial class StateCircuit(
         }
         catch (Exception error) when (RedisConnections.IsOutage(error))
         {
+            _lastFailure = RedisConnections.Reason(error);
             Failed(isDoubtful: wait == deadline);
             _ = reply?.ContinueWith(
                 _ => Answered(), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
@@ -94,7 +96,7 @@ internal sealed partial class StateCircuit(
 
     private async Task ProbeAsync()
     {
-        Log.Opened(log);
+        Log.Opened(log, _lastFailure);
         using var timer = new PeriodicTimer(ProbeInterval);
         try
         {
@@ -147,8 +149,8 @@ internal sealed partial class StateCircuit(
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Warning, "Redis (state) does not answer and is left alone")]
-        public static partial void Opened(ILogger log);
+        [LoggerMessage(1, LogLevel.Warning, "Redis (state) is left alone: {Reason}")]
+        public static partial void Opened(ILogger log, string reason);
 
         [LoggerMessage(2, LogLevel.Warning, "Redis (state) is back in use")]
         public static partial void Closed(ILogger log);

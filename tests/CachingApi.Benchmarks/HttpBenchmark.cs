@@ -164,8 +164,7 @@ internal sealed class HttpBenchmark(string postgres, string redis, string state,
         var headers = new List<string>();
         foreach (var (id, _) in _users)
         {
-            var token = SessionToken.New(id);
-            await store.CreateAsync(token, NewId(), "user", SessionTransport.Bearer, "wrk", CancellationToken.None);
+            var (token, _) = await store.CreateAsync(id, "user", SessionTransport.Bearer, "wrk", CancellationToken.None);
             headers.Add($"Authorization: Bearer {token.Text}");
         }
 
@@ -178,7 +177,8 @@ internal sealed class HttpBenchmark(string postgres, string redis, string state,
     {
         var policy = Options.Create(new SessionPolicy { MemoryTtl = TimeSpan.Zero });
         var memory = new SessionMemory(policy);
-        return new(connections, memory, new SessionBackplane(connections, memory, NullLogger<SessionBackplane>.Instance), policy);
+        var backplane = new SessionBackplane(connections, memory, NullLogger<SessionBackplane>.Instance);
+        return new(connections, memory, backplane, policy, TimeProvider.System);
     }
 
     private async Task<(string[] Cookies, string[] Tokens)> LogInToStockAsync(Service stock)

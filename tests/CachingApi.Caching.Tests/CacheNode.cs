@@ -47,6 +47,7 @@ internal sealed class CacheNode : IAsyncDisposable
     /// Waits for the backplane, whose first heartbeat begins an epoch: what a read that it interrupts has found is not kept. And for
     /// every connection, because one that comes later ends trust for a second.
     /// </param>
+    /// <param name="start">If not, the services of the host are not started, as in a program that builds its services only.</param>
     public static async Task<CacheNode> StartAsync(
         TestServers servers,
         Action<CachingOptions>? configure = null,
@@ -54,7 +55,8 @@ internal sealed class CacheNode : IAsyncDisposable
         TimeProvider? time = null,
         Action<IServiceCollection>? services = null,
         LogLevel log = LogLevel.Warning,
-        bool whenTrusted = true)
+        bool whenTrusted = true,
+        bool start = true)
     {
         var (builder, lines) = (Host.CreateEmptyApplicationBuilder(new()), new LogLines());
         builder.Logging.SetMinimumLevel(log).AddProvider(lines);
@@ -77,8 +79,12 @@ internal sealed class CacheNode : IAsyncDisposable
         services?.Invoke(builder.Services);
 
         var node = new CacheNode(builder.Build(), lines);
-        await node._host.StartAsync();
-        if (whenTrusted && node.Services.GetRequiredService<RedisConnections>() is { IsConfigured: true } redis)
+        if (start)
+        {
+            await node._host.StartAsync();
+        }
+
+        if (start && whenTrusted && node.Services.GetRequiredService<RedisConnections>() is { IsConfigured: true } redis)
         {
             await Eventually.TrueAsync(() => redis.Cache.Multiplexer.GetServers().All(server => server.IsConnected), "every connection");
             await TrustedAsync(node);

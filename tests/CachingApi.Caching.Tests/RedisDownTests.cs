@@ -90,6 +90,39 @@ public sealed class RedisDownTests(TestServers servers)
             database => database.StringSetAsync($"{node.KeyPrefix}:mark", "set"), CancellationToken.None));
     }
 
+    [Theory]
+    [InlineData("wrong", "+@all", "NOAUTH")]
+    [InlineData("right", "+@all -eval", "NOPERM")]
+    public async Task The_log_names_the_reason_for_which_redis_refuses(string password, string rights, string reason)
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var admin = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        string[] rules = ["SETUSER", "cache", "on", ">right", "allkeys", "allchannels", .. rights.Split(' ')];
+        await admin.GetServers()[0].ExecuteAsync("ACL", [.. rules]);
+        await admin.GetServers()[0].ExecuteAsync("CONFIG", "SET", "requirepass", "of the default user");
+
+        await using var node = await CacheNode.StartAsync(
+            servers, CacheNode.On($"{redis.ConnectionString},user=cache,password={password}"), whenTrusted: false);
+
+        await Eventually.TrueAsync(
+            () => node.Log.Any(line => line.Contains(reason, StringComparison.Ordinal)), $"{reason} to be logged");
+        Assert.Equal(CacheOutcome.Bypass, (await new Engine(node.Services).GetAsync(new Thing("it", 1))).Outcome);
+    }
+
+    [Fact]
+    public async Task If_the_services_are_not_started_the_log_says_once_that_nothing_is_cached()
+    {
+        await using var node = await CacheNode.StartAsync(servers, start: false);
+        var engine = new Engine(node.Services);
+
+        for (var read = 0; read < 3; read++)
+        {
+            Assert.Equal(CacheOutcome.Bypass, (await engine.GetAsync(new Thing("it", 1))).Outcome);
+        }
+
+        Assert.Single(node.Log, line => line.Contains("have not been started", StringComparison.Ordinal));
+    }
+
     [Fact]
     public async Task The_source_is_asked_by_so_many_at_once_and_who_finds_the_queue_full_is_told_to_come_back()
     {
@@ -98,6 +131,7 @@ public sealed class RedisDownTests(TestServers servers)
         await using var node = await StartAsync(redis);
         var engine = new Engine(node.Services);
         await redis.KillAsync();
+        await Eventually.TrueAsync(() => node.Metric("cache.circuit_open") == 1, "the lost connection to be noticed");
         var gate = new TaskCompletionSource();
         var (loads, most, total) = (0, 0, 0);
 

@@ -1,6 +1,7 @@
 using CachingApi.Caching.Hybrid;
 using Microsoft.Extensions.Caching.Hybrid;
 using Microsoft.Extensions.DependencyInjection.Extensions;
+using Microsoft.Extensions.Options;
 
 namespace CachingApi.Caching;
 
@@ -21,7 +22,8 @@ public static class HybridCacheSetup
 
         if (caching.Services.All(service => service.ServiceType != typeof(TieredHybridCache)))
         {
-            settings.Validate(given => given.IsValid, "A setting of the hybrid cache is out of its range: see HybridCacheSettings.");
+            settings.ValidateOnStart();
+            caching.Services.AddSingleton<IValidateOptions<HybridCacheSettings>, HybridCacheSettingsValidator>();
             caching.Services.TryAddSingleton<Replacement>();
             caching.Services
                 .AddSingleton<TagTable>()

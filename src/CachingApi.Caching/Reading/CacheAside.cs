@@ -24,6 +24,7 @@ internal sealed partial class CacheAside(
     private static readonly TimeSpan MaxBypassAge = TimeSpan.FromSeconds(0.9);
 
     private readonly CoarseClock _clock = new(time);
+    private int _saidNotStarted;
 
     /// <summary>
     /// The cached value, loaded if need be; <c>null</c> from <paramref name="load"/> means that the source has no such entity.
@@ -348,6 +349,11 @@ internal sealed partial class CacheAside(
     {
         var begun = tiers.Memory.Begin(key.Cache, key.Id, epoch: null);
         var epoch = tiers.Redis.IsTrustedWith(key.Cache.Name, key.Id) ? await tiers.Namespaces.CurrentAsync(key.Cache.Name, cancel) : null;
+        if (epoch is null && tiers.Redis is { IsConfigured: true, IsStarted: false } && Interlocked.Exchange(ref _saidNotStarted, 1) == 0)
+        {
+            Log.NotStarted(log);
+        }
+
         return (epoch, epoch is null ? begun : begun with { Epoch = epoch });
     }
 
@@ -479,6 +485,10 @@ internal sealed partial class CacheAside(
     {
         [LoggerMessage(1, LogLevel.Warning, "A load for the cache {Cache} failed: {Reason}")]
         public static partial void LoadFailed(ILogger log, string cache, string reason);
+
+        [LoggerMessage(3, LogLevel.Warning,
+            "Nothing is cached yet, because the services of AddCaching have not been started: start the host (IHost.StartAsync)")]
+        public static partial void NotStarted(ILogger log);
 
         [LoggerMessage(2, LogLevel.Debug, "An early refresh for the cache {Cache} did not take place: {Reason}")]
         public static partial void NotRefreshed(ILogger log, string cache, string reason);

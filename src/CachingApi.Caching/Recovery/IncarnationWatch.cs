@@ -27,6 +27,7 @@ internal sealed partial class IncarnationWatch(
     /// <summary>Begins to watch the connections.</summary>
     public void Start()
     {
+        incarnations.IsStarted = true;
         var (cache, state) = (redis.Cache.Multiplexer, redis.State.Multiplexer);
         cache.ConnectionFailed += (_, lost) => Distrust(lost.ConnectionType);
         cache.ConnectionRestored += (_, restored) => Distrust(restored.ConnectionType);

@@ -17,6 +17,9 @@ internal sealed class Incarnations(SeenRevisions seen)
     /// <summary>Whether it has been found out which incarnation of the cache's Redis this process is connected to.</summary>
     public bool IsRedisKnown => _redisKnown;
 
+    /// <summary>Whether the engine's services have been started: nothing finds out anything before.</summary>
+    public bool IsStarted { get; set; }
+
     public IReadOnlyList<string> Known => _known;
 
     /// <summary>The connection to the cache's Redis was lost: the next one may lead to another incarnation.</summary>

@@ -58,15 +58,25 @@ internal sealed partial class RedisRecovery(
             if (away == tier.IsTrusted)
             {
                 away = !away;
-                Log.Changed(log, away ? "left alone" : "back in use");
+                if (away)
+                {
+                    Log.LeftAlone(log, calls.LastFailure);
+                }
+                else
+                {
+                    Log.BackInUse(log);
+                }
             }
         }
     }
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Warning, "Redis (cache) is {State}")]
-        public static partial void Changed(ILogger log, string state);
+        [LoggerMessage(1, LogLevel.Warning, "Redis (cache) is left alone: {Reason}")]
+        public static partial void LeftAlone(ILogger log, string reason);
+
+        [LoggerMessage(3, LogLevel.Warning, "Redis (cache) is back in use")]
+        public static partial void BackInUse(ILogger log);
 
         [LoggerMessage(2, LogLevel.Information,
             "No Redis is configured: caches are in the memory of this process only, and nothing is written behind")]

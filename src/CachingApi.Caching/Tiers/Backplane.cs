@@ -83,6 +83,7 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
     // All times are of the machine's clock, not of the injected one: connections come and go in real time. It costs a few nanoseconds.
     private long _trustedUntil = redis.IsConfigured ? long.MinValue : long.MaxValue;
     private long _unansweredSince;
+    private volatile string? _refusal;
 
     /// <summary>Another process changed something.</summary>
     public event Action<BackplaneMessage>? Received;
@@ -211,11 +212,15 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
         {
             await master.Server.ExecuteAsync("EVAL", Heartbeat, "1", master.Key, Channel, heartbeat);
             Interlocked.CompareExchange(ref _unansweredSince, Environment.TickCount64, 0);
+            _refusal = null;
         }
         catch (RedisServerException refusal)
         {
             circuit.Open();
-            Log.NotSent(log, refusal.Message);
+            if (Interlocked.Exchange(ref _refusal, refusal.Message) != refusal.Message)
+            {
+                Log.Refused(log, refusal.Message);
+            }
         }
         catch (Exception error) when (RedisConnections.IsOutage(error))
         {
@@ -370,6 +375,9 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
     {
         [LoggerMessage(1, LogLevel.Debug, "The backplane's heartbeat could not be sent: {Reason}")]
         public static partial void NotSent(ILogger log, string reason);
+
+        [LoggerMessage(6, LogLevel.Warning, "Redis refuses the backplane's heartbeats, so it is not used: {Reason}")]
+        public static partial void Refused(ILogger log, string reason);
 
         [LoggerMessage(2, LogLevel.Information, "The backplane was interrupted ({Reason}): entries in memory are no longer valid")]
         public static partial void Interrupted(ILogger log, string reason);

@@ -26,6 +26,9 @@ internal sealed partial class RedisCalls(
     /// <summary>Whether Redis answers, and has answered for so long that other processes have replayed their invalidations.</summary>
     public bool IsSettled => !circuit.IsOpen && !circuit.IsSettling;
 
+    /// <summary>Why the last call that failed has failed.</summary>
+    public string LastFailure { get; private set; } = "It has not answered yet.";
+
     /// <summary>Makes a call.</summary>
     /// <param name="operation">Its name in metrics and traces.</param>
     public async Task<(bool Answered, T? Value)> TryAsync<T>(
@@ -47,6 +50,7 @@ internal sealed partial class RedisCalls(
         catch (Exception error) when (RedisConnections.IsOutage(error))
         {
             circuit.Failed();
+            LastFailure = RedisConnections.Reason(error);
             span.Failed(error);
             Log.Failed(log, operation, error.GetType().Name);
             return default;
@@ -71,6 +75,7 @@ internal sealed partial class RedisCalls(
         }
         catch (Exception error) when (RedisConnections.IsOutage(error))
         {
+            LastFailure = RedisConnections.Reason(error);
             if (error.Message.StartsWith("READONLY", StringComparison.Ordinal))
             {
                 await FindMasterAsync(cancel);

@@ -99,6 +99,9 @@ internal sealed partial class RedisTier(
     /// </summary>
     public bool IsConfigured => redis.IsConfigured;
 
+    /// <summary>Whether the engine's services have been started. Until then Redis is not used.</summary>
+    public bool IsStarted => incarnations.IsStarted;
+
     /// <summary>Whether every entry that Redis holds may be served.</summary>
     public bool IsTrusted => IsUsable && queue.IsEmpty;
 

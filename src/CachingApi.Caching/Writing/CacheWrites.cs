@@ -90,49 +90,52 @@ public sealed partial class Cache<T>
             ?? throw new InvalidOperationException(
                 $"The cache {Name} has no writer of {typeof(TChange).Name}: declare one by WriteBehindWith.");
         cancel.ThrowIfCancellationRequested();
-        return strategy is not WriteStrategy.WriteBehind ? CommitChangeAsync(strategy)
-            : _writeBehind is null ? CommitChangeAsync(WriteStrategy.WriteThrough)
-            : DeferAsync(_writeBehind);
+        return strategy is WriteStrategy.WriteBehind && _writeBehind is not null
+            ? DeferAsync(_writeBehind, id, change, versions, target)
+            : CommitAsync(id, change, versions, target, strategy is WriteStrategy.WriteBehind ? WriteStrategy.WriteThrough : strategy);
+    }
 
-        Task<WriteResult<T>> CommitChangeAsync(WriteStrategy by) =>
-            WriteAsync(id, by, (fence, stop) => target.CommitAsync(id, change, versions, fence, stop), CancellationToken.None);
+    private Task<WriteResult<T>> CommitAsync<TChange>(
+        string id, TChange change, IReadOnlyCollection<long>? versions, WriteBehindTarget<T, TChange> target, WriteStrategy strategy)
+        where TChange : class =>
+        WriteAsync(id, strategy, (fence, stop) => target.CommitAsync(id, change, versions, fence, stop), CancellationToken.None);
 
-        async Task<WriteResult<T>> DeferAsync(WriteBehind writeBehind)
+    private async Task<WriteResult<T>> DeferAsync<TChange>(
+        WriteBehind writeBehind,
+        string id,
+        TChange change,
+        IReadOnlyCollection<long>? versions,
+        WriteBehindTarget<T, TChange> target)
+        where TChange : class
+    {
+        var began = Moment.Now;
+        var found = await GetAsync(id, CancellationToken.None);
+
+        // A precondition is compared with the row, because another client may have changed the row and the cache may not show that yet.
+        // The value is read before the change is accepted, so that no accepted change fails because of a value that cannot be read.
+        var current = !found.Found ? null : versions is null ? found.Value : await LoadAsync(id, CancellationToken.None);
+        if (current is null)
         {
-            var began = Moment.Now;
-            var found = await GetAsync(id, CancellationToken.None);
+            return WriteOutcome.NotFound;
+        }
 
-            // A precondition is compared with the row, because another client may have changed the row and the cache may not show that yet.
-            // The value is read before the change is accepted, so that no accepted change fails because of a value that cannot be read.
-            var current = !found.Found ? null : versions is null ? found.Value : await LoadAsync(id, CancellationToken.None);
-            if (current is null)
-            {
-                return WriteOutcome.NotFound;
-            }
+        if (!target.CanDefer(current, change) || _definition.Version!(current) > MaxDeferredVersion)
+        {
+            return await CommitAsync(id, change, versions, target, WriteStrategy.WriteThrough);
+        }
 
-            if (!target.CanDefer(current, change))
-            {
-                return await CommitChangeAsync(WriteStrategy.WriteThrough);
-            }
-
-            if (_definition.Version!(current) > MaxDeferredVersion)
-            {
-                return await CommitChangeAsync(WriteStrategy.WriteThrough);
-            }
-
-            var known = new Revision(_definition.Version!(current), Math.Max(found.Entry.Revision.Fence, RevisionOf(current).Fence));
-            var accepted = await writeBehind.AcceptAsync(id, known, versions, target.Serialize(change), CancellationToken.None);
-            switch (accepted.State)
-            {
-                case AcceptState.Accepted:
-                    var value = target.Apply(current, change, new(accepted.Version, accepted.Token));
-                    await PutAsync(id, value, began);
-                    return new(WriteOutcome.Accepted, value);
-                case AcceptState.VersionMismatch:
-                    return WriteOutcome.VersionMismatch;
-                default:
-                    return await CommitChangeAsync(WriteStrategy.WriteThrough);
-            }
+        var known = new Revision(_definition.Version!(current), Math.Max(found.Entry.Revision.Fence, RevisionOf(current).Fence));
+        var accepted = await writeBehind.AcceptAsync(id, known, versions, target.Serialize(change), CancellationToken.None);
+        switch (accepted.State)
+        {
+            case AcceptState.Accepted:
+                var value = target.Apply(current, change, new(accepted.Version, accepted.Token));
+                await PutAsync(id, value, began);
+                return new(WriteOutcome.Accepted, value);
+            case AcceptState.VersionMismatch:
+                return WriteOutcome.VersionMismatch;
+            default:
+                return await CommitAsync(id, change, versions, target, WriteStrategy.WriteThrough);
         }
     }
 

@@ -170,28 +170,15 @@ internal sealed class Invalidation(
                 break;
             }
 
-            // This process may have served a newer version, or have queued its invalidation. The check follows the local epoch, because a
-            // version that comes later makes the local epoch invalid.
-            var read = tiers.Memory.Begin(key.Cache, id, epoch);
-            var isOlder = queue.Includes(cache, id) || revision < tiers.Seen.Highest(cache, id);
             var entryKey = tiers.Namespaces.Key(key.Cache, epoch, id);
             var isBefore = attempt == 0 && epoch.Since.Milliseconds <= began.Milliseconds;
             var written = isBefore
                 ? sizeLimit.Apply(key.Cache, entryKey, entry(entryKey))
                 : CacheEntry.Tombstone(entryKey, revision, time.GetUtcNow());
-            var write = await tiers.Redis.WriteAsync(cache, id, entryKey, written, isBefore ? timeToLive : TombstoneTtl, began, cancel);
+            var write = await PutAsync(key, epoch, revision, written, isBefore ? timeToLive : TombstoneTtl, began, cancel);
             if (write.State is WriteState.Unavailable)
             {
                 break;
-            }
-
-            if (write.State is WriteState.Stored && !isOlder)
-            {
-                tiers.Memory.Replace(key.Cache, id, written, read, time.GetUtcNow());
-            }
-            else
-            {
-                key.Cache.InvalidateMemory(id, revision);
             }
 
             if (await tiers.Namespaces.IsCurrentAsync(cache, epoch, write.Generation, cancel))
@@ -201,6 +188,36 @@ internal sealed class Invalidation(
         }
 
         Enqueue(key.Cache, id, revision);
+    }
+
+    /// <summary>Puts an entry into both tiers of one epoch.</summary>
+    private async Task<TierWrite> PutAsync<T>(
+        CacheKey<T> key,
+        Epoch epoch,
+        Revision revision,
+        CacheEntry written,
+        TimeSpan timeToLive,
+        Moment began,
+        CancellationToken cancel)
+        where T : class
+    {
+        // This process may have served a newer version, or have queued its invalidation. The check follows the local epoch, because a
+        // version that comes later makes the local epoch invalid.
+        var (cache, id) = (key.Cache.Name, key.Id);
+        var read = tiers.Memory.Begin(key.Cache, id, epoch);
+        var isOlder = queue.Includes(cache, id) || revision < tiers.Seen.Highest(cache, id);
+        var write = await tiers.Redis.WriteAsync(
+            cache, id, tiers.Namespaces.Key(key.Cache, epoch, id), written, timeToLive, began, cancel);
+        if (write.State is WriteState.Stored && !isOlder)
+        {
+            tiers.Memory.Replace(key.Cache, id, written, read, time.GetUtcNow());
+        }
+        else if (write.State is not WriteState.Unavailable)
+        {
+            key.Cache.InvalidateMemory(id, revision);
+        }
+
+        return write;
     }
 
     /// <summary>Without a Redis, no other process has written, and <see cref="SeenRevisions"/> takes the place of tombstones.</summary>

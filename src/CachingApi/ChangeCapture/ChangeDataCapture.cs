@@ -210,13 +210,7 @@ internal sealed partial class ChangeDataCapture : BackgroundService
 
             // The position first: every change up to it is in the queue by now.
             var received = changes.Received;
-            var batch = new Dictionary<(string Table, string? Id), RowChange>();
-            for (var waiting = queue.Count; waiting > 0 && queue.TryRead(out var change); waiting--)
-            {
-                batch[(change.Table, change.Id)] = change;
-            }
-
-            await InvalidateAsync(batch.Values, cancel);
+            await InvalidateAsync(Take(queue), cancel);
             await _caches.WaitForRedisAsync(cancel);
             var to = position with { Lsn = Math.Max(position.Lsn, (ulong)received) };
             if (to != position)
@@ -238,6 +232,18 @@ internal sealed partial class ChangeDataCapture : BackgroundService
                 Log.Follows(_log);
             }
         }
+    }
+
+    /// <summary>Of all changes in the queue the last one of each row.</summary>
+    private static Dictionary<(string Table, string? Id), RowChange>.ValueCollection Take(ChannelReader<RowChange> queue)
+    {
+        var batch = new Dictionary<(string Table, string? Id), RowChange>();
+        for (var waiting = queue.Count; waiting > 0 && queue.TryRead(out var change); waiting--)
+        {
+            batch[(change.Table, change.Id)] = change;
+        }
+
+        return batch.Values;
     }
 
     private async Task InvalidateAsync(IReadOnlyCollection<RowChange> batch, CancellationToken cancel)

@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using CachingApi.Redis;
 using Microsoft.AspNetCore.Identity;
 
 namespace CachingApi.Sessions;
@@ -21,15 +20,13 @@ internal sealed record PasswordAttempt(
 /// <summary>
 /// Logging in and out: the session store pattern. Sessions live in Redis, and for a while in the memory of the processes that use them.
 /// </summary>
-internal sealed partial class SessionService(
+internal sealed class SessionService(
     AccountRepository accounts,
-    Passwords passwords,
+    PasswordChecks checks,
     LoginBackoff backoff,
     SessionStore sessions,
     AdminRights rights,
-    SessionMetrics metrics,
-    TimeProvider time,
-    ILogger<SessionService> log)
+    SessionMetrics metrics)
 {
     private const int MaxDeviceLength = 200;
 
@@ -41,60 +38,38 @@ internal sealed partial class SessionService(
     /// The account is read again at the end:
     /// 1. a login reads the account and finds the old password right;
     /// 2. the password is changed, and the user's sessions are ended;
-    /// 3. the login begins a session, which nobody would end any more.
+    /// 3. the login begins a session, which nothing would end any more.
     /// </remarks>
     /// <param name="previous">The token of the request, and how it came.</param>
     public async Task<PasswordAttempt> LogInAsync(
         CreateSession login, LoginClient client, (SessionToken Token, SessionTransport Transport)? previous, CancellationToken cancel)
     {
-        var account = await accounts.FindAsync(login.Email, cancel);
-        var attempt = await backoff.AttemptAsync(login.Email, account?.Id, client, cancel);
-        if (attempt.Wait > TimeSpan.Zero)
+        var check = await checks.CheckAsync(login.Email, login.Password, client, cancel);
+        if (check is not { Result: not PasswordVerificationResult.Failed, Account: { } account })
         {
-            metrics.Count("delayed");
-            return new(false, attempt.Wait, UserId: account?.Id);
+            return check.Refusal;
         }
 
-        var check = await CheckAsync(attempt, account?.PasswordHash, login.Password, client.Neighbours, cancel);
-        if (check is PasswordVerificationResult.Failed)
-        {
-            metrics.Count("refused");
-            return new(false, UserId: account?.Id);
-        }
-
-        var id = Guid.CreateVersion7(time.GetUtcNow());
-        var token = SessionToken.New(account!.Id);
         var device = client.UserAgent.Length > MaxDeviceLength ? client.UserAgent[..MaxDeviceLength] : client.UserAgent;
         var transport = login.Transport ?? SessionTransport.Cookie;
-        var expires = await sessions.CreateAsync(token, id, account.Role, transport, device, cancel);
+        var (token, session) = await sessions.CreateAsync(account.Id, account.Role, transport, device, cancel);
         if (await accounts.FindAsync(login.Email, cancel) != account)
         {
             await sessions.EndAsync(token, CancellationToken.None);
             metrics.Count("refused");
-            return new(false, UserId: account.Id);
+            return check.Refusal;
         }
 
-        await backoff.SucceededAsync(attempt, account.Id, client, cancel);
+        await backoff.SucceededAsync(check.Attempt, account.Id, client, cancel);
         if (account.Role is Caller.AdminRole)
         {
             rights.Confirm(account.Id);
         }
 
-        // A token that came in another way than it was given out authenticates nothing, so it does not end its session either.
-        if (previous is var (old, cameBy) && await sessions.UseAsync(old, cancel) is { } session && session.Transport == cameBy)
-        {
-            await sessions.EndAsync(old, cancel);
-        }
-
-        if (check is PasswordVerificationResult.SuccessRehashNeeded)
-        {
-            await RehashAsync(account, login.Password, client.Neighbours, cancel);
-        }
-
+        await EndAsync(previous, cancel);
+        await checks.RehashAsync(check, login.Password, client.Neighbours, cancel);
         metrics.Count("created");
-        var shown = transport is SessionTransport.Bearer ? token.Text : null;
-        var created = new NewSession { Id = id, UserId = account.Id, ExpiresAt = expires, Token = shown };
-        return new(true, Session: created, Token: token, UserId: account.Id);
+        return new(true, Session: session, Token: token, UserId: account.Id);
     }
 
     /// <summary>Checks the password of a session's user once more.</summary>
@@ -107,21 +82,13 @@ internal sealed partial class SessionService(
     private async Task<PasswordAttempt> TryReauthenticateAsync(
         string password, Session current, SessionToken? token, string network, CancellationToken cancel)
     {
-        var attempt = await backoff.AttemptAsync(current, cancel);
-        if (attempt.Wait > TimeSpan.Zero)
+        var check = await checks.CheckAsync(current, password, network, cancel);
+        if (check.Result is PasswordVerificationResult.Failed)
         {
-            metrics.Count("delayed");
-            return new(false, attempt.Wait);
+            return check.Refusal;
         }
 
-        var account = await accounts.FindAsync(current.UserId, cancel);
-        if (await CheckAsync(attempt, account?.PasswordHash, password, network, cancel) is PasswordVerificationResult.Failed)
-        {
-            metrics.Count("refused");
-            return new(false);
-        }
-
-        await backoff.SucceededAsync(attempt, cancel);
+        await backoff.SucceededAsync(check.Attempt, cancel);
         if (token is { } kept)
         {
             await sessions.AuthenticatedAsync(kept, cancel);
@@ -201,23 +168,14 @@ internal sealed partial class SessionService(
             return new(false, Problem: problem);
         }
 
-        var attempt = await backoff.AttemptAsync(current, cancel);
-        if (attempt.Wait > TimeSpan.Zero)
+        var check = await checks.CheckAsync(current, change.CurrentPassword, client.Neighbours, cancel);
+        if (check is not { Result: not PasswordVerificationResult.Failed, Account: { } account })
         {
-            metrics.Count("delayed");
-            return new(false, attempt.Wait);
-        }
-
-        var account = await accounts.FindAsync(current.UserId, cancel);
-        var check = await CheckAsync(attempt, account?.PasswordHash, change.CurrentPassword, client.Neighbours, cancel);
-        if (check is PasswordVerificationResult.Failed)
-        {
-            return new(false);
+            return check.Refusal;
         }
 
         // From here on it is finished even if the caller goes away: a new password with old sessions would be half of it.
-        var hash = await passwords.HashAsync(change.NewPassword, preferred: true, client.Neighbours, cancel);
-        if (!await accounts.ChangePasswordAsync(account!.Id, account.PasswordHash, hash, CancellationToken.None))
+        if (!await checks.ChangeAsync(account, change.NewPassword, client.Neighbours, cancel))
         {
             return new(false);
         }
@@ -230,7 +188,7 @@ internal sealed partial class SessionService(
         }
 
         await backoff.ForgetKnownAsync(account.Id, CancellationToken.None);
-        await backoff.SucceededAsync(attempt, account.Id, client, CancellationToken.None);
+        await backoff.SucceededAsync(check.Attempt, account.Id, client, CancellationToken.None);
         metrics.Count("revoked");
         return new(true, Token: goesOn ? next : token);
     }
@@ -257,37 +215,12 @@ internal sealed partial class SessionService(
         }
     }
 
-    /// <summary>If no processor is free to check the password, the attempt does not count.</summary>
-    private async Task<PasswordVerificationResult> CheckAsync(
-        LoginAttempt attempt, string? hash, string password, string network, CancellationToken cancel)
+    /// <summary>A token that came in another way than it was given out authenticates nothing, so it does not end its session either.</summary>
+    private async Task EndAsync((SessionToken Token, SessionTransport Transport)? previous, CancellationToken cancel)
     {
-        try
+        if (previous is var (token, cameBy) && await sessions.UseAsync(token, cancel) is { } session && session.Transport == cameBy)
         {
-            return await passwords.CheckAsync(hash, password, attempt.IsKnown, network, cancel);
+            await sessions.EndAsync(token, cancel);
         }
-        catch (UnavailableException)
-        {
-            await backoff.WithdrawAsync(attempt, cancel);
-            throw;
-        }
-    }
-
-    private async Task RehashAsync(Account account, string password, string network, CancellationToken cancel)
-    {
-        try
-        {
-            var hash = await passwords.HashAsync(password, preferred: true, network, cancel);
-            await accounts.ChangePasswordAsync(account.Id, account.PasswordHash, hash, cancel);
-        }
-        catch (UnavailableException)
-        {
-            Log.NotRehashed(log); // the next login will
-        }
-    }
-
-    private static partial class Log
-    {
-        [LoggerMessage(1, LogLevel.Information, "A password could not be hashed anew: too many are waiting")]
-        public static partial void NotRehashed(ILogger log);
     }
 }

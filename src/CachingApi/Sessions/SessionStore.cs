@@ -10,7 +10,7 @@ namespace CachingApi.Sessions;
 /// what has expired. Sessions in use are kept in <see cref="SessionMemory"/>, too.
 /// </summary>
 internal sealed class SessionStore(
-    RedisConnections redis, SessionMemory memory, SessionBackplane backplane, IOptions<SessionPolicy> policy)
+    RedisConnections redis, SessionMemory memory, SessionBackplane backplane, IOptions<SessionPolicy> policy, TimeProvider time)
 {
     private static readonly string CreateScript = Lua.Load(typeof(SessionStore), "session_create.lua");
     private static readonly string UseScript = Lua.Load(typeof(SessionStore), "session_use.lua");
@@ -28,25 +28,27 @@ internal sealed class SessionStore(
     /// <summary>How often Redis notes that a session is used. Memory does not serve a session beyond the next time.</summary>
     private readonly long _noteUse = (long)Math.Min(60_000, policy.Value.Idle.TotalMilliseconds / 20);
 
-    /// <summary>Begins a session and returns when it ends if it is not used.</summary>
+    /// <summary>Begins a session.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
-    public async Task<DateTime> CreateAsync(
-        SessionToken token, Guid id, string role, SessionTransport transport, string device, CancellationToken cancel)
+    public async Task<(SessionToken Token, NewSession Session)> CreateAsync(
+        Guid userId, string role, SessionTransport transport, string device, CancellationToken cancel)
     {
+        var (token, id) = (SessionToken.New(userId), Guid.CreateVersion7(time.GetUtcNow()));
         RedisValue[] arguments =
         [
             id.ToString(), role, transport.ToString(), device, _idle, _absolute, MaxSessions,
-            backplane.Channel, SessionBackplane.Message(token.UserId),
+            backplane.Channel, SessionBackplane.Message(userId),
         ];
-        RedisKey[] keys = [Key(token), RevokedKey(token.UserId), IndexKey(token.UserId)];
+        RedisKey[] keys = [Key(token), RevokedKey(userId), IndexKey(userId)];
         var created = (long[])(await redis.OnStateAsync(state => state.ScriptEvaluateAsync(CreateScript, keys, arguments), cancel))!;
         if (created[1] == 1)
         {
-            memory.Ended(token.UserId);
-            await backplane.CountAsync(token.UserId);
+            memory.Ended(userId);
+            await backplane.CountAsync(userId);
         }
 
-        return FromUnixMilliseconds(created[0]);
+        var shown = transport is SessionTransport.Bearer ? token.Text : null;
+        return (token, new() { Id = id, UserId = userId, ExpiresAt = FromUnixMilliseconds(created[0]), Token = shown });
     }
 
     /// <summary>The session of a token, which counts as used now; <c>null</c> where there is none, or none any more.</summary>

@@ -41,6 +41,7 @@ internal static class SessionsSetup
             .AddSingleton<SessionBackplane>()
             .AddHostedService(provider => provider.GetRequiredService<SessionBackplane>())
             .AddSingleton<SessionStore>()
+            .AddSingleton<PasswordChecks>()
             .AddSingleton<Passwords>()
             .AddSingleton<LoginBackoff>()
             .AddSingleton<AccountRepository>()

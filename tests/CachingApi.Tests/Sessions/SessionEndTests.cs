@@ -45,12 +45,8 @@ public sealed class SessionEndTests(TestServers servers, ITestOutputHelper outpu
         await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
         var messages = await redis.GetSubscriber().SubscribeAsync(
             RedisChannel.Literal(api.Services.GetRequiredService<SessionBackplane>().Channel));
-        async Task<SessionToken> CreateAsync()
-        {
-            var token = SessionToken.New(user);
-            await store.CreateAsync(token, Guid.NewGuid(), "user", SessionTransport.Bearer, "test", none);
-            return token;
-        }
+        async Task<SessionToken> CreateAsync() =>
+            (await store.CreateAsync(user, "user", SessionTransport.Bearer, "test", none)).Token;
 
         async Task PublishesAsync(string what, Func<SessionToken, Task> operation)
         {
@@ -169,8 +165,7 @@ public sealed class SessionEndTests(TestServers servers, ITestOutputHelper outpu
         var store = nodes.Here.Services.GetRequiredService<SessionStore>();
         for (var other = 0; other < SessionStore.MaxSessions; other++)
         {
-            await store.CreateAsync(
-                SessionToken.New(session.UserId), Guid.NewGuid(), "user", SessionTransport.Bearer, "test", CancellationToken.None);
+            await store.CreateAsync(session.UserId, "user", SessionTransport.Bearer, "test", CancellationToken.None);
         }
 
         await RejectsAsync(session, Stopwatch.GetTimestamp(), "too many");

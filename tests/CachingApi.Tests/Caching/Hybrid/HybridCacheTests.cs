@@ -415,10 +415,23 @@ public sealed class HybridCacheTests(TestServers servers)
         Assert.Null(await node.InRedisOrMemoryAsync<string?>("key"));
     }
 
-    [Fact]
-    public async Task A_setting_out_of_its_range_fails() =>
-        await Assert.ThrowsAsync<Microsoft.Extensions.Options.OptionsValidationException>(
-            () => HybridNode.StartAsync(Implementation.Ours, redis: null, settings: settings => settings.Name = "Not a name"));
+    [Theory]
+    [InlineData(nameof(HybridCacheSettings.Name))]
+    [InlineData(nameof(HybridCacheSettings.MemoryEntries))]
+    [InlineData(nameof(HybridCacheSettings.MaximumExpiration))]
+    public async Task A_setting_out_of_its_range_fails_and_is_named(string name)
+    {
+        var error = await Assert.ThrowsAsync<Microsoft.Extensions.Options.OptionsValidationException>(
+            () => HybridNode.StartAsync(Implementation.Ours, redis: null, settings: settings =>
+            {
+                settings.Name = name is nameof(settings.Name) ? "Not a name" : settings.Name;
+                settings.MemoryEntries = name is nameof(settings.MemoryEntries) ? int.MaxValue : settings.MemoryEntries;
+                settings.MaximumExpiration =
+                    name is nameof(settings.MaximumExpiration) ? TimeSpan.MaxValue : settings.MaximumExpiration;
+            }));
+
+        Assert.Contains(name, error.Message, StringComparison.OrdinalIgnoreCase);
+    }
 
     [Fact]
     public async Task A_hit_of_a_value_that_nothing_can_change_allocates_nothing()
