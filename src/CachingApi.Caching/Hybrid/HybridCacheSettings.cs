@@ -40,8 +40,8 @@ public sealed class HybridCacheSettings
     public int MemoryEntries { get; set; } = 10_000;
 
     /// <summary>
-    /// How many tags a process knows at a time at most, 2 to 10,000,000. Beyond that, it forgets some, and reads the entries that carry them from
-    /// Redis again.
+    /// How many tags a process knows at a time at most, 2 to 10,000,000. Beyond that, it forgets some, and reads the entries that carry
+    /// them from Redis again.
     /// </summary>
     [Range(2, 10_000_000)]
     public int MemoryTags { get; set; } = 10_000;

@@ -215,7 +215,7 @@ internal sealed class SessionService(
         }
     }
 
-    /// <summary>A token that came in another way than it was given out authenticates nothing, so it does not end its session either.</summary>
+    /// <remarks>A token that came in another way than it was given out authenticates nothing, so it does not end its session.</remarks>
     private async Task EndAsync((SessionToken Token, SessionTransport Transport)? previous, CancellationToken cancel)
     {
         if (previous is var (token, cameBy) && await sessions.UseAsync(token, cancel) is { } session && session.Transport == cameBy)
