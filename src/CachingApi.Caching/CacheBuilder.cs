@@ -7,7 +7,7 @@ using Microsoft.Extensions.Options;
 namespace CachingApi.Caching;
 
 /// <summary>Declares a cache: how its values are written as JSON, ordered, loaded, warmed and written behind.</summary>
-public sealed class CacheBuilder<T> where T : class
+public sealed partial class CacheBuilder<T> where T : class
 {
     private readonly List<Action<IServiceProvider, CacheDefinition<T>>> _parts = [];
     private Func<IServiceProvider, CacheOptions> _options;
@@ -164,6 +164,11 @@ public sealed class CacheBuilder<T> where T : class
             throw new InvalidOperationException($"The cache {Name} has write-behind, which needs a version: declare it by Version.");
         }
 
+        foreach (var unknown in definition.Dependents.Except(provider.GetServices<CacheName>().Select(declared => declared.Name)))
+        {
+            Log.UnknownDependent(provider.GetRequiredService<ILogger<CacheEngine>>(), Name, unknown);
+        }
+
         var json = _json ?? throw new InvalidOperationException($"The cache {Name} has no JSON: declare it by Json.");
         return new(
             definition,
@@ -179,5 +184,11 @@ public sealed class CacheBuilder<T> where T : class
     {
         _parts.Add(part);
         return this;
+    }
+
+    private static partial class Log
+    {
+        [LoggerMessage(1, LogLevel.Warning, "The cache {Cache} clears {Dependent}, but this service has no cache of that name")]
+        public static partial void UnknownDependent(ILogger log, string cache, string dependent);
     }
 }

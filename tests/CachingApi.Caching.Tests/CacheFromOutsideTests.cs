@@ -211,6 +211,23 @@ public sealed class CacheFromOutsideTests(TestServers servers)
     }
 
     [Fact]
+    public async Task The_log_names_a_cache_that_another_clears_and_that_is_not_declared()
+    {
+        await using var node = await CacheNode.StartAsync(
+            servers,
+            options => options.Redis = options.RedisState = null,
+            services: services => services.AddCaching()
+                .AddCache<Item>("items", cache => cache.Json(ItemJson.Default.Item).Clears("names", "lists"))
+                .AddCache<Rename>("names", cache => cache.Json(ItemJson.Default.Rename)));
+
+        node.Services.GetRequiredService<Cache<Item>>();
+
+        Assert.Equal(
+            "The cache items clears lists, but this service has no cache of that name",
+            Assert.Single(node.Log, line => line.Contains(" clears ", StringComparison.Ordinal)).Trim());
+    }
+
+    [Fact]
     public async Task A_host_that_is_disposed_without_a_stop_logs_no_fault()
     {
         var node = await StartAsync();
