@@ -178,7 +178,7 @@ public sealed class WriteBehindTests(TestServers servers)
         // What was acknowledged before the write that failed is not lost with it.
         await PersistedAsync(node, bystander, "In the same batch", 2);
         var letter = (await DeadAsync(client, 1))[0];
-        Assert.Equal("The database refuses it (P0001).", letter.GetProperty("reason").GetString());
+        Assert.Equal("The database refuses the change (P0001).", letter.GetProperty("reason").GetString());
         Assert.Equal(user.Id.ToString(), letter.GetProperty("key").GetString());
         Assert.Equal(3, letter.GetProperty("version").GetInt64());
         Assert.Equal("Thief", letter.GetProperty("value").GetProperty("displayName").GetString());
@@ -225,7 +225,7 @@ public sealed class WriteBehindTests(TestServers servers)
         }
 
         var letter = (await DeadAsync(client, 1))[0];
-        Assert.Equal("There is no such entity.", letter.GetProperty("reason").GetString());
+        Assert.Equal("The entity does not exist.", letter.GetProperty("reason").GetString());
         await Eventually.TrueAsync(
             async () => (await client.GetAsync($"/users/{user.Id}")).StatusCode is HttpStatusCode.NotFound, "the user to be gone");
         Assert.Equal(
@@ -332,7 +332,7 @@ public sealed class WriteBehindTests(TestServers servers)
 
         await PersistedAsync(node, user, "After it", 2);
         var letter = (await DeadAsync(client, 1))[0];
-        Assert.Equal("It cannot be read.", letter.GetProperty("reason").GetString());
+        Assert.Equal("The queued change cannot be read.", letter.GetProperty("reason").GetString());
         Assert.Equal("not JSON", letter.GetProperty("value").GetString());
     }
 
@@ -711,7 +711,7 @@ public sealed class WriteBehindTests(TestServers servers)
         if (dead)
         {
             await PersistedAsync(node, other, "Other", 2);
-            Assert.Equal($"The database refuses it ({state}).", (await DeadAsync(client, 1))[0].GetProperty("reason").GetString());
+            Assert.Equal($"The database refuses the change ({state}).", (await DeadAsync(client, 1))[0].GetProperty("reason").GetString());
         }
         else
         {
@@ -1052,7 +1052,7 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal(1, await node.MetricAsync("write_behind_fallbacks_total", ("reason", "refused")));
         Assert.Contains(
             node.Log,
-            line => line.Contains("the maxmemory-policy of Redis is allkeys-lru, by which it may evict", StringComparison.Ordinal));
+            line => line.Contains("the maxmemory-policy of Redis is allkeys-lru, so Redis may evict", StringComparison.Ordinal));
 
         // A second Redis that may not lose anything is what it takes.
         await using var state = await ApiNode.StartAsync(

@@ -160,7 +160,8 @@ public sealed class HybridDifferenceTests(TestServers servers)
         }
 
         var error = await Assert.ThrowsAsync<InvalidOperationException>(() => read);
-        Assert.Equal("The key 'key' holds a System.Int32 and is read as a System.String: each type needs keys of its own.", error.Message);
+        Assert.Equal(
+            "The key 'key' holds a System.Int32 and is read as a System.String: use different keys for different types.", error.Message);
         await Assert.ThrowsAsync<InvalidOperationException>(() => node.InRedisOrMemoryAsync<string>("key").AsTask());
         Assert.Equal(42, await node.Cache.GetOrCreateAsync("key", new Source<int>(0).LoadAsync));
     }
