@@ -101,7 +101,7 @@ public sealed class SecurityEventsTests(TestServers servers)
         await SendAsync(client, HttpMethod.Delete, $"/sessions/{session}");
         await LoggedAsync("session-revocation: one", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Get, "/sessions/current");
-        await LoggedAsync("session-rejection: There is no such session.", null, null);
+        await LoggedAsync("session-rejection: The session does not exist.", null, null);
 
         var (admin, adminSession) = await SessionAsync(ApiNode.AdminEmail);
         using var __ = admin;

@@ -78,7 +78,7 @@ public sealed class EmailChangeTests(TestServers servers)
         var letters = default(JsonElement);
         await Eventually.TrueAsync(
             async () => (letters = await (await admin.GetAsync("/cache/dead-letters")).JsonAsync()).GetArrayLength() == 1);
-        Assert.Equal("The e-mail address is another one now.", letters[0].GetProperty("reason").GetString());
+        Assert.Equal("The user's e-mail address has changed.", letters[0].GetProperty("reason").GetString());
         Assert.Equal(user.Email, await api.SqlAsync<string>($"SELECT email FROM users WHERE id = '{user.Id}'"));
 
         // To bring the old address back is no retry.
