@@ -10,7 +10,7 @@ namespace CachingApi.Tests.Sessions;
 public sealed class SecurityEventsTests(TestServers servers)
 {
     [Fact]
-    public async Task What_matters_for_security_is_logged_with_user_session_and_network_and_no_secret()
+    public async Task Security_events_are_logged_with_user_session_and_network_and_no_secret()
     {
         await using var api = await ApiNode.StartAsync(servers, new()
         {
