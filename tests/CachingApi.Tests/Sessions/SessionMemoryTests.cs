@@ -203,7 +203,7 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
         Assert.True(await IsRecentAsync(nodes.Here));
         var began = Stopwatch.GetTimestamp();
         await Eventually.TrueAsync(() => IsRecentAsync(nodes.There));
-        Assert.True(Stopwatch.GetElapsedTime(began) < TimeSpan.FromSeconds(10), "The message must take effect before memory is read again.");
+        Assert.True(Stopwatch.GetElapsedTime(began) < TimeSpan.FromSeconds(10), "The message must take effect before entries expire.");
         Assert.Equal(HttpStatusCode.OK, (await RenameAsync(there)).StatusCode);
         Assert.Equal(HttpStatusCode.OK, (await RenameAsync(here)).StatusCode);
     }
