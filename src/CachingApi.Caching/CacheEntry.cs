@@ -11,7 +11,7 @@ public enum EntryKind : byte
     /// <summary>The entry holds the value.</summary>
     Value = 0,
 
-    /// <summary>The source has no such entity.</summary>
+    /// <summary>The entity does not exist in the source.</summary>
     Negative = 1,
 
     /// <summary>The entry makes older revisions invalid. It is never served.</summary>

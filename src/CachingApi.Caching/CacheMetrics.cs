@@ -9,7 +9,7 @@ internal sealed class CacheMetrics
 {
     public const string MeterName = "CachingApi.Caching";
 
-    /// <summary>Only one look-up in memory in so many is timed, because timing one costs as much as the look-up itself.</summary>
+    /// <summary>One look-up in memory out of this many is timed, because timing costs as much as the look-up itself.</summary>
     private const int LookUpsPerTimed = 128;
 
     [ThreadStatic]

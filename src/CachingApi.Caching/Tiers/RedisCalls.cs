@@ -23,7 +23,7 @@ internal sealed partial class RedisCalls(
     /// <summary>Whether Redis answers, by the last calls.</summary>
     public bool IsReachable => !circuit.IsOpen;
 
-    /// <summary>Whether Redis answers, and has answered for so long that other processes have replayed their invalidations.</summary>
+    /// <summary>Whether Redis answers, and has answered long enough for other processes to replay their invalidations.</summary>
     public bool IsSettled => !circuit.IsOpen && !circuit.IsSettling;
 
     /// <summary>The reason of the last failed call.</summary>

@@ -23,12 +23,12 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
     private const byte MaxReads = 3;
 
     /// <summary>
-    /// One entry in so many is in the small queue: half of the paper's share, because it has better hit ratios on Zipf traces.
+    /// One entry out of this many is in the small queue: half of the paper's share, because it has better hit ratios on Zipf traces.
     /// </summary>
     private const int SmallShare = 20;
 
     /// <summary>
-    /// After so many entries of the main queue got another turn, the next one is evicted even if it was read: bounds the time.
+    /// After this many entries of the main queue got another turn, the next one is evicted even if it was read, to bound the time.
     /// </summary>
     private const int MaxTurns = 64;
 

@@ -73,11 +73,11 @@ internal sealed record PendingWrite(long Token, long Version, long Over, ReadOnl
 /// Until then its value is pending: each load of the row applies it.
 /// </summary>
 /// <remarks>
-/// All writes of an entity, synchronous ones too, are ordered by a fencing token that Redis gives out (Kleppmann, "How to do
+/// All writes of an entity, synchronous ones too, are ordered by a fencing token that Redis issues (Kleppmann, "How to do
 /// distributed locking", 2016). The row keeps the token of its last write, and refuses earlier ones. So, of one entity:
 /// 1. write 1 is acknowledged and waits in the queue;
 /// 2. write 2, a synchronous one, acquires its token and commits;
-/// 3. a consumer comes to write 1: its token is earlier than the row's, so it changes nothing.
+/// 3. a consumer persists write 1: its token is earlier than the row's, so it changes nothing.
 /// A consumer that stalls, dies or persists a write twice cannot break that order, nor can several consumers at once.
 /// </remarks>
 internal sealed class WriteBehind(

@@ -245,7 +245,7 @@ internal sealed partial class WriteBehindConsumer(
         }
     }
 
-    /// <remarks>The row gets its later version first: the served values of the write are then older, whatever happens next.</remarks>
+    /// <remarks>The row gets its later version first, so that the served values of the write are older than the row from then on.</remarks>
     private async Task GiveUpAsync(QueuedWrite write, string reason, CancellationToken cancel)
     {
         var revision = await target.BumpVersionAsync(write, cancel);

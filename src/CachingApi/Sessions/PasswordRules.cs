@@ -169,7 +169,7 @@ internal static class PasswordRules
 }
 
 /// <summary>
-/// A password of an existing account, with at most so many characters in the form that is hashed. As an attribute of a string's length, the
+/// A password of an existing account, with a maximum length in the form that is hashed. As an attribute of a string's length, the
 /// bound is in the OpenAPI document.
 /// </summary>
 [AttributeUsage(AttributeTargets.Property)]
