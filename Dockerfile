@@ -1,7 +1,7 @@
 FROM mcr.microsoft.com/dotnet/sdk:10.0.401 AS build
 WORKDIR /source
 
-# A layer of its own, which only a changed dependency makes anew. The lock file pins every package by its hash.
+# A separate layer, which is rebuilt only if a dependency changes. The lock file pins every package by its hash.
 COPY global.json Directory.Build.props Directory.Packages.props ./
 COPY .config .config
 COPY src/Directory.Build.targets src/
@@ -12,7 +12,7 @@ RUN dotnet tool restore && dotnet restore src/CachingApi --locked-mode --use-cur
 
 COPY . .
 RUN dotnet publish src/CachingApi --no-restore -c Release --use-current-runtime --self-contained false -p:PublishReadyToRun=true -o /app
-# The software bill of materials: every package that the service is built from, in CycloneDX's form.
+# The software bill of materials: every package that the service is built from, in CycloneDX format.
 RUN dotnet CycloneDX src/CachingApi/CachingApi.csproj --disable-package-restore --base-intermediate-output-path /source/artifacts \
     --set-name CachingApi --output-format Json --output /app --filename sbom.cdx.json
 

@@ -1,7 +1,7 @@
--- What caches need in order to follow the users table, whoever changes it.
+-- For change data capture: caches receive every change of the users table, whichever client makes it.
 
--- The version orders what is cached of a row, so a change that does not move it on (by hand, in psql) must. A password's hash
--- is not cached, nor shown.
+-- The version orders the cached entries of a row. So this trigger increases it if a statement does not, for example in psql. A
+-- password's hash is not cached, so its change does not count.
 CREATE FUNCTION next_version() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.version := OLD.version + 1;
@@ -16,7 +16,7 @@ CREATE TRIGGER users_next_version BEFORE UPDATE ON users
             IS DISTINCT FROM (OLD.id, OLD.email, OLD.display_name, OLD.role, OLD.created_at)
     ) EXECUTE FUNCTION next_version();
 
--- A deletion tells the version of the row that is gone, not its key alone.
+-- A deletion in the replication stream then has the version of the row, not only its key.
 ALTER TABLE users REPLICA IDENTITY FULL;
 
 CREATE PUBLICATION cachingapi FOR TABLE users;

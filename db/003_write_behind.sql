@@ -1,3 +1,3 @@
--- Writes of a user are ordered by a fencing token, whether they are made at once or written behind: the row keeps that of its
--- last one, so that no earlier one changes it, and none is done twice.
+-- A fencing token orders the writes of a user, synchronous and write-behind: the row keeps the token of its last write, so that no
+-- earlier write changes it, and none is applied twice.
 ALTER TABLE users ADD COLUMN fence bigint NOT NULL DEFAULT 0;

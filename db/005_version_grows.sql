@@ -1,4 +1,4 @@
--- The version also may not go back: an entry of a later version would stay cached over the row. Scripts of Redis count in doubles.
+-- The version must not go back either: an entry of a later version would stay cached over the row. Scripts in Redis count in doubles.
 DROP TRIGGER users_next_version ON users;
 CREATE TRIGGER users_next_version BEFORE UPDATE ON users
     FOR EACH ROW WHEN (

@@ -1,4 +1,4 @@
--- 1,000 users to look at during development. Nobody can log in as one of them: their password hash matches nothing.
+-- 1,000 sample users for development. A login as one of them is impossible, because their password hash matches no password.
 INSERT INTO users (id, email, email_key, display_name, password_hash, created_at, updated_at)
 SELECT
     -- A UUIDv7: 48 bits of milliseconds, the version, then bits that are the same on every machine.

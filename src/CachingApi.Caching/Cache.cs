@@ -3,7 +3,7 @@ using CachingApi.Redis;
 
 namespace CachingApi.Caching;
 
-/// <summary>One cache, whatever the type of its values. Its members may be called from several threads at once.</summary>
+/// <summary>A cache with values of any type. Its members are thread-safe.</summary>
 public abstract class Cache
 {
     private readonly CacheEngine _engine;
@@ -31,7 +31,7 @@ public abstract class Cache
     /// <summary>The writes that were acknowledged and could not be persisted; <c>null</c> if the cache has no write-behind.</summary>
     public DeadLetters? DeadLetters { get; internal init; }
 
-    /// <summary>Hash of the shape of the cached type: another one means that the JSON of a value has other bytes.</summary>
+    /// <summary>Hash of the shape of the cached type. If the hash differs, the JSON of the same value differs, too.</summary>
     public ulong Shape { get; }
 
     /// <summary>True if writers can invalidate entries before expiry; memory is then used only while the backplane is healthy.</summary>
@@ -39,16 +39,16 @@ public abstract class Cache
 
     internal WarmingPlan? Warming { get; }
 
-    /// <summary>How many loads run at a time in this process at most.</summary>
+    /// <summary>The maximum number of loads that run at a time in this process.</summary>
     internal int MaxLoads { get; }
 
-    /// <summary>Whether the cache has a limit of its own in the place of <see cref="CachingOptions.MaxEntryBytes"/>.</summary>
+    /// <summary>Whether the cache has a size limit of its own instead of <see cref="CachingOptions.MaxEntryBytes"/>.</summary>
     internal bool LimitsItsEntries { get; }
 
     /// <summary>Whether entries have a revision, which orders them.</summary>
     internal abstract bool IsOrdered { get; }
 
-    /// <summary>Keys that are being read: see <see cref="ConsistencyChecker"/>.</summary>
+    /// <summary>Keys that were read recently: see <see cref="ConsistencyChecker"/>.</summary>
     internal RecentKeys Recent { get; } = new();
 
     /// <summary>The part of the memory tier that holds this cache's entries.</summary>
@@ -57,10 +57,10 @@ public abstract class Cache
     /// <summary>Whether <see cref="LoadEntryAsync"/> can be called without side effects.</summary>
     internal abstract bool HasSource { get; }
 
-    /// <summary>Clears the cache in all processes, at the cost of one operation. While Redis is away, the clear is queued.</summary>
+    /// <summary>Clears the cache in all processes by one operation. If Redis is away, the clear is queued.</summary>
     public Task ClearAsync(CancellationToken cancel) => _engine.Invalidation.ClearAsync(Name, cause: null, cancel);
 
-    /// <summary>As <see cref="ClearAsync"/>, and the caches that depend on this one.</summary>
+    /// <summary>As <see cref="ClearAsync"/>, and also clears the caches that depend on this one.</summary>
     public Task ClearWithDependentsAsync(CancellationToken cancel) =>
         Task.WhenAll(_dependents.Prepend(Name).Select(cache => _engine.Invalidation.ClearAsync(cache, cause: null, cancel)));
 
@@ -77,7 +77,7 @@ public abstract class Cache
     /// <summary>Whether <paramref name="key"/> names an entity that the cache can be warmed with.</summary>
     public bool IsKey(string key) => Warming?.IsKey(key) ?? false;
 
-    /// <summary>The keys of the <paramref name="count"/> entities that are most worth loading, at most.</summary>
+    /// <summary>The keys of the entities that are most worth loading, at most <paramref name="count"/> of them.</summary>
     public Task<IReadOnlyList<string>> TopKeysAsync(int count, CancellationToken cancel) =>
         Warming?.TopAsync(count, cancel) ?? Task.FromResult<IReadOnlyList<string>>([]);
 
@@ -91,7 +91,7 @@ public abstract class Cache
         return Task.WhenAll(_dependents.Select(cache => _engine.Invalidation.ClearUnlessCausedAsync(cache, causes, cancel)));
     }
 
-    /// <summary>Loads what a key of <see cref="TopKeysAsync"/> names, through the cache.</summary>
+    /// <summary>Loads the entity that a key of <see cref="TopKeysAsync"/> names, through the cache.</summary>
     internal abstract Task WarmAsync(string key, CancellationToken cancel);
 
     /// <summary>
@@ -114,7 +114,7 @@ public abstract class Cache
 }
 
 /// <summary>A committed change of an entity.</summary>
-/// <param name="Revision">That of the entity after the change. A deletion comes after the last version.</param>
+/// <param name="Revision">The entity's revision after the change. The revision of a deletion is later than the last version.</param>
 public readonly record struct EntityChange(string Id, Revision Revision, bool IsDeletion = false);
 
 /// <summary>
@@ -140,45 +140,47 @@ public sealed partial class Cache<T> : Cache where T : class
 
     internal ValueFormat<T> Format { get; }
 
-    /// <summary>The duration of the last load: an entry that was written, not loaded, is assumed to cost as much.</summary>
+    /// <summary>The duration of the last load. It is also the assumed load time of entries that were written, not loaded.</summary>
     internal TimeSpan LastLoadTime { get; set; }
 
     internal override bool IsOrdered => _definition.Version is not null || _definition.Fence is not null;
 
     internal override bool HasSource => _definition.Load is not null && RequiresBackplane;
 
-    /// <summary>The cached value of <paramref name="id"/>, loaded by the cache's loader if need be.</summary>
-    /// <exception cref="UnavailableException">The source, or what the load needs, is away, and no usable entry is cached.</exception>
+    /// <summary>The value of <paramref name="id"/>. If no fresh one is cached, the cache's loader loads it.</summary>
+    /// <exception cref="UnavailableException">
+    /// The source, or a server that the load needs, is away, and no usable entry is cached.
+    /// </exception>
     public ValueTask<CacheResult<T>> GetAsync(string id, CancellationToken cancel) =>
         Typed(_engine.CacheAside.GetAsync(Key(id), load: null, admit: null, cancel));
 
     /// <summary>
-    /// As <see cref="GetAsync(string, CancellationToken)"/>, by a loader of the caller; <c>null</c> from it means "not found".
+    /// As <see cref="GetAsync(string, CancellationToken)"/>, but the caller gives the loader. If it returns <c>null</c>: "not found".
     /// </summary>
     public ValueTask<CacheResult<T>> GetAsync(string id, Func<CancellationToken, Task<T?>> load, CancellationToken cancel) =>
         Typed(_engine.CacheAside.GetAsync(Key(id), load, admit: null, cancel));
 
     /// <inheritdoc cref="GetAsync(string, Func{CancellationToken, Task{T}}, CancellationToken)"/>
     /// <param name="admit">
-    /// Called before this caller causes a load, or joins one. With <c>false</c>, nothing is cached that could be served: it may refuse the
-    /// caller by an exception, which does not count as a failure of the load. With <c>true</c>, an entry can be served: if it returns
-    /// <c>false</c>, that one is, and nothing is loaded.
+    /// Called before this caller causes or joins a load. The argument says whether a cached entry can be served. If it is <c>false</c>, the
+    /// callback can refuse the caller by an exception, which does not count as a failure of the load. If it is <c>true</c> and the callback
+    /// returns <c>false</c>, the cached entry is served and nothing is loaded.
     /// </param>
     public ValueTask<CacheResult<T>> GetAsync(
         string id, Func<CancellationToken, Task<T?>> load, Func<bool, Task<bool>>? admit, CancellationToken cancel) =>
         Typed(_engine.CacheAside.GetAsync(Key(id), load, admit, cancel));
 
-    /// <summary>The cached value of <paramref name="id"/>. Nothing is loaded; memory keeps an entry that Redis has.</summary>
+    /// <summary>The cached value of <paramref name="id"/>, without a load. If only Redis has the entry, memory keeps it, too.</summary>
     /// <returns><see cref="CacheOutcome.NotCached"/> if nothing usable is cached.</returns>
     public ValueTask<CacheResult<T>> TryGetAsync(string id, CancellationToken cancel) =>
         Typed(_engine.CacheAside.GetAsync(Key(id), new ReadCall<T>(null, null, new(ReadSkips.Load, null)), cancel));
 
     /// <summary>
-    /// The value from the source, not through the cache; a write that is pending is applied to it. <c>null</c>: not found.
+    /// The value from the source, not through the cache, with the pending write applied. <c>null</c>: not found.
     /// </summary>
     public Task<T?> LoadAsync(string id, CancellationToken cancel) => LoadAsync(id, stop => LoadRowAsync(id, stop), cancel);
 
-    /// <summary>As <see cref="LoadAsync(string, CancellationToken)"/>, by a loader of the caller.</summary>
+    /// <summary>As <see cref="LoadAsync(string, CancellationToken)"/>, but the caller gives the loader.</summary>
     internal async Task<T?> LoadAsync(string id, Func<CancellationToken, Task<T?>> load, CancellationToken cancel)
     {
         // The pending write is read before the row: see WriteBehind.PendingAsync.
@@ -190,11 +192,11 @@ public sealed partial class Cache<T> : Cache where T : class
     /// <summary>The row as the database has it, without the pending write.</summary>
     internal Task<T?> LoadRowAsync(string id, CancellationToken cancel) => _definition.Load is { } load
         ? load(id, cancel)
-        : throw new InvalidOperationException($"The cache {Name} has no loader: declare one by LoadWith, or give one to GetAsync.");
+        : throw new InvalidOperationException($"The cache {Name} has no loader: declare one with LoadWith, or pass one to GetAsync.");
 
     internal Revision RevisionOf(T value) => new(_definition.Version?.Invoke(value) ?? 0, _definition.Fence?.Invoke(value) ?? 0);
 
-    /// <summary>The sooner of <paramref name="bound"/> and the time that the value itself gives.</summary>
+    /// <summary>The earlier of <paramref name="bound"/> and the time that the value itself gives.</summary>
     internal DateTimeOffset FreshUntil(T value, DateTimeOffset now, DateTimeOffset bound) =>
         _definition.FreshUntil?.Invoke(value, now) is { } sooner && sooner < bound ? sooner : bound;
 

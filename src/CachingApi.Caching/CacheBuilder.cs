@@ -56,12 +56,14 @@ public sealed partial class CacheBuilder<T> where T : class
     public CacheBuilder<T> Version(Func<T, long> version) => With((_, cache) => cache.Version = version);
 
     /// <summary>
-    /// Reads what orders equal versions: the fencing token of the write that made the value, or, for values without a version, a number
-    /// that grows with every state of the source.
+    /// Reads the number that orders equal versions: the fencing token of the write that made the value. For values without a version: a
+    /// number that grows with every state of the source.
     /// </summary>
     public CacheBuilder<T> Fence(Func<T, long> fence) => With((_, cache) => cache.Fence = fence);
 
-    /// <summary>Reads until when a value that is loaded now is fresh; <see cref="CacheOptions.Ttl"/> is the upper bound.</summary>
+    /// <summary>
+    /// Reads the time until which a value that is loaded now is fresh; <see cref="CacheOptions.Ttl"/> is the upper bound.
+    /// </summary>
     public CacheBuilder<T> FreshUntil(Func<IServiceProvider, Func<T, DateTimeOffset, DateTimeOffset>> freshUntil) =>
         With((provider, cache) => cache.FreshUntil = freshUntil(provider));
 
@@ -70,11 +72,11 @@ public sealed partial class CacheBuilder<T> where T : class
     /// </summary>
     public CacheBuilder<T> Immutable() => With((_, cache) => cache.IsImmutable = true);
 
-    /// <summary>Entries of this cache are never invalidated, they only expire: memory serves them without the backplane, too.</summary>
+    /// <summary>Entries of this cache only expire; nothing invalidates them. So memory serves them even without the backplane.</summary>
     public CacheBuilder<T> ExpiresOnly() => With((_, cache) => cache.RequiresBackplane = false);
 
     /// <summary>
-    /// Loads an entity from the source; <c>null</c> means that it does not exist. Each load has a service scope of its own.
+    /// Loads an entity from the source; <c>null</c> means that it does not exist. Each load runs in its own service scope.
     /// </summary>
     public CacheBuilder<T> LoadWith<TService>(Func<TService, string, CancellationToken, Task<T?>> load) where TService : notnull =>
         With((provider, cache) =>
@@ -87,11 +89,11 @@ public sealed partial class CacheBuilder<T> where T : class
             };
         });
 
-    /// <summary>Clears these caches after every write: they depend on many entities of this one, such as pages of a list.</summary>
+    /// <summary>Clears these caches after every write. They depend on many entities of this cache, as pages of a list do.</summary>
     public CacheBuilder<T> Clears(params string[] caches) => With((_, cache) => cache.Dependents = [.. cache.Dependents, .. caches]);
 
-    /// <summary>Loads entries before they are requested: at start, or as a job that an administrator begins.</summary>
-    /// <param name="top">The keys of the entities that are most worth loading, so many at most.</param>
+    /// <summary>Loads entries before clients request them: at start, or as a job that an administrator starts.</summary>
+    /// <param name="top">Returns the keys of the entities that are most worth loading; its argument is the maximum number of keys.</param>
     public CacheBuilder<T> WarmWith<TService>(
         Func<TService, int, CancellationToken, Task<IReadOnlyList<string>>> top, Action<WarmingOptions>? configure = null)
         where TService : notnull => With((provider, cache) =>
@@ -106,7 +108,7 @@ public sealed partial class CacheBuilder<T> where T : class
             });
         });
 
-    /// <summary>Lets changes be written behind: see <see cref="IWriteBehind{T, TChange}"/>.</summary>
+    /// <summary>Enables write-behind: see <see cref="IWriteBehind{T, TChange}"/>.</summary>
     /// <param name="json">The JSON of a change in the queue.</param>
     public CacheBuilder<T> WriteBehindWith<
         [DynamicallyAccessedMembers(DynamicallyAccessedMemberTypes.PublicConstructors)] TWriter, TChange>(
@@ -161,7 +163,7 @@ public sealed partial class CacheBuilder<T> where T : class
 
         if (definition is { Target: not null, Version: null })
         {
-            throw new InvalidOperationException($"The cache {Name} has write-behind, which needs a version: declare it by Version.");
+            throw new InvalidOperationException($"The cache {Name} has write-behind, which needs a version: declare it with Version.");
         }
 
         foreach (var unknown in definition.Dependents.Except(provider.GetServices<CacheName>().Select(declared => declared.Name)))
@@ -169,7 +171,7 @@ public sealed partial class CacheBuilder<T> where T : class
             Log.UnknownDependent(provider.GetRequiredService<ILogger<CacheEngine>>(), Name, unknown);
         }
 
-        var json = _json ?? throw new InvalidOperationException($"The cache {Name} has no JSON: declare it by Json.");
+        var json = _json ?? throw new InvalidOperationException($"The cache {Name} has no JSON: declare it with Json.");
         return new(
             definition,
             options,

@@ -1,6 +1,6 @@
 namespace CachingApi.Caching;
 
-/// <summary>What a feature declares of its cache: see <see cref="CacheBuilder{T}"/>.</summary>
+/// <summary>A feature's declaration of its cache: see <see cref="CacheBuilder{T}"/>.</summary>
 internal abstract class CacheDefinition(string name)
 {
     public string Name => name;
@@ -12,10 +12,10 @@ internal abstract class CacheDefinition(string name)
 
     public WarmingPlan? Warming { get; set; }
 
-    /// <summary>How many loads run at a time in one process at most; half as many while Redis is away.</summary>
+    /// <summary>The maximum number of loads that run at a time in one process; half of it while Redis is away.</summary>
     public int MaxLoads { get; set; } = 64;
 
-    /// <summary>Whether the cache has a limit of its own in the place of <see cref="CachingOptions.MaxEntryBytes"/>.</summary>
+    /// <summary>Whether the cache has a size limit of its own instead of <see cref="CachingOptions.MaxEntryBytes"/>.</summary>
     public bool LimitsItsEntries { get; set; }
 }
 

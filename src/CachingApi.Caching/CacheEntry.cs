@@ -11,10 +11,10 @@ public enum EntryKind : byte
     /// <summary>The entry holds the value.</summary>
     Value = 0,
 
-    /// <summary>The source has no such entity.</summary>
+    /// <summary>The entity does not exist in the source.</summary>
     Negative = 1,
 
-    /// <summary>Older revisions are invalid. A tombstone is never served.</summary>
+    /// <summary>The entry makes older revisions invalid. It is never served.</summary>
     Tombstone = 2,
 }
 
@@ -46,10 +46,10 @@ public readonly record struct Revision(long Version, long Fence = 0) : IComparab
 /// </summary>
 /// <remarks>
 /// Header, big-endian: 1 byte magic, 1 format, 1 kind, 1 zero, 8 hash of the key, 8 version, 8 fence; 8 created, 8 fresh until,
-/// 8 usable until (Unix milliseconds), 8 checksum, 4 load time (microseconds). The first 28 bytes keep their place in every
-/// format: so an entry of another format is unreadable, but still ordered. The checksum covers the body and the shape of its
-/// type: a body that was written for another shape of the DTO is unreadable, too. That of a value and of a negative entry also covers the
-/// header before it; a script makes tombstones of both, which have no body and are never served.
+/// 8 usable until (Unix milliseconds), 8 checksum, 4 load time (microseconds). The first 28 bytes have the same place in every
+/// format. So this build can order an entry of another format, although it cannot read it. The checksum covers the body and the shape
+/// of its type: a body that was written for another shape of the DTO is unreadable, too. In a value and in a negative entry, the
+/// checksum also covers the header before it. A script turns both into tombstones, which have no body and are never served.
 /// </remarks>
 public sealed class CacheEntry
 {
@@ -69,28 +69,28 @@ public sealed class CacheEntry
     /// <summary>The version of the value; 0 for values without one.</summary>
     public long Version => ReadInt64(12);
 
-    /// <summary>What orders the entry among those of its entity.</summary>
+    /// <summary>The revision, which orders the entries of one entity.</summary>
     public Revision Revision => RevisionIn(Bytes.Span);
 
     /// <summary>When the entry was made.</summary>
     public DateTimeOffset Created => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(28));
 
-    /// <summary>Until when the entry is served as fresh.</summary>
+    /// <summary>The time until which the entry is served as fresh.</summary>
     public DateTimeOffset FreshUntil => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(36));
 
-    /// <summary>Until when the entry is served at all, stale.</summary>
+    /// <summary>The time until which the entry may be served stale.</summary>
     public DateTimeOffset UsableUntil => DateTimeOffset.FromUnixTimeMilliseconds(ReadInt64(44));
 
     /// <summary>Header and body.</summary>
     internal ReadOnlyMemory<byte> Bytes { get; }
 
-    /// <summary>What the format has read from the body: it is kept as long as memory keeps the entry.</summary>
+    /// <summary>The object that the format has read from the body. It lives as long as memory keeps the entry.</summary>
     internal object? Parsed { get; set; }
 
     /// <summary>Hash of the body.</summary>
     internal ulong ContentHash => XxHash3.HashToUInt64(Body.Span);
 
-    /// <summary>The time that the load took: early refresh weighs it against the time that is left.</summary>
+    /// <summary>The duration of the load. Early refresh compares it with the time until expiry.</summary>
     internal TimeSpan LoadTime => TimeSpan.FromMicroseconds(BinaryPrimitives.ReadUInt32BigEndian(Bytes.Span[60..]));
 
     internal bool IsFresh(DateTimeOffset now) => Kind is not EntryKind.Tombstone && now < FreshUntil;
@@ -111,14 +111,14 @@ public sealed class CacheEntry
         };
     }
 
-    /// <summary>The entry that says "the source has no such entity", as of <paramref name="revision"/>.</summary>
+    /// <summary>The entry for an entity that does not exist in the source, as of <paramref name="revision"/>.</summary>
     internal static CacheEntry Negative(EntryKey key, CacheOptions settings, Revision revision, TimeSpan loadTime, DateTimeOffset now)
     {
         var until = now + settings.NegativeTtl * Shortened(settings.Jitter);
         return new(Stamped(Header(), key, EntryKind.Negative, revision, now, until, until, loadTime));
     }
 
-    /// <summary>The entry that refuses every revision older than <paramref name="revision"/>.</summary>
+    /// <summary>The entry that keeps out every revision older than <paramref name="revision"/>.</summary>
     internal static CacheEntry Tombstone(EntryKey key, Revision revision, DateTimeOffset now) =>
         new(Stamped(Header(), key, EntryKind.Tombstone, revision, now, DateTimeOffset.UnixEpoch, DateTimeOffset.UnixEpoch, TimeSpan.Zero));
 
@@ -197,7 +197,7 @@ internal readonly record struct EntryKey(string Text, ulong Shape = 0)
 {
     public ulong Hash { get; } = XxHash3.HashToUInt64(MemoryMarshal.AsBytes(Text.AsSpan()));
 
-    /// <summary>The key of its lease: the braces put both into one slot of a Redis Cluster.</summary>
+    /// <summary>The key of the entry's lease. The braces put both keys into one slot of a Redis Cluster.</summary>
     public string Lease => $"{{{Text}}}:lease";
 
     public override string ToString() => Text;

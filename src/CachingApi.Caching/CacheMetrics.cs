@@ -4,12 +4,12 @@ using CachingApi.Redis;
 
 namespace CachingApi.Caching;
 
-/// <summary>The names and label values that the caches are measured by.</summary>
+/// <summary>The metrics of the caches: names and label values.</summary>
 internal sealed class CacheMetrics
 {
     public const string MeterName = "CachingApi.Caching";
 
-    /// <summary>To time each look-up in memory would cost as much as the look-up.</summary>
+    /// <summary>One look-up in memory out of this many is timed, because timing costs as much as the look-up itself.</summary>
     private const int LookUpsPerTimed = 128;
 
     [ThreadStatic]
@@ -32,7 +32,7 @@ internal sealed class CacheMetrics
         _loads = meter.CreateCounter<long>("cache.loads", description: "Loads from the source by cache and outcome.");
         _coalesced = meter.CreateCounter<long>("cache.coalesced", description: "Callers that shared another caller's load.");
         _refusedFills = meter.CreateCounter<long>(
-            "cache.refused_fills", description: "Loaded values not kept, as a newer version was known.");
+            "cache.refused_fills", description: "Loaded values that were not cached because a newer version was known.");
         _oversized = meter.CreateCounter<long>(
             "cache.oversized", description: "Entries not cached because they are larger than Cache:MaxEntryBytes.");
         _loadDuration = meter.CreateHistogram<double>(
@@ -45,14 +45,14 @@ internal sealed class CacheMetrics
         _staleness = meter.CreateHistogram<double>(
             "cache.staleness",
             "s",
-            "For how long a tier was seen to differ from the source; 0 for a key that agrees.",
+            "How long a tier was seen to differ from the source; 0 for a key that agrees.",
             advice: new()
             {
                 HistogramBucketBoundaries = [0, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300],
             });
         _inconsistencies = meter.CreateCounter<long>(
             "cache.inconsistencies", description: "Entries that still differed from an unchanged source after the promised bound.");
-        meter.CreateObservableGauge("cache.circuit_open", () => circuit.IsOpen ? 1 : 0, description: "1 while Redis is left alone.");
+        meter.CreateObservableGauge("cache.circuit_open", () => circuit.IsOpen ? 1 : 0, description: "1 while Redis is not used.");
     }
 
     private static double[] Buckets { get; } =
@@ -84,13 +84,13 @@ internal sealed class CacheMetrics
 
     public void RefusedFill(string cache) => _refusedFills.Add(1, new KeyValuePair<string, object?>("cache", cache));
 
-    /// <summary>For how long a tier was seen to differ from the source.</summary>
+    /// <summary>Records for how long a tier was seen to differ from the source.</summary>
     public void Staleness(string cache, string tier, TimeSpan lasted) =>
         _staleness.Record(lasted.TotalSeconds, new("cache", cache), new("tier", tier));
 
     public void Inconsistent(string cache, string tier) => _inconsistencies.Add(1, new("cache", cache), new("tier", tier));
 
-    /// <summary>Shows 0 for a cache that is compared: Prometheus sees no increase in a counter that begins with 1.</summary>
+    /// <summary>Reports 0 for a cache that is compared, because Prometheus sees no increase in a counter whose first sample is 1.</summary>
     public void WatchInconsistencies(string cache)
     {
         foreach (var tier in new[] { "memory", "redis" })

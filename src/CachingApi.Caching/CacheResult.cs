@@ -1,6 +1,6 @@
 namespace CachingApi.Caching;
 
-/// <summary>How an answer came about.</summary>
+/// <summary>Where an answer came from, and why.</summary>
 public enum CacheOutcome
 {
     /// <summary>From the memory of this process, fresh.</summary>
@@ -24,11 +24,11 @@ public enum CacheOutcome
     /// <summary>From the source, because Redis is away.</summary>
     Bypass,
 
-    /// <summary>Nothing usable is cached, and the read was not to load.</summary>
+    /// <summary>Nothing usable is cached, and the read does not load.</summary>
     NotCached,
 }
 
-/// <summary>An answer of a cache: the entry, and how it came about.</summary>
+/// <summary>An answer of a cache: the entry, and where it came from.</summary>
 /// <param name="Stored">Whether this read loaded the value and the cache keeps it.</param>
 /// <param name="Collapsed">Whether the read shared the load of another caller.</param>
 public readonly record struct CacheResult(CacheEntry Entry, CacheOutcome Outcome, bool Stored = false, bool Collapsed = false)
@@ -50,7 +50,7 @@ public readonly struct CacheResult<T> where T : class
     /// <summary>The entry as it is cached: the value as UTF-8 JSON, with its lifetimes.</summary>
     public CacheEntry Entry => Untyped.Entry;
 
-    /// <summary>How the answer came about.</summary>
+    /// <summary>Where the answer came from, and why.</summary>
     public CacheOutcome Outcome => Untyped.Outcome;
 
     /// <summary>Whether the entity exists.</summary>

@@ -10,11 +10,12 @@ public sealed class CachingOptions
     public string? Redis { get; set; }
 
     /// <summary>
-    /// Connection string of the Redis for state that must not be lost, such as queued writes; that of the cache if it is not set.
+    /// Connection string of the Redis for state that must not be lost, such as queued writes. If it is not set, <see cref="Redis"/> is
+    /// used.
     /// </summary>
     public string? RedisState { get; set; }
 
-    /// <summary>What every key begins with, so that several services can share one Redis.</summary>
+    /// <summary>The prefix of every key, so that several services can share one Redis.</summary>
     public string? KeyPrefix { get; set; }
 
     /// <summary>How long one request waits for Redis before it goes on without it.</summary>
@@ -25,15 +26,15 @@ public sealed class CachingOptions
     [TimeSpanRange("00:00:00.001", "00:00:20")]
     public TimeSpan SoftTimeout { get; set; } = TimeSpan.FromMilliseconds(100);
 
-    /// <summary>How long one load from the source may take. A slower one fails, and is never kept.</summary>
+    /// <summary>How long one load from the source may take. A slower load fails, and its value is not cached.</summary>
     [TimeSpanRange("00:00:00.100", "00:00:20")]
     public TimeSpan LoadTimeout { get; set; } = TimeSpan.FromSeconds(10);
 
-    /// <summary>How large an entry may be, in bytes, header and body. A larger one is served and not cached.</summary>
+    /// <summary>The maximum size of an entry in bytes, header and body. A larger one is served but not cached.</summary>
     [Range(1024, 64 * 1024 * 1024)]
     public int MaxEntryBytes { get; set; } = 1024 * 1024;
 
-    /// <summary>How many keys per second are compared with their source, in all caches of this process together; 0 compares none.</summary>
+    /// <summary>How many keys per second this process compares with their source, over all its caches; 0 turns it off.</summary>
     [Range(0.0, 1000.0)]
     public double Verify { get; set; } = 1;
 }
@@ -45,7 +46,7 @@ public class CacheOptions
     [TimeSpanRange("00:00:00.001", "365.00:00:00")]
     public TimeSpan Ttl { get; set; } = TimeSpan.FromMinutes(10);
 
-    /// <summary>How long, after that, a stale entry is kept for the case that the source fails.</summary>
+    /// <summary>How long a stale entry is kept after <see cref="Ttl"/>, to be served if the source is slow or fails.</summary>
     [TimeSpanRange("00:00:00", "365.00:00:00")]
     public TimeSpan StaleFor { get; set; } = TimeSpan.Zero;
 
@@ -53,16 +54,16 @@ public class CacheOptions
     [TimeSpanRange("00:00:00.001", "1.00:00:00")]
     public TimeSpan NegativeTtl { get; set; } = TimeSpan.FromSeconds(30);
 
-    /// <summary>How long an entry is kept in the memory of a process at most; zero keeps none there.</summary>
+    /// <summary>The maximum time for which a process keeps an entry in memory; zero turns the memory tier off.</summary>
     [TimeSpanRange("00:00:00", "365.00:00:00")]
     public TimeSpan MemoryTtl { get; set; } = TimeSpan.FromMinutes(1);
 
-    /// <summary>How many entries are kept in the memory of a process at most.</summary>
+    /// <summary>The maximum number of entries that a process keeps in memory.</summary>
     [Range(3, 10_000_000)]
     public int MemoryEntries { get; set; } = 10_000;
 
     /// <summary>
-    /// Whether an entry that is about to expire is loaded again in the background, by chance and by what that costs (XFetch).
+    /// Whether an entry that is about to expire is loaded again in the background. The probability grows with the load's cost (XFetch).
     /// </summary>
     public bool EarlyRefresh { get; set; } = true;
 
@@ -70,7 +71,7 @@ public class CacheOptions
     internal bool InMemory => MemoryTtl > TimeSpan.Zero;
 
     /// <summary>
-    /// The part of a lifetime, 0 to 0.5, that is left off at random, so that entries that were cached together do not expire together.
+    /// The largest part of a lifetime, 0 to 0.5, that is cut off at random, so that entries cached together do not expire together.
     /// </summary>
     [Range(0.0, 0.5)]
     public double Jitter { get; set; } = 0.1;

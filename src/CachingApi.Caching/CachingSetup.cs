@@ -8,7 +8,7 @@ namespace CachingApi.Caching;
 /// <summary>Registers the caching engine.</summary>
 public static class CachingSetup
 {
-    /// <summary>Adds the engine, once however often it is called, and applies the options.</summary>
+    /// <summary>Adds the engine and applies the options. Further calls only apply their options.</summary>
     public static CachingBuilder AddCaching(this IServiceCollection services, Action<CachingOptions>? configure = null)
     {
         if (configure is not null)
@@ -40,7 +40,7 @@ public static class CachingSetup
         services.AddOptionsWithValidateOnStart<CachingOptions>();
         services.AddOptionsWithValidateOnStart<WriteBehindOptions>();
 
-        // A service may have validators of its own, which name the section of its configuration.
+        // A service may have its own validators, whose messages name the section of its configuration.
         services.TryAddSingleton<IValidateOptions<RedisOptions>, RedisOptionsValidator>();
         services.TryAddSingleton<IValidateOptions<CachingOptions>, CachingOptionsValidator>();
         services.TryAddSingleton<IValidateOptions<WriteBehindOptions>, WriteBehindOptionsValidator>();
@@ -118,17 +118,17 @@ public sealed class CachingBuilder
         ArgumentNullException.ThrowIfNull(configure);
         if (name.Length == 0 || !name.All(letter => letter is (>= 'a' and <= 'z') or (>= '0' and <= '9') or '-'))
         {
-            throw new ArgumentException("The name of a cache has lower-case letters, digits and hyphens only.", nameof(name));
+            throw new ArgumentException("The name of a cache may contain only lower-case letters, digits and hyphens.", nameof(name));
         }
 
         if (Services.Any(service => service.ServiceType == typeof(Cache<T>)))
         {
-            throw new InvalidOperationException($"There is a cache of {typeof(T).Name} already: give the second one a type of its own.");
+            throw new InvalidOperationException($"A cache of {typeof(T).Name} is already registered: give the second one another type.");
         }
 
         if (Services.Any(service => service.ImplementationInstance is CacheName taken && taken.Name == name))
         {
-            throw new InvalidOperationException($"There is a cache of the name {name} already.");
+            throw new InvalidOperationException($"A cache with the name {name} is already registered.");
         }
 
         var builder = new CacheBuilder<T>(Services, name);

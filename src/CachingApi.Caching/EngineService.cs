@@ -1,7 +1,8 @@
 namespace CachingApi.Caching;
 
 /// <summary>
-/// A service of the engine that runs until its host ends. A host that is disposed without a stop would take the cancellation for a fault.
+/// A service of the engine that runs until its host stops. It hides the cancellation, which a host that is disposed without a stop would
+/// treat as a fault.
 /// </summary>
 internal abstract class EngineService : BackgroundService
 {
@@ -13,7 +14,7 @@ internal abstract class EngineService : BackgroundService
         }
         catch (OperationCanceledException) when (stoppingToken.IsCancellationRequested)
         {
-            // The host ends.
+            // The host is stopping.
         }
     }
 

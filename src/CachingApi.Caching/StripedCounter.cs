@@ -1,6 +1,6 @@
 namespace CachingApi.Caching;
 
-/// <summary>A counter that many threads increment: each processor has a cell of its own, on a cache line of its own.</summary>
+/// <summary>A counter that many threads increment: each processor has its own cell, on its own cache line.</summary>
 internal sealed class StripedCounter
 {
     private const int CellsPerLine = 16;

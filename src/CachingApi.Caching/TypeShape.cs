@@ -6,8 +6,8 @@ using System.Text.Json.Serialization.Metadata;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// A hash of the JSON that a type is written as: its properties' names and types, and theirs. If a build changes the type, the
-/// bodies that other builds cached are unreadable to it, and its ETags differ from theirs.
+/// A hash of the JSON shape of a type: the names and types of its properties, and of theirs. If a build changes the type, it cannot read
+/// bodies that other builds have cached, and its ETags differ from theirs.
 /// </summary>
 internal static class TypeShape
 {

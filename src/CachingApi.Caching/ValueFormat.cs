@@ -4,7 +4,7 @@ using System.Text.Json.Serialization.Metadata;
 
 namespace CachingApi.Caching;
 
-/// <summary>How the values of a cache are written as the bodies of entries.</summary>
+/// <summary>Converts the values of a cache to the bodies of entries.</summary>
 internal abstract class ValueFormat<T>
 {
     /// <summary>Hash of the shape of the bodies: entries of another shape are not read.</summary>

@@ -1,19 +1,19 @@
 namespace CachingApi.Redis;
 
 /// <summary>
-/// Leaves Redis alone when it has failed to answer for some time, so that requests don't each wait for it in turn.
-/// Its owner probes Redis and closes the circuit.
+/// Opens when Redis has failed to answer for some time; then no request uses Redis, so that requests do not each wait for it in turn. The
+/// class that owns the circuit breaker probes Redis and closes the circuit.
 /// </summary>
 /// <remarks>
-/// Failures count by time, not by number: a pause of 85 ms fails every operation that was sent in its first half, however many
-/// those are, and is over. Three failures over one and a half deadlines, outnumbering the successes, open the circuit.
+/// Failures count by time, not by number: a pause of 85 ms fails every operation that was sent in its first half, however many those are,
+/// and then it is over. The circuit opens after three failures over one and a half deadlines, if they outnumber the successes.
 /// </remarks>
 /// <param name="deadline">How long one operation may take.</param>
 internal sealed class CircuitBreaker(TimeSpan deadline)
 {
     private const int FailuresToOpen = 3;
 
-    /// <summary>How long after an outage the other processes are given to replay the invalidations that Redis missed.</summary>
+    /// <summary>How long after an outage the other processes have to replay the invalidations that Redis missed.</summary>
     private const int SettleMilliseconds = 1000;
 
     private readonly double _window = deadline.TotalMilliseconds * 1.5;
@@ -27,13 +27,13 @@ internal sealed class CircuitBreaker(TimeSpan deadline)
 
     public bool IsOpen => _open;
 
-    /// <summary>Whether an outage is so short ago that other processes may not have replayed their invalidations.</summary>
+    /// <summary>Whether an outage ended so recently that other processes may not have replayed their invalidations.</summary>
     public bool IsSettling => Environment.TickCount64 < Volatile.Read(ref _settledAt);
 
-    /// <summary>How often it has opened: see <see cref="Close"/>.</summary>
+    /// <summary>How often the circuit has opened: see <see cref="Close"/>.</summary>
     public int Openings => Volatile.Read(ref _openings);
 
-    /// <summary>An operation was answered in time. While the circuit is open, only a probe closes it.</summary>
+    /// <summary>Records that an operation was answered in time. While the circuit is open, only a probe closes it.</summary>
     public void Succeeded()
     {
         if (Volatile.Read(ref _failures) == 0)
@@ -50,7 +50,7 @@ internal sealed class CircuitBreaker(TimeSpan deadline)
         }
     }
 
-    /// <summary>An operation was not answered in time.</summary>
+    /// <summary>Records that an operation was not answered in time.</summary>
     public void Failed()
     {
         lock (_lock)
@@ -68,7 +68,7 @@ internal sealed class CircuitBreaker(TimeSpan deadline)
         }
     }
 
-    /// <summary>The connection was lost, or is another one now.</summary>
+    /// <summary>Opens the circuit, because the connection was lost or replaced.</summary>
     public void Open()
     {
         lock (_lock)
@@ -78,7 +78,7 @@ internal sealed class CircuitBreaker(TimeSpan deadline)
     }
 
     /// <summary>
-    /// A probe was answered, which began when the circuit had opened this often; if it opened again since, it stays open.
+    /// Closes the circuit after a probe was answered. If the circuit has opened again since the probe began, it stays open.
     /// </summary>
     public void Close(int openings)
     {

@@ -4,11 +4,11 @@ using StackExchange.Redis;
 namespace CachingApi.Redis;
 
 /// <summary>
-/// Lets requests to Redis that come at the same time ride together, as one command (one for each slot on a Redis Cluster). One
-/// that comes alone goes alone, at once.
+/// Combines simultaneous requests to Redis into one command (one for each slot on a Redis Cluster). A single request is sent alone,
+/// without a delay.
 /// </summary>
-/// <param name="most">How many ride together at most, at present, so that they don't hold up others for long.</param>
-/// <param name="key">A key of the request, which says its slot.</param>
+/// <param name="most">The current maximum number of requests in one command, so that a command does not delay others for long.</param>
+/// <param name="key">A key of the request, which determines its slot.</param>
 /// <param name="send">Sends requests of one slot; the replies are in the same order. If it fails, it fails for all of them.</param>
 internal sealed class Coalescer<TRequest, TReply>(
     IConnectionMultiplexer multiplexer,
@@ -37,10 +37,10 @@ internal sealed class Coalescer<TRequest, TReply>(
         return waiting.Reply.Task;
     }
 
-    /// <summary>Sends the calls that have gathered before the thread pool ran this: the busier the process, the more.</summary>
+    /// <summary>Sends the requests that arrived before the thread pool ran this method. A busy process combines more of them.</summary>
     void IThreadPoolWorkItem.Execute()
     {
-        // Before the queue is emptied: who comes later schedules the next one.
+        // Before the queue is emptied: a request that comes later schedules the next run.
         Interlocked.Exchange(ref _scheduled, 0);
         var gathered = new List<Waiting>();
         while (_waiting.TryDequeue(out var waiting))
@@ -79,7 +79,7 @@ internal sealed class Coalescer<TRequest, TReply>(
                 together[index].Reply.SetResult(replies[index]);
             }
         }
-#pragma warning disable CA1031 // Every failure goes to those that wait.
+#pragma warning disable CA1031 // Every failure goes to the waiting callers.
         catch (Exception error)
 #pragma warning restore CA1031
         {

@@ -11,32 +11,32 @@ public sealed class RedisOptions
     public string Cache { get; set; } = "";
 
     /// <summary>
-    /// Connection string of the Redis for state that must not be lost, such as queued writes; that of the cache if it is empty.
+    /// Connection string of the Redis for state that must not be lost, such as queued writes. If it is empty, <see cref="Cache"/> is used.
     /// </summary>
     public string State { get; set; } = "";
 
-    /// <summary>What every key begins with, so that several services can share one Redis.</summary>
+    /// <summary>The prefix of every key, so that several services can share one Redis.</summary>
     [Required, StringLength(48)]
-    [RegularExpression("^[a-z0-9-]+$", ErrorMessage = "Redis:KeyPrefix holds lower-case letters, digits and hyphens only")]
+    [RegularExpression("^[a-z0-9-]+$", ErrorMessage = "Redis:KeyPrefix may contain only lower-case letters, digits and hyphens")]
     public string KeyPrefix { get; set; } = "cachingapi";
 
     /// <summary>How long sessions and writes (not the cache, which has a deadline of its own) wait for an answer.</summary>
     [TimeSpanRange("00:00:00.010", "00:00:10")]
     public TimeSpan StateDeadline { get; set; } = TimeSpan.FromMilliseconds(500);
 
-    /// <summary>How long the cache waits for an answer: an option of the cache.</summary>
+    /// <summary>How long the cache waits for an answer; it is set from an option of the cache.</summary>
     internal TimeSpan CacheDeadline { get; set; }
 }
 
 /// <summary>
-/// The two Redis connections: the <see cref="Cache"/>, which may be lost at any moment, and the <see cref="State"/>, which
-/// should not be (the same server where only one is configured).
+/// The two Redis connections: the <see cref="Cache"/>, whose data may be lost at any time, and the <see cref="State"/>, whose data should
+/// not be lost. If only one server is configured, both use it.
 /// </summary>
 internal sealed class RedisConnections : IAsyncDisposable
 {
     /// <summary>
-    /// How many names are tried to find a key of a given master: with slots for a thousand masters, one in a thousand fits. More would be
-    /// in vain, because the client does not know the master's address.
+    /// How many names are tried to find a key of a given master: with slots for a thousand masters, one in a thousand fits. More attempts
+    /// would not help, because then the client does not have the master's address.
     /// </summary>
     public const int MaxTriesForSlot = 100_000;
 
@@ -61,7 +61,7 @@ internal sealed class RedisConnections : IAsyncDisposable
         }
     }
 
-    /// <summary>Whether there is a connection string. If not, nothing else of this class can be used.</summary>
+    /// <summary>Whether a connection string is configured. If not, no other member of this class can be used.</summary>
     public bool IsConfigured => _cache is not null;
 
     public string KeyPrefix { get; }
@@ -70,12 +70,12 @@ internal sealed class RedisConnections : IAsyncDisposable
 
     public IDatabase State => Configured(_state).GetDatabase();
 
-    /// <summary>Whether the state server has not answered for some time, and is left alone: see <see cref="StateCircuit"/>.</summary>
+    /// <summary>Whether the state server has not answered for some time and is not used: see <see cref="StateCircuit"/>.</summary>
     public bool IsStateLeftAlone => _circuit.IsOpen;
 
     /// <summary>Runs one command on <see cref="State"/>.</summary>
     /// <exception cref="UnavailableException">
-    /// Redis did not answer within <see cref="RedisOptions.StateDeadline"/>, or has not for some time and was not asked.
+    /// Redis did not answer within <see cref="RedisOptions.StateDeadline"/>, or was not asked because it has not answered for some time.
     /// </exception>
     public async Task<T> OnStateAsync<T>(Func<IDatabase, Task<T>> command, CancellationToken cancel)
     {
@@ -91,20 +91,22 @@ internal sealed class RedisConnections : IAsyncDisposable
         }
     }
 
-    /// <summary>A key on every shard of the cache's Redis; one key if it is no cluster.</summary>
+    /// <summary>A key on every shard of the cache's Redis; one key if it is not a cluster.</summary>
     public IReadOnlyList<RedisKey> KeysOnShards(string name) => KeysOnShards(_cache, name);
 
-    /// <summary>Finds out anew which server of the cache's Redis is the master: the library itself asks once a minute only.</summary>
+    /// <summary>Finds out again which server of the cache's Redis is the master; the library itself asks only once a minute.</summary>
     public Task FindMasterAsync() => Configured(_cache).ConfigureAsync();
 
-    /// <summary>A further connection to the state server, for commands that hold up all that follow them.</summary>
+    /// <summary>A further connection to the state server, for commands that block the commands after them.</summary>
     public Task<ConnectionMultiplexer> ConnectToStateAsync(string role, TimeSpan timeout) =>
         ConnectionMultiplexer.ConnectAsync(Options(_stateConnection, role, timeout));
 
-    /// <summary>Whether an error means that Redis is away or refuses to serve, as opposed to a fault of ours.</summary>
+    /// <summary>Whether an error means that Redis is away or refuses to serve. Other errors are faults of this code.</summary>
     public static bool IsOutage(Exception error) => error is RedisException or TimeoutException or ObjectDisposedException;
 
-    /// <summary>The reason of an outage, for the log: of a refused connection what the server has said, such as a wrong password.</summary>
+    /// <summary>
+    /// The reason of an outage, for the log. For a refused connection, it is the server's message, such as a wrong password.
+    /// </summary>
     public static string Reason(Exception error) =>
         error.GetBaseException() is var cause and not TimeoutException ? cause.Message : "It does not answer in time.";
 
@@ -137,8 +139,8 @@ internal sealed class RedisConnections : IAsyncDisposable
         connection ?? throw new InvalidOperationException("No Redis is configured.");
 
     /// <remarks>
-    /// Nothing may wait in a backlog for a server that is gone. The deadline is the caller's: the library checks its own time-out only
-    /// once per heartbeat, and takes a connection for dead after four times that.
+    /// No command may wait in a backlog for a server that is away. The caller applies the deadline, because the library checks its own
+    /// time-out only once per heartbeat, and treats a connection as dead after four times that.
     /// </remarks>
     private static ConfigurationOptions Options(string connectionString, string role, TimeSpan deadline)
     {

@@ -8,14 +8,14 @@ namespace CachingApi.Redis;
 /// <summary>How many keys a database of Redis holds, and how many of them expire.</summary>
 internal readonly record struct RedisKeys(long Count, long Expiring);
 
-/// <summary>What one Redis server says of itself.</summary>
+/// <summary>The state of one Redis server, as it reports it.</summary>
 /// <param name="Role">Its use: <c>cache</c> or <c>state</c>; <c>cache</c> if one server is both.</param>
-/// <param name="Node">Its address, as configured or as the cluster knows it.</param>
-/// <param name="Up">Whether it answered; all else is empty where it did not.</param>
+/// <param name="Node">Its address, as configured or as the cluster reports it.</param>
+/// <param name="Up">Whether it answered; if not, all other values are empty.</param>
 /// <param name="Fields">
-/// The numbers of its <c>INFO</c> by Redis's own names, such as <c>used_memory</c> (bytes); fields that it does not report are missing.
+/// The numbers in its <c>INFO</c> under Redis's own names, such as <c>used_memory</c> (bytes). Fields that it does not report are missing.
 /// </param>
-/// <param name="Keys">What its databases hold, by name (<c>db0</c>); an empty one is not there.</param>
+/// <param name="Keys">The keys in its databases, by name (<c>db0</c>); empty databases are missing.</param>
 /// <param name="EvictionPolicy">Its <c>maxmemory-policy</c>, such as <c>allkeys-lfu</c>.</param>
 internal sealed partial record RedisNode(
     string Role,
@@ -25,7 +25,7 @@ internal sealed partial record RedisNode(
     IReadOnlyDictionary<string, RedisKeys> Keys,
     string? EvictionPolicy)
 {
-    /// <param name="info">The text of <c>INFO</c>; <c>null</c> where it did not answer.</param>
+    /// <param name="info">The text of <c>INFO</c>; <c>null</c> if it did not answer.</param>
     public static RedisNode Parse(string role, string node, string? info)
     {
         var fields = new Dictionary<string, double>();
@@ -78,20 +78,20 @@ internal sealed class RedisInfo : BackgroundService
         var meter = meters.Create("CachingApi.Redis");
         meter.CreateObservableGauge(
             "redis.up", () => _nodes.Select(node => Measure(node, node.Up ? 1 : 0)), description: "1 while this server answers.");
-        Gauge("redis.uptime_in_seconds", "uptime_in_seconds", "Seconds since it was started.");
-        Gauge("redis.connected_clients", "connected_clients", "Connections of clients.");
-        Gauge("redis.blocked_clients", "blocked_clients", "Connections of clients that wait in a blocking command.");
-        Gauge("redis.memory_used_bytes", "used_memory", "Bytes that it has allocated.");
-        Gauge("redis.memory_used_rss_bytes", "used_memory_rss", "Bytes that the system has given it.");
-        Gauge("redis.memory_max_bytes", "maxmemory", "Bytes beyond which it evicts or refuses; 0 for no bound.");
-        Gauge("redis.mem_fragmentation_ratio", "mem_fragmentation_ratio", "Bytes given by the system for each that is allocated.");
-        Counter("redis.evicted_keys", "evicted_keys", "Keys that had to leave for lack of memory.");
-        Counter("redis.expired_keys", "expired_keys", "Keys whose time ended.");
-        Counter("redis.keyspace_hits", "keyspace_hits", "Look-ups of keys that were there, by any command.");
-        Counter("redis.keyspace_misses", "keyspace_misses", "Look-ups of keys that were not there, by any command.");
+        Gauge("redis.uptime_in_seconds", "uptime_in_seconds", "Seconds since the server was started.");
+        Gauge("redis.connected_clients", "connected_clients", "Client connections.");
+        Gauge("redis.blocked_clients", "blocked_clients", "Client connections that wait in a blocking command.");
+        Gauge("redis.memory_used_bytes", "used_memory", "Bytes that the server has allocated.");
+        Gauge("redis.memory_used_rss_bytes", "used_memory_rss", "Bytes that the operating system has given the server.");
+        Gauge("redis.memory_max_bytes", "maxmemory", "Bytes beyond which the server evicts keys or refuses writes; 0 for no bound.");
+        Gauge("redis.mem_fragmentation_ratio", "mem_fragmentation_ratio", "Bytes from the operating system per allocated byte.");
+        Counter("redis.evicted_keys", "evicted_keys", "Keys that were evicted for lack of memory.");
+        Counter("redis.expired_keys", "expired_keys", "Keys that expired.");
+        Counter("redis.keyspace_hits", "keyspace_hits", "Look-ups of existing keys, by any command.");
+        Counter("redis.keyspace_misses", "keyspace_misses", "Look-ups of missing keys, by any command.");
         Counter("redis.commands_processed", "total_commands_processed", "Commands.");
-        Counter("redis.connections_received", "total_connections_received", "Connections that were accepted.");
-        Counter("redis.rejected_connections", "rejected_connections", "Connections that were refused, as there are too many.");
+        Counter("redis.connections_received", "total_connections_received", "Accepted connections.");
+        Counter("redis.rejected_connections", "rejected_connections", "Connections that were refused because there were too many.");
         Counter("redis.net_input_bytes", "total_net_input_bytes", "Bytes received.");
         Counter("redis.net_output_bytes", "total_net_output_bytes", "Bytes sent.");
         meter.CreateObservableGauge("redis.db_keys", () => Keys(keys => keys.Count), description: "Keys in a database.");
@@ -104,7 +104,9 @@ internal sealed class RedisInfo : BackgroundService
             meter.CreateObservableCounter(name, () => Field(field), description: description);
     }
 
-    /// <summary>Every server of both connections, replicas too, as it was at most some seconds ago; none before the first answer.</summary>
+    /// <summary>
+    /// Every server of both connections, including replicas, as of at most some seconds ago; none before the first answer.
+    /// </summary>
     public IReadOnlyList<RedisNode> Nodes => _nodes;
 
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
@@ -112,7 +114,7 @@ internal sealed class RedisInfo : BackgroundService
         var (cache, state) = (_redis.Cache.Multiplexer, _redis.State.Multiplexer);
         var connections = cache == state ? [("cache", cache)] : new[] { ("cache", cache), ("state", state) };
 
-        // Real time, not the injected clock: Redis's numbers move on their own.
+        // Real time, not the injected clock, because Redis's numbers change in real time.
         using var timer = new PeriodicTimer(Interval);
         do
         {

@@ -7,10 +7,10 @@ namespace CachingApi.Redis;
 /// sent; a probe in the background closes it when a master answers again.
 /// </summary>
 /// <remarks>
-/// A request uses the state server several times, one after the other: session, limits, write. After an operation that was not answered,
-/// the next ones wait for a quarter of the deadline, until one is answered, perhaps late. So a request does not wait for the deadline
-/// several times before the circuit opens. A refusal by the server is an answer: it takes no time, and it may concern one key only.
-/// On a cluster one master may fail while the others serve their users, so one that answers suffices for the probe.
+/// A request uses the state server several times in sequence: session, limits, write. After an operation that was not answered, the next
+/// ones wait for a quarter of the deadline, until one is answered, perhaps late. So a request does not wait for the deadline several times
+/// before the circuit opens. A refusal by the server is an answer: it takes no time, and it may concern only one key.
+/// On a cluster, one master may fail while the others serve their users, so the probe succeeds if one master answers.
 /// </remarks>
 internal sealed partial class StateCircuit(
     TimeSpan deadline, Func<IEnumerable<Task>> probes, ILogger log) : IDisposable
@@ -23,11 +23,13 @@ internal sealed partial class StateCircuit(
     private volatile string _lastFailure = "";
     private int _isProbing;
 
-    /// <summary>Whether the state server is left alone.</summary>
+    /// <summary>Whether the circuit is open, so that the state server is not used.</summary>
     public bool IsOpen => _circuit.IsOpen;
 
-    /// <exception cref="RedisException">The state server fails, refuses the operation, or is left alone.</exception>
-    /// <exception cref="TimeoutException">It has not answered in time: whether it has done the operation is not known.</exception>
+    /// <exception cref="RedisException">The state server fails or refuses the operation, or the circuit is open.</exception>
+    /// <exception cref="TimeoutException">
+    /// The server has not answered in time: it is not known whether it has done the operation.
+    /// </exception>
     public async Task<T> RunAsync<T>(Func<Task<T>> operation, CancellationToken cancel)
     {
         if (_circuit.IsOpen)
@@ -102,7 +104,7 @@ internal sealed partial class StateCircuit(
         {
             do
             {
-                // Before the probe: if the circuit opens again during it, it stays open.
+                // Read before the probe: if the circuit opens again during the probe, it stays open.
                 var openings = _circuit.Openings;
                 if (await AnswersAsync())
                 {
@@ -116,7 +118,7 @@ internal sealed partial class StateCircuit(
         }
         catch (Exception error) when (error is OperationCanceledException or ObjectDisposedException)
         {
-            // The process ends.
+            // The process is stopping.
         }
         finally
         {
@@ -149,10 +151,10 @@ internal sealed partial class StateCircuit(
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Warning, "Redis (state) is left alone: {Reason}")]
+        [LoggerMessage(1, LogLevel.Warning, "Redis (state) is not used until it answers again: {Reason}")]
         public static partial void Opened(ILogger log, string reason);
 
-        [LoggerMessage(2, LogLevel.Warning, "Redis (state) is back in use")]
+        [LoggerMessage(2, LogLevel.Warning, "Redis (state) is used again")]
         public static partial void Closed(ILogger log);
     }
 }

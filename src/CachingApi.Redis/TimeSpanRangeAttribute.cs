@@ -3,7 +3,7 @@ using System.Globalization;
 
 namespace CachingApi.Redis;
 
-/// <summary>The bounds of a time span: as <see cref="RangeAttribute"/>, which is not safe for trimming with this type.</summary>
+/// <summary>The bounds of a time span. <see cref="RangeAttribute"/> is not safe for trimming with this type.</summary>
 [AttributeUsage(AttributeTargets.Property)]
 internal sealed class TimeSpanRangeAttribute(string minimum, string maximum)
     : ValidationAttribute($"The field {{0}} must be between {minimum} and {maximum}.")

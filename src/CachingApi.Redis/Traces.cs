@@ -3,8 +3,8 @@ using System.Diagnostics;
 namespace CachingApi.Redis;
 
 /// <summary>
-/// The service's own spans: what a request does in the cache and in Redis. They hold no keys, because keys contain ids of users or, hashed,
-/// secrets. Work that no request has begun (polls, queues) has no trace.
+/// The service's own spans: the operations of a request in the cache and in Redis. They hold no keys, because keys contain ids of users
+/// and hashed secrets. Work outside of requests (polls, queues) has no trace.
 /// </summary>
 internal static class Traces
 {

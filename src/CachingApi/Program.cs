@@ -8,8 +8,8 @@ using CachingApi.Storage;
 using CachingApi.Users;
 using CachingApi.Weather;
 
-// The output folder is the content root, so that the repository's one appsettings.json is found however the service is
-// started: by dotnet run, in a container or by a test.
+// The output folder is the content root, so that the service finds the repository's one appsettings.json whether dotnet run, a
+// container or a test starts it.
 var builder = WebApplication.CreateBuilder(new WebApplicationOptions { Args = args, ContentRootPath = AppContext.BaseDirectory });
 
 builder.AddApiConventions();

@@ -5,8 +5,8 @@ namespace CachingApi;
 
 internal static class ValidatedOptions
 {
-    /// <summary>Binds a section of the configuration; a value out of its bounds stops the start and is named in full.</summary>
-    /// <param name="strict">Whether unknown names do so too; without it, unreadable entries of a dictionary are left out.</param>
+    /// <summary>Binds a section of the configuration. An invalid value fails startup, and the error names it in full.</summary>
+    /// <param name="strict">Whether unknown names also fail startup; if not, unreadable entries of a dictionary are left out.</param>
     public static IServiceCollection AddValidatedOptions<T>(this IServiceCollection services, string section, bool strict = false)
         where T : class
     {
@@ -14,7 +14,7 @@ internal static class ValidatedOptions
         return services.AddSingleton<IValidateOptions<T>>(new Validator<T>(section));
     }
 
-    /// <summary>The errors of the configuration, in one line; <c>null</c> if there are none.</summary>
+    /// <summary>The errors of the configuration in one line; <c>null</c> if there are none.</summary>
     public static string? ConfigurationProblem(this IHost host)
     {
         try
@@ -25,8 +25,8 @@ internal static class ValidatedOptions
         catch (Exception error) when (error is OptionsValidationException or AggregateException or InvalidOperationException)
         {
             var problems = error is AggregateException several ? several.Flatten().InnerExceptions : [error];
-            return $"The configuration is not usable: {string.Join("; ", problems.Select(Reason))}. "
-                + "./dev run starts the service with all that it needs.";
+            return $"The configuration is invalid: {string.Join("; ", problems.Select(Reason))}. "
+                + "./dev run starts the service together with its servers.";
         }
     }
 

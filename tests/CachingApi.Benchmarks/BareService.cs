@@ -7,7 +7,7 @@ using Microsoft.Extensions.DependencyInjection;
 namespace CachingApi.Benchmarks;
 
 /// <summary>
-/// An endpoint that sends as many bytes as an answer of the service has, and does nothing else: the bound of what Kestrel can do.
+/// An endpoint that only sends as many bytes as an answer of the service has: the upper bound of Kestrel's throughput.
 /// </summary>
 internal static class BareService
 {

@@ -17,10 +17,10 @@ using ZiggyCreatures.Caching.Fusion.Serialization;
 namespace CachingApi.Benchmarks;
 
 /// <summary>
-/// The engine alone: what a hit costs beside FusionCache, HybridCache and a raw <c>GET</c>, and with a million keys; what a
-/// stampede, an update and an outage cost.
+/// The engine alone: the cost of a hit beside FusionCache, HybridCache and a raw <c>GET</c>, and with a million keys; the cost of a
+/// stampede, of an update and of an outage.
 /// </summary>
-/// <remarks>A hit of ours is the response's bytes, one of theirs an object that has still to be written.</remarks>
+/// <remarks>A hit of this engine is the response's bytes; a hit of the others is an object that must still be serialised.</remarks>
 internal static class EngineBenchmark
 {
     private static readonly Thing Hot = new(new string('x', 500), 1);
@@ -59,7 +59,7 @@ internal static class EngineBenchmark
         new JsonFormat<Thing>(BenchJson.Default.Thing),
         host.Services.GetRequiredService<CacheEngine>());
 
-    /// <summary>Reads until memory has it: the memory tier begins with the backplane's first beat.</summary>
+    /// <summary>Reads until memory has the entry: the memory tier is used from the backplane's first heartbeat on.</summary>
     private static async Task InMemoryAsync(CacheAside engine, CacheKey<Thing> key)
     {
         while ((await engine.GetAsync(key, Load, null, CancellationToken.None)).Outcome is not CacheOutcome.MemoryHit)
@@ -101,7 +101,7 @@ internal static class EngineBenchmark
             }
         });
 
-        // Of the same key the others would share one look-up among all callers.
+        // With a single key, the other libraries would share one look-up among all callers.
         const int Keys = 1_000;
         var inRedis = Things(host, "bench", new() { MemoryTtl = TimeSpan.Zero });
         var stored = (await engine.GetAsync(inRedis.Key("hot"), Load, null, CancellationToken.None)).Entry;
@@ -136,7 +136,7 @@ internal static class EngineBenchmark
         }
     }
 
-    /// <summary>The others as their documentation sets them up, on the same Redis.</summary>
+    /// <summary>The other libraries, set up as in their documentation, on the same Redis.</summary>
     private static ServiceProvider Others(string redisConnection, string prefix)
     {
         var services = new ServiceCollection();
@@ -146,7 +146,7 @@ internal static class EngineBenchmark
         return services.BuildServiceProvider();
     }
 
-    /// <summary>The median of rounds of a million, more than the compiler takes to come to its best.</summary>
+    /// <summary>The median of rounds of a million calls, which is more than the compiler needs to optimise fully.</summary>
     private static async Task CostAsync(string name, Func<int, Task> hitAsync)
     {
         const int Hits = 1_000_000;
@@ -165,7 +165,7 @@ internal static class EngineBenchmark
     }
 
     /// <summary>
-    /// Memory hits of keys in no order, and what a dictionary alone takes: the processor's own caches miss more and more.
+    /// Memory hits of keys in random order, beside a dictionary alone: with more keys, the processor's caches miss more often.
     /// </summary>
     private static async Task ManyKeysAsync(IHost host)
     {
@@ -179,7 +179,7 @@ internal static class EngineBenchmark
             var things = Things(host, $"bench-{count}", new() { MemoryTtl = TimeSpan.FromMinutes(10), MemoryEntries = 2 * count });
             var keys = Enumerable.Range(0, count).Select(id => things.Key($"{id}")).ToArray();
 
-            // Twice, as of several that are filled at the same moment one may not be kept in memory.
+            // Twice, because memory may not keep one of several entries that are filled at the same time.
             for (var fill = 0; fill < 2; fill++)
             {
                 await Parallel.ForEachAsync(
@@ -229,7 +229,9 @@ internal static class EngineBenchmark
         Console.WriteLine($"1,000 concurrent readers of a cold key: {loads} load.");
     }
 
-    /// <summary>From a write's end in one process to the first read of it in another, which has the old value in memory.</summary>
+    /// <summary>
+    /// The time from a write's end in one process to its first read in another process, which has the old value in memory.
+    /// </summary>
     private static async Task UpdatesAsync(IHost host, string prefix)
     {
         const int Updates = 1000;
@@ -256,7 +258,7 @@ internal static class EngineBenchmark
         await other.StopAsync();
     }
 
-    /// <summary>Redis is there and answers nothing for five seconds.</summary>
+    /// <summary>Redis is frozen for five seconds: connections stay open, and it does not answer.</summary>
     private static async Task FrozenAsync(string prefix, string redisConnection)
     {
         using var host = await StartAsync(prefix, "00:00:00.050");
@@ -291,7 +293,7 @@ internal static class EngineBenchmark
     }
 }
 
-/// <remarks>HybridCache hands out what cannot change without reading it anew each time.</remarks>
+/// <remarks>HybridCache returns an immutable object without deserialising it each time.</remarks>
 [ImmutableObject(true)]
 internal sealed record Thing(string Name, long Version);
 

@@ -8,12 +8,12 @@ using StackExchange.Redis;
 namespace CachingApi.Benchmarks;
 
 /// <summary>
-/// What each <c>maxmemory-policy</c> keeps: a Redis of its own for every policy and round, all at work at the same time, with
-/// room for a tenth of what is asked for by Zipf's law (s = 1), and some state beside it, half of it without a TTL.
+/// Compares what each <c>maxmemory-policy</c> keeps. Every policy and round has its own Redis, all run at the same time. Each has room for
+/// a tenth of the keys that are requested by Zipf's law (s = 1), and also holds some state, half of it without a TTL.
 /// </summary>
 /// <remarks>
-/// Requests are paced: Redis tells times of use apart by the second, so that a faster run would measure <c>lru</c> as no better
-/// than chance. What is asked for follows from the seed; which keys a policy samples is up to Redis.
+/// Requests are paced: Redis records times of use in seconds, so a faster run would measure <c>lru</c> as no better than chance. The seed
+/// determines the requested keys; Redis chooses the keys that a policy samples.
 /// </remarks>
 internal static class EvictionBenchmark
 {
@@ -33,7 +33,7 @@ internal static class EvictionBenchmark
 
     public static async Task RunAsync(string redisServer)
     {
-        using var ended = PosixSignalRegistration.Create(PosixSignal.SIGTERM, _ => Environment.Exit(143)); // which ends the servers
+        using var ended = PosixSignalRegistration.Create(PosixSignal.SIGTERM, _ => Environment.Exit(143)); // the exit ends the servers
         var runs = await Task.WhenAll(
             Policies.SelectMany(policy => Enumerable.Range(1, Rounds).Select(seed => RunAsync(redisServer, policy, seed))));
         Console.WriteLine(
@@ -107,7 +107,7 @@ internal static class EvictionBenchmark
         }
     }
 
-    /// <summary>Puts the state there, finds out what it and the entries take, and sets the limit there.</summary>
+    /// <summary>Writes the state, measures the memory of state and entries, and sets the limit to that.</summary>
     private static async Task LimitAsync(IDatabase redis, string policy)
     {
         for (var key = 0; key < StateKeys; key++)
@@ -158,9 +158,9 @@ internal static class EvictionBenchmark
     /// <summary>How long the service's entries are kept, fresh and stale together: mostly users, some of everything else.</summary>
     private static TimeSpan TimeToLive(int key) => (key % 20) switch
     {
-        0 => TimeSpan.FromSeconds(30), // there is no such user
+        0 => TimeSpan.FromSeconds(30), // a user that does not exist
         1 => TimeSpan.FromMinutes(11), // a page of users
-        2 => TimeSpan.FromDays(60), // where a city is
+        2 => TimeSpan.FromDays(60), // the place of a city
         <= 6 => TimeSpan.FromHours(24.3), // the weather
         _ => TimeSpan.FromMinutes(69 + key % 2), // a user, with jitter
     };

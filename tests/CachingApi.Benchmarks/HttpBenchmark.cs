@@ -10,7 +10,7 @@ namespace CachingApi.Benchmarks;
 
 /// <summary>
 /// The request that a user sends: over HTTP, logged in, limited, logged and measured, with 200 users and 32 connections. Each route is
-/// measured beside an endpoint that sends as many bytes and does nothing else (bare), and beside a service of well-known parts (stock),
+/// measured beside an endpoint that only sends as many bytes (bare), and beside a service of well-known parts (stock),
 /// in interleaved rounds.
 /// </summary>
 internal sealed class HttpBenchmark(string postgres, string redis, string state, bool isBrief) : IAsyncDisposable
@@ -26,7 +26,7 @@ internal sealed class HttpBenchmark(string postgres, string redis, string state,
     private readonly string _run = Guid.NewGuid().ToString("N");
     private (Guid Id, string Email)[] _users = [];
 
-    /// <param name="Prefix">Of its keys in Redis.</param>
+    /// <param name="Prefix">The prefix of its keys in Redis.</param>
     private sealed record Service(ServerProcess Process, string Prefix);
 
     /// <param name="Requests">The file that wrk reads the requests from.</param>
@@ -111,7 +111,7 @@ internal sealed class HttpBenchmark(string postgres, string redis, string state,
         ];
     }
 
-    /// <summary>A service of this program.</summary>
+    /// <summary>Starts a service of this program.</summary>
     private async Task<Service> StartOtherAsync(params string[] arguments)
     {
         var program = typeof(HttpBenchmark).Assembly.Location;
@@ -119,7 +119,7 @@ internal sealed class HttpBenchmark(string postgres, string redis, string state,
         return _services[^1];
     }
 
-    /// <summary>The service as it is deployed, with limits that are never reached.</summary>
+    /// <summary>Starts the service as it is deployed, with limits that are never reached.</summary>
     private async Task<Service> StartAsync(params (string Name, string Value)[] settings)
     {
         var prefix = $"bench-{_run[..8]}-{_services.Count}";

@@ -6,12 +6,12 @@ using System.Text;
 
 namespace CachingApi.Benchmarks;
 
-/// <summary>How fast things are, side by side.</summary>
+/// <summary>Measures several operations side by side.</summary>
 internal static class Measure
 {
     private static readonly TimeSpan Round = TimeSpan.FromSeconds(1);
 
-    /// <summary>Interleaved rounds; the median of each.</summary>
+    /// <summary>Runs the measures in interleaved rounds; returns the median of each.</summary>
     public static async Task<double[]> SideBySideAsync(params Func<Task<double>>[] measures)
     {
         var rounds = measures.Select(_ => new List<double>()).ToArray();
@@ -28,7 +28,7 @@ internal static class Measure
 
     public static double Percentile(IEnumerable<double> values, double part) => values.Order().ElementAt((int)(values.Count() * part));
 
-    /// <summary>How often per second so many callers do something.</summary>
+    /// <summary>The operations per second of this many callers.</summary>
     public static async Task<double> PerSecondAsync(int callers, Func<Task> operation)
     {
         var (start, done) = (Stopwatch.GetTimestamp(), 0L);
@@ -44,8 +44,8 @@ internal static class Measure
         return done / Stopwatch.GetElapsedTime(start).TotalSeconds;
     }
 
-    /// <summary>How often per second so many callers are answered.</summary>
-    /// <remarks>The callers share the processors with the service, so they do as little as they can: no HTTP library.</remarks>
+    /// <summary>The answers per second to this many callers.</summary>
+    /// <remarks>The callers share the processors with the service, so they do as little as possible: they use no HTTP library.</remarks>
     public static async Task<double> RequestsPerSecondAsync(Uri address, string path, int callers)
     {
         var request = Encoding.ASCII.GetBytes($"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -62,7 +62,7 @@ internal static class Measure
                 do
                 {
                     var received = await socket.ReceiveAsync(buffer.AsMemory(length));
-                    length += received > 0 ? received : throw new IOException("The service has closed the connection.");
+                    length += received > 0 ? received : throw new IOException("The service closed the connection.");
                 }
                 while (!IsWhole(buffer.AsSpan(0, length)));
                 Interlocked.Increment(ref done);

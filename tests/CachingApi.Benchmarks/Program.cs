@@ -2,7 +2,7 @@
 using System.Runtime.InteropServices;
 using CachingApi.Benchmarks;
 
-// The hosts that are measured take the signal for theirs, and end themselves only.
+// The measured hosts also handle the signal, but end only themselves.
 using var stop = PosixSignalRegistration.Create(PosixSignal.SIGTERM, _ => Environment.Exit(143));
 
 var (postgres, redis, state) = (Connection("Postgres"), Connection("Redis"), Connection("RedisState"));

@@ -10,8 +10,8 @@ using Microsoft.Extensions.DependencyInjection;
 namespace CachingApi.Benchmarks;
 
 /// <summary>
-/// What a limit costs: over HTTP, a route with one beside the same route without, one that sends a raw <c>INCR</c>, and one that
-/// is denied; then the decision alone beside a raw <c>INCR</c>.
+/// The cost of a limit. Over HTTP: a route with a limit beside the same route without one, a route that sends a raw <c>INCR</c>, and a
+/// route that is denied. Then the decision alone beside a raw <c>INCR</c>.
 /// </summary>
 internal static class RateLimitBenchmark
 {

@@ -4,7 +4,7 @@ using System.Net.Sockets;
 
 namespace CachingApi.Benchmarks;
 
-/// <summary>A service in a process of its own, whose console is thrown away: it is measured as it is deployed.</summary>
+/// <summary>A service in its own process, measured as it is deployed; its console output is discarded.</summary>
 internal sealed class ServerProcess : IDisposable
 {
     private static readonly TimeSpan StartTimeout = TimeSpan.FromSeconds(60);

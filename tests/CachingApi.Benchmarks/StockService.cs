@@ -26,7 +26,7 @@ using ZiggyCreatures.Caching.Fusion.Serialization.SystemTextJson;
 
 namespace CachingApi.Benchmarks;
 
-/// <summary>A user of the service that is measured beside ours.</summary>
+/// <summary>A user of the stock service.</summary>
 internal sealed record StockUser
 {
     public required Guid Id { get; init; }
@@ -67,7 +67,7 @@ internal static class StockService
 
     public static async Task RunAsync(string url, string postgres, string redis)
     {
-        // Elsewhere than our appsettings.json.
+        // Not the folder of the service's appsettings.json.
         var builder = WebApplication.CreateBuilder(new WebApplicationOptions { ContentRootPath = Path.GetTempPath() });
         builder.WebHost.UseUrls(url);
         builder.Host.UseSerilog((_, log) => log

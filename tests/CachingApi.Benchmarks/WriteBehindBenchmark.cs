@@ -15,8 +15,8 @@ using Npgsql;
 namespace CachingApi.Benchmarks;
 
 /// <summary>
-/// Write-behind beside write-through: the same updates of 10,000 users by 64 callers, and how fast the queue drains for each
-/// size of a batch, in a database of its own.
+/// Write-behind beside write-through: the same updates of 10,000 users by 64 callers; and the drain rate of the queue for each batch
+/// size, in its own database.
 /// </summary>
 internal static class WriteBehindBenchmark
 {
@@ -88,7 +88,7 @@ internal static class WriteBehindBenchmark
             var users = await FillAsync(database, drained);
             var queue = app.Services.GetRequiredKeyedService<WriteBehind>(UserCache.Users);
 
-            // Filled while the table is held, so that what is measured is the draining alone.
+            // The queue is filled while the table is locked, so that only the draining is measured.
             await using var connection = new NpgsqlConnection(database);
             await connection.OpenAsync();
             await using (var held = new NpgsqlCommand("BEGIN; LOCK TABLE users IN EXCLUSIVE MODE", connection))

@@ -6,16 +6,16 @@ namespace CachingApi.Benchmarks;
 
 /// <param name="P99">The 99th percentile of the latency, in milliseconds.</param>
 /// <param name="Cpu">The processor time of the service per request, in microseconds.</param>
-/// <param name="Errors">How many answers had another status than 200 or 202, or did not come.</param>
+/// <param name="Errors">How many requests had no answer, or one with another status than 200 or 202.</param>
 internal readonly record struct Load(double PerSecond, double P99, double Cpu, int Errors);
 
-/// <summary>One request: what <c>load.lua</c> reads.</summary>
+/// <summary>One request, as <c>load.lua</c> reads it.</summary>
 internal sealed record Request(string Method, string Path, string Body = "", params string[] Headers)
 {
     public override string ToString() => string.Join('\t', [Method, Path, Body, .. Headers]);
 }
 
-/// <summary>Runs wrk, which takes less of the processors than a client in .NET would.</summary>
+/// <summary>Runs wrk, which uses less processor time than a client in .NET.</summary>
 internal static partial class Wrk
 {
     private const int Connections = 32;

@@ -8,7 +8,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>As <see cref="BackplaneTests"/>, on clusters of the tests' own: that no message of any master is lost unnoticed.</summary>
+/// <summary>As <see cref="BackplaneTests"/>, on the tests' own clusters: the loss of a message from any master is detected.</summary>
 public sealed partial class BackplaneClusterTests(TestServers servers)
 {
     private static readonly CacheOptions InMemory = new() { MemoryTtl = TimeSpan.FromMinutes(5), EarlyRefresh = false };
@@ -40,7 +40,7 @@ public sealed partial class BackplaneClusterTests(TestServers servers)
         await using var cluster = await RedisCluster.StartAsync();
         var settings = CacheNode.On(cluster.ConnectionString);
         var node = await CacheNode.StartAsync(servers, settings);
-        // Everything but the subscription is at a master that runs: the generation, too.
+        // Everything except the subscription is on a master that runs, including the generation.
         int origin;
         while ((origin = MasterOf(node, $"{node.KeyPrefix}:things:generation")) == SubscribedAt(node))
         {
@@ -55,7 +55,7 @@ public sealed partial class BackplaneClusterTests(TestServers servers)
         var id = await IdOnAsync(node, origin);
         await Eventually.TrueAsync(async () => (await there.GetAsync(new Thing("old", 1), id)).Outcome is CacheOutcome.MemoryHit);
 
-        // The origin cannot send its messages to the frozen node. When they are too many, it gives up the link and the messages in it.
+        // The origin cannot send its messages to the frozen node. When there are too many, it drops the link and the messages in it.
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"127.0.0.1:{origin},allowAdmin=true");
         var server = connection.GetServer($"127.0.0.1:{origin}");
         await cluster.PauseAsync(subscribed);
@@ -84,7 +84,7 @@ public sealed partial class BackplaneClusterTests(TestServers servers)
         await using var node = await CacheNode.StartAsync(servers, CacheNode.On(cluster.ConnectionString));
         await Eventually.TrueAsync(() => Of(node).IsTrusted);
         var subscribed = SubscribedAt(node);
-        // Not the first one, which is asked for the others.
+        // Not the first one, because the client asks it for the others.
         var failed = cluster.Ports.Last(port => port != subscribed);
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{cluster.ConnectionString},allowAdmin=true");
         await ForEachAsync(connection, server => server.ExecuteAsync("CONFIG", "SET", "cluster-node-timeout", 500));
@@ -94,7 +94,7 @@ public sealed partial class BackplaneClusterTests(TestServers servers)
         await Eventually.TrueAsync(async () =>
             ((string)(await other.ExecuteAsync("CLUSTER", "NODES"))!).Contains("master,fail ", StringComparison.Ordinal));
 
-        // More than a second, in which the masters are looked up anew.
+        // More than a second, so that the masters are looked up again.
         await HeartbeatsAsync(other, 8);
         Assert.False(Of(node).IsTrusted);
         await cluster.ResumeAsync(failed);
@@ -119,7 +119,7 @@ public sealed partial class BackplaneClusterTests(TestServers servers)
         await ForEachAsync(connection, server => Task.WhenAll(Enumerable.Range(slots.From, slots.To - slots.From + 1)
             .Select(slot => server.ExecuteAsync("CLUSTER", "SETSLOT", slot, "NODE", heir))));
 
-        // Messages of the master that is gone may have been lost.
+        // Messages of the removed master may have been lost.
         await Eventually.TrueAsync(() => interrupted > 0 && backplane.IsTrusted);
         await cluster.PauseAsync(emptied);
         await HeartbeatsAsync(connection.GetServer($"127.0.0.1:{subscribed}"), 8);
@@ -137,7 +137,7 @@ public sealed partial class BackplaneClusterTests(TestServers servers)
     private static int MasterOf(CacheNode node, string key) =>
         ((IPEndPoint)node.Services.GetRequiredService<RedisConnections>().Cache.Multiplexer.GetServer(new RedisKey(key)).EndPoint).Port;
 
-    /// <summary>An id whose entry is at a master.</summary>
+    /// <summary>An id whose entry is on this master.</summary>
     private static async Task<string> IdOnAsync(CacheNode node, int master)
     {
         var namespaces = node.Services.GetRequiredService<Namespaces>();
@@ -146,7 +146,7 @@ public sealed partial class BackplaneClusterTests(TestServers servers)
             .First(id => MasterOf(node, namespaces.Key("things", generation, id).Text) == master);
     }
 
-    /// <summary>Waits until so many more heartbeats have been published at a master.</summary>
+    /// <summary>Waits until this many further heartbeats have been published on a master.</summary>
     private static async Task HeartbeatsAsync(IServer master, int count)
     {
         async Task<int> PublishedAsync()

@@ -9,7 +9,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>When the backplane is trusted, and that no message is lost unnoticed.</summary>
+/// <summary>When the backplane is trusted; the loss of a message is detected.</summary>
 public sealed partial class BackplaneTests(TestServers servers)
 {
     private static readonly CacheOptions InMemory = new() { MemoryTtl = TimeSpan.FromMinutes(5), EarlyRefresh = false };
@@ -58,7 +58,7 @@ public sealed partial class BackplaneTests(TestServers servers)
 
         Assert.Equal(new long[] { 2 }, await ReceivedAsync(node, servers.Redis, 2));
 
-        // What the message said is not applied, so memory may be wrong.
+        // The message was not applied, so memory may be wrong.
         await Eventually.TrueAsync(() => backplane.IsTrusted && interrupted > 0);
     }
 
@@ -126,7 +126,7 @@ public sealed partial class BackplaneTests(TestServers servers)
         var backplane = Of(node);
         await Eventually.TrueAsync(() => backplane.IsTrusted);
 
-        // Each way, so that a heartbeat takes longer than a second. They go on coming, four per second.
+        // In each direction, so that a heartbeat takes longer than a second. Heartbeats still arrive, four per second.
         proxy.Delay = TimeSpan.FromMilliseconds(600);
         await Eventually.TrueAsync(() => !backplane.IsTrusted);
         var trusted = new ConcurrentQueue<bool>();
@@ -164,7 +164,7 @@ public sealed partial class BackplaneTests(TestServers servers)
         await restored.Task;
         await Eventually.TrueAsync(() => !backplane.IsTrusted);
 
-        // As the last one that came back, but later: one that was under way meanwhile.
+        // Like the last heartbeat that came back, but later: a heartbeat that was under way meanwhile.
         var parts = heartbeats.Last().Split(' ');
         var (epoch, number) = (parts[2].Split('/')[0], long.Parse(parts[3], CultureInfo.InvariantCulture) + 1);
         var late = $"{parts[0]} {parts[1]} {epoch}/{Environment.TickCount64} {number} {parts[4]}";
@@ -184,7 +184,7 @@ public sealed partial class BackplaneTests(TestServers servers)
         await Eventually.TrueAsync(() => Of(node).IsTrusted);
 
         await ExecuteAsync(redis.ConnectionString, "ACL", "SETUSER", "default", "resetchannels");
-        // Of both channels that the library subscribes to: it does not try again.
+        // For both channels that the library subscribes to. The library does not try again.
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
         var server = connection.GetServers()[0];
         await Eventually.TrueAsync(async () =>
@@ -199,7 +199,7 @@ public sealed partial class BackplaneTests(TestServers servers)
 
     private static Task<Thing?> Never(CancellationToken stop) => throw new InvalidOperationException("It is cached.");
 
-    /// <summary>What a node has received when so many messages have been published, and the last of them has been received.</summary>
+    /// <summary>Publishes this many messages; returns those that a node has received when the last of them has arrived.</summary>
     private static async Task<long[]> ReceivedAsync(CacheNode node, string redis, int count)
     {
         var received = new ConcurrentQueue<long>();

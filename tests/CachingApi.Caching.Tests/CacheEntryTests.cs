@@ -97,7 +97,7 @@ public sealed class CacheEntryTests
             .ToArray();
 
         Assert.All(lifetimes, lifetime => Assert.InRange(lifetime, 90, 100));
-        // Of 1,000 draws from 10 seconds, the outer quarters hold at least one each, but for a chance of 1 in 10^125.
+        // Of 1,000 draws from 10 seconds, each outer quarter contains at least one, except with a probability of 1 in 10^125.
         Assert.Contains(lifetimes, lifetime => lifetime < 92.5);
         Assert.Contains(lifetimes, lifetime => lifetime > 97.5);
     }

@@ -55,7 +55,7 @@ public sealed class CacheFromOutsideTests(TestServers servers)
         ValueTask<CacheResult<Item>> GetAsync() => items.GetAsync("1", _ => Task.FromResult(row), CancellationToken.None);
     }
 
-    /// <summary>Its clear must not count as the one of a later change, of which change capture reports.</summary>
+    /// <summary>The clear must not count as that of a later change, which change data capture reports.</summary>
     [Fact]
     public async Task After_a_commit_that_returns_no_value_a_later_change_clears_the_dependents()
     {
@@ -238,7 +238,7 @@ public sealed class CacheFromOutsideTests(TestServers servers)
 
         node.DisposeHost();
 
-        // A service that is cancelled would be logged as a fault, because the host was not stopped.
+        // Because the host was not stopped, a cancelled service would be logged as a fault.
         await Task.WhenAll(running).WaitAsync(TimeSpan.FromSeconds(30));
     }
 

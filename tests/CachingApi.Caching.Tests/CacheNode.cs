@@ -10,8 +10,7 @@ using Microsoft.Extensions.Options;
 namespace CachingApi.Caching.Tests;
 
 /// <summary>
-/// A process that has the engine and nothing else, with a key prefix of its own; a second one that shares the prefix of a first is
-/// another process of the same service.
+/// A process with only the engine and its own key prefix. A second one with the same prefix is another process of the same service.
 /// </summary>
 internal sealed class CacheNode : IAsyncDisposable
 {
@@ -29,25 +28,27 @@ internal sealed class CacheNode : IAsyncDisposable
 
     public string KeyPrefix => Services.GetRequiredService<RedisConnections>().KeyPrefix;
 
-    /// <summary>What it has logged.</summary>
+    /// <summary>The lines that the process has logged.</summary>
     public IReadOnlyCollection<string> Log => _log;
 
-    /// <summary>A Redis for the cache that is not the one that tests share; the latter stays the state's.</summary>
+    /// <summary>Uses another Redis for the cache; the Redis that tests share stays the state's.</summary>
     public static Action<CachingOptions> On(string redis, TimeSpan? deadline = null) => options =>
     {
         options.Redis = redis;
         options.RedisDeadline = deadline ?? options.RedisDeadline;
     };
 
-    /// <param name="configure">Changes the tests' own settings: the Redis that tests share is both the cache's and the state's.</param>
-    /// <param name="nodeOf">The process whose keys this one shares.</param>
-    /// <param name="services">Adds what is not part of the engine: caches, say.</param>
-    /// <param name="log">From which level on <see cref="Log"/> has lines.</param>
-    /// <param name="whenTrusted">
-    /// Waits for the backplane, whose first heartbeat begins an epoch: what a read that it interrupts has found is not kept. And for
-    /// every connection, because one that comes later ends trust for a second.
+    /// <param name="configure">
+    /// Changes the tests' settings, in which the Redis that tests share is both the cache's and the state's.
     /// </param>
-    /// <param name="start">If not, the services of the host are not started, as in a program that builds its services only.</param>
+    /// <param name="nodeOf">The process whose keys this one shares.</param>
+    /// <param name="services">Adds services that are not part of the engine, such as caches.</param>
+    /// <param name="log">The lowest level of the lines in <see cref="Log"/>.</param>
+    /// <param name="whenTrusted">
+    /// Waits for the backplane, because its first heartbeat begins an epoch, so the result of a read that it interrupts is not kept. Also
+    /// waits for every connection, because a later one ends trust for a second.
+    /// </param>
+    /// <param name="start"><c>false</c>: the services of the host are not started, as in a program that only builds its services.</param>
     public static async Task<CacheNode> StartAsync(
         TestServers servers,
         Action<CachingOptions>? configure = null,
@@ -69,9 +70,9 @@ internal sealed class CacheNode : IAsyncDisposable
         builder.Services.AddCaching(options =>
         {
             (options.Redis, options.RedisState, options.KeyPrefix) = (servers.Redis, servers.Redis, keyPrefix);
-            // What is meant to be answered must not be given up on because the machine is busy.
+            // A busy machine must not cause time-outs of calls that a test expects to succeed.
             options.RedisDeadline = TimeSpan.FromSeconds(5);
-            // Tests count loads and look-ups: those of the consistency checker turn it on.
+            // Tests count loads and look-ups, so only tests of the consistency checker turn it on.
             options.Verify = 0;
             configure?.Invoke(options);
         });
@@ -93,7 +94,7 @@ internal sealed class CacheNode : IAsyncDisposable
         return node;
     }
 
-    /// <summary>Ends when nodes use Redis and memory, both of which begin with the first heartbeat of the backplane.</summary>
+    /// <summary>Ends when the nodes use Redis and memory, which they do from the first heartbeat of the backplane on.</summary>
     public static async Task TrustedAsync(params CacheNode[] nodes)
     {
         foreach (var node in nodes)
@@ -104,12 +105,11 @@ internal sealed class CacheNode : IAsyncDisposable
     }
 
     /// <summary>
-    /// The sum of all series of an instrument that have these labels: of a counter or a gauge its value, of a histogram how often
-    /// something was recorded.
+    /// The sum of all series of an instrument with these labels: the value of a counter or a gauge, the number of records of a histogram.
     /// </summary>
     public double Metric(string instrument, params (string Label, string Value)[] labels) => _meters.Sum(instrument, labels);
 
-    /// <summary>How many recorded values of a histogram are no greater than a bound.</summary>
+    /// <summary>The number of recorded values of a histogram up to a bound.</summary>
     public int Recorded(string histogram, double atMost, params (string Label, string Value)[] labels) =>
         _meters.Recorded(histogram, atMost, labels);
 
@@ -120,7 +120,7 @@ internal sealed class CacheNode : IAsyncDisposable
     public Task<string[]> KeysAsync() =>
         SharedRedis.KeysAsync(Services.GetRequiredService<IOptions<CachingOptions>>().Value.Redis!, KeyPrefix);
 
-    /// <summary>Disposes the host without a stop, as a program does that forgets it.</summary>
+    /// <summary>Disposes the host without stopping it, which a program may omit.</summary>
     public void DisposeHost()
     {
         _meters.Dispose();
@@ -148,7 +148,7 @@ internal sealed class CacheNode : IAsyncDisposable
 
         public void Dispose()
         {
-            // It holds nothing but lines.
+            // It only holds lines.
         }
     }
 }

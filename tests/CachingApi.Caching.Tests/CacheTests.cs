@@ -36,9 +36,9 @@ public sealed class CacheTests(TestServers servers)
             WriteOutcome.VersionMismatch,
             (await items.WriteAsync("1", new Rename("late"), [1], WriteStrategy.WriteThrough, CancellationToken.None)).Outcome);
 
-        shelf["1"] = new("by hand", 100) { Fence = shelf["1"].Fence };
+        shelf["1"] = new("outside", 100) { Fence = shelf["1"].Fence };
         await items.InvalidateAsync("1", shelf["1"], CancellationToken.None);
-        Assert.Equal((CacheOutcome.Miss, "by hand"), await ReadAsync());
+        Assert.Equal((CacheOutcome.Miss, "outside"), await ReadAsync());
 
         shelf["1"] = shelf["1"] with { Name = "unversioned" };
         await items.InvalidateAsync("1", CancellationToken.None);
@@ -84,7 +84,7 @@ public sealed class CacheTests(TestServers servers)
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public async Task A_late_write_through_brings_nothing_back(bool withRedis)
+    public async Task A_late_write_through_does_not_bring_the_old_value_back(bool withRedis)
     {
         var shelf = new Shelf { ["1"] = new("third", 3) };
         await using var node = await StartAsync(shelf, withRedis);
@@ -118,7 +118,7 @@ public sealed class CacheTests(TestServers servers)
             var before = GC.GetAllocatedBytesForCurrentThread();
             for (var hit = 0; hit < 20; hit++)
             {
-#pragma warning disable CA2012 // A completed one is all that is wanted.
+#pragma warning disable CA2012 // Only completed tasks are expected.
                 Assert.True(items.GetAsync("1", CancellationToken.None).IsCompletedSuccessfully);
 #pragma warning restore CA2012
             }
@@ -149,7 +149,7 @@ public sealed class CacheTests(TestServers servers)
         await Eventually.TrueAsync(() => shelf["1"].Name == "second");
         shelf.Refused.Clear();
 
-        // 3. Write 3 is not done with.
+        // 3. Write 3 is still persisted.
         await Eventually.TrueAsync(() => shelf["1"].Name == "third");
         Assert.Empty(await items.DeadLetters!.ListAsync(10, CancellationToken.None));
     }
@@ -162,7 +162,7 @@ public sealed class CacheTests(TestServers servers)
         var (items, consumer) = await StopConsumerAsync(node);
         await items.WriteAsync("1", new Rename("second"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
 
-        // 1. The load reads the row; 2. the write is persisted, and is pending no more; 3. the load goes on with the row of step 1.
+        // 1. The load reads the row; 2. the write is persisted and no longer pending; 3. the load goes on with the row of step 1.
         var loaded = await items.LoadAsync(
             "1",
             async cancel =>
@@ -179,7 +179,7 @@ public sealed class CacheTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_is_declared_wrongly_is_refused_with_its_name()
+    public async Task An_invalid_declaration_is_refused_and_named()
     {
         await using var node = await StartAsync(new Shelf(), withRedis: false);
         var items = node.Services.GetRequiredService<Cache<Item>>();
@@ -228,7 +228,7 @@ public sealed class CacheTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Without_a_redis_it_says_so_once()
+    public async Task Without_a_redis_the_log_reports_that_once()
     {
         await using var node = await StartAsync(new Shelf(), withRedis: false);
         Assert.Single(node.Log, line => line.Contains("No Redis is configured", StringComparison.Ordinal));

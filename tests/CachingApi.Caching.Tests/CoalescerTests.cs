@@ -7,7 +7,7 @@ namespace CachingApi.Caching.Tests;
 public sealed class CoalescerTests(TestServers servers)
 {
     [Fact]
-    public async Task Look_ups_at_the_same_time_ride_together_and_each_caller_has_its_own_answer()
+    public async Task Look_ups_at_the_same_time_share_a_call_and_each_caller_has_its_own_answer()
     {
         const int Readers = 500;
         await using var redis = await RedisServer.StartAsync();
@@ -26,7 +26,7 @@ public sealed class CoalescerTests(TestServers servers)
 
         Assert.All(results, result => Assert.Equal(CacheOutcome.RedisHit, result.Outcome));
         Assert.Equal(Enumerable.Range(0, Readers).Select(reader => $"{reader % 100}"), results.Select(result => Engine.Read(result)!.Name));
-        // Another's answer would have been recognised as such, and the lease asked for.
+        // A reader that received another's answer would have detected that and asked for the lease.
         Assert.Equal(leases, Leases());
         var calls = await CallsAsync(connection);
         Assert.InRange(calls.Values.Sum(), 1, Readers - 1);
@@ -34,7 +34,7 @@ public sealed class CoalescerTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Of_large_entries_few_ride_together()
+    public async Task Only_a_few_look_ups_of_large_entries_share_a_call()
     {
         const int Readers = 64;
         await using var redis = await RedisServer.StartAsync();
@@ -52,7 +52,7 @@ public sealed class CoalescerTests(TestServers servers)
 
         await Task.WhenAll(Enumerable.Range(0, Readers).Select(reader => engine.GetAsync((Thing?)null, $"{reader}")));
 
-        // A megabyte has room for five of them.
+        // A megabyte has room for five of the entries.
         Assert.InRange((await CallsAsync(connection)).Values.Sum(), (Readers / 5) + 1, Readers);
     }
 

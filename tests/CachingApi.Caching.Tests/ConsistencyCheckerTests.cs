@@ -8,7 +8,7 @@ using Microsoft.Extensions.Time.Testing;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>The consistency checker finds entries that stay wrong, in the right tier, and nothing else.</summary>
+/// <summary>The consistency checker finds entries that stay wrong, in the right tier, and reports no others.</summary>
 public sealed class ConsistencyCheckerTests(TestServers servers)
 {
     private const int Looks = 5;
@@ -19,7 +19,7 @@ public sealed class ConsistencyCheckerTests(TestServers servers)
     [InlineData("none", false, 0)]
     [InlineData("deleted", true, 1)]
     [InlineData("deleted", false, 0)]
-    public async Task That_there_is_no_such_entity_is_compared_too(string cached, bool inSource, int inconsistencies)
+    public async Task Not_found_is_compared_too(string cached, bool inSource, int inconsistencies)
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services);
@@ -81,7 +81,7 @@ public sealed class ConsistencyCheckerTests(TestServers servers)
     [InlineData("an entry older than one that was served while Redis was away")]
     [InlineData("an entry whose invalidation is queued")]
     [InlineData("nothing")]
-    public async Task What_is_not_served_from_redis_is_not_compared(string what)
+    public async Task An_entry_that_redis_does_not_serve_is_not_compared(string what)
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
         await using var node = await CacheNode.StartAsync(servers, time: time);
@@ -119,7 +119,7 @@ public sealed class ConsistencyCheckerTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_is_not_served_from_memory_is_not_compared()
+    public async Task An_entry_that_memory_does_not_serve_is_not_compared()
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
         await using var node = await CacheNode.StartAsync(servers, time: time);
@@ -134,7 +134,7 @@ public sealed class ConsistencyCheckerTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_source_that_fails_ends_the_comparison_and_is_no_inconsistency()
+    public async Task A_source_that_fails_ends_the_comparison_and_is_not_an_inconsistency()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services);
@@ -149,7 +149,7 @@ public sealed class ConsistencyCheckerTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_source_that_hangs_is_given_up_when_a_load_is()
+    public async Task A_source_that_hangs_is_given_up_after_the_load_timeout()
     {
         await using var node = await CacheNode.StartAsync(servers, options => options.LoadTimeout = TimeSpan.FromMilliseconds(100));
         var engine = new Engine(node.Services);
@@ -165,7 +165,7 @@ public sealed class ConsistencyCheckerTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_is_in_memory_is_compared_even_if_it_was_not_read_from_redis_lately()
+    public async Task An_entry_in_memory_is_compared_even_if_it_was_not_read_from_redis_recently()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services, new() { MemoryTtl = TimeSpan.FromMinutes(1), EarlyRefresh = false });
@@ -300,7 +300,7 @@ public sealed class ConsistencyCheckerTests(TestServers servers)
     private static double Inconsistencies(CacheNode node, string cache, string tier) =>
         node.Metric("cache.inconsistencies", ("cache", cache), ("tier", tier));
 
-    /// <summary>How many times were recorded; with <paramref name="atMost"/>, how many up to this bucket.</summary>
+    /// <summary>The number of recorded times; with <paramref name="atMost"/>, the number up to this bucket.</summary>
     private static double Staleness(CacheNode node, string cache, string tier, double? atMost = null) => atMost is null
         ? node.Metric("cache.staleness", ("cache", cache), ("tier", tier))
         : node.Recorded("cache.staleness", atMost.Value, ("cache", cache), ("tier", tier));

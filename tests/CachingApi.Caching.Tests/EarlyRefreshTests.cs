@@ -66,12 +66,12 @@ public sealed class EarlyRefreshTests(TestServers servers)
     }
 
     [Fact]
-    public void Long_before_expiry_nobody_refreshes() =>
+    public void Long_before_expiry_no_reader_refreshes() =>
         Assert.False(new EarlyRefresh(() => 1 - 1e-16).IsDue(
             DateTimeOffset.UnixEpoch.AddSeconds(60), TimeSpan.FromSeconds(1), DateTimeOffset.UnixEpoch));
 
     [Fact]
-    public async Task Under_steady_load_one_refresh_per_lifetime_takes_place_before_anybody_has_to_wait()
+    public async Task Under_steady_load_one_refresh_per_lifetime_takes_place_before_any_reader_has_to_wait()
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
         await using var node = await CacheNode.StartAsync(servers, time: time);
@@ -97,7 +97,7 @@ public sealed class EarlyRefreshTests(TestServers servers)
             var result = await engines[tick % 2].GetAsync(LoadAsync);
             Assert.Equal(CacheOutcome.RedisHit, result.Outcome);
             Assert.True(result.Entry.IsFresh(time.GetUtcNow()) || loads > before);
-            // A refresh that has begun lands before the clock goes on.
+            // A refresh that has begun ends before the clock goes on.
             await Eventually.TrueAsync(async () => await Idle(engines[tick % 2]));
         }
 

@@ -4,7 +4,7 @@ using Microsoft.Extensions.DependencyInjection;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>A read keeps the epoch that it began with: what was cleared meanwhile does not come back in memory.</summary>
+/// <summary>A read keeps the epoch that it began with: entries that were cleared meanwhile do not come back in memory.</summary>
 public sealed class EpochTests(TestServers servers)
 {
     private static readonly CacheOptions InMemory = new() { MemoryTtl = TimeSpan.FromMinutes(5), EarlyRefresh = false };
@@ -96,14 +96,14 @@ public sealed class EpochTests(TestServers servers)
         await Task.WhenAll(fillers);
         Assert.True(clears > 100, $"{clears} clears");
 
-        // The library evicts a little after it has added; a further one lets it come to that.
+        // The eviction may come shortly after the addition; a further addition triggers it.
         await Eventually.TrueAsync(async () =>
         {
             await engine.GetAsync(new Thing("it", 0), "last");
             return engine.Cache.Memory.Held <= 100;
         });
 
-        // The entries that are counted are those that can be served.
+        // Only entries that can be served are counted.
         namespaces.Of("things").Renew();
         Assert.Equal(0, node.Metric("cache.entries", ("cache", "things")));
         await engine.GetAsync(new Thing("it", 0), "1");

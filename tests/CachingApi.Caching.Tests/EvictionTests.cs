@@ -5,11 +5,11 @@ using StackExchange.Redis;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>What an administrator evicts is gone, and nothing older comes in its place.</summary>
+/// <summary>An entry that an administrator evicts is gone, and no older one takes its place.</summary>
 public sealed class EvictionTests(TestServers servers)
 {
     [Fact]
-    public async Task What_was_evicted_is_loaded_again_in_every_process()
+    public async Task An_evicted_entry_is_loaded_again_in_every_process()
     {
         await using var node = await CacheNode.StartAsync(servers);
         await using var other = await CacheNode.StartAsync(servers, nodeOf: node);
@@ -24,18 +24,18 @@ public sealed class EvictionTests(TestServers servers)
 
         await here.Invalidation.EvictAsync(here.Cache, "1", CancellationToken.None);
 
-        // The same version, under another name, so that it shows who has loaded.
+        // The same version with another name, so that the value shows which call has loaded it.
         Assert.Equal("again", Engine.Read(await here.GetAsync(new Thing("again", 1)))!.Name);
         await Eventually.TrueAsync(async () => Engine.Read(await there.GetAsync(new Thing("again", 1)))!.Name == "again");
     }
 
     [Fact]
-    public async Task A_late_writer_of_an_older_version_is_refused_after_it_too()
+    public async Task A_late_writer_of_an_older_version_is_refused_after_an_eviction_too()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services);
 
-        // 1. A commits version 2, B commits version 3 and tells the cache; 2. an administrator evicts; 3. A tells the cache.
+        // 1. A commits version 2, B commits version 3 and updates the cache; 2. an administrator evicts; 3. A updates the cache.
         await engine.PutAsync(engine.Key(), new("third", 3), CancellationToken.None);
         await engine.Invalidation.EvictAsync(engine.Cache, "1", CancellationToken.None);
         await engine.PutAsync(engine.Key(), new("second", 2), CancellationToken.None);
@@ -44,7 +44,7 @@ public sealed class EvictionTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_tombstone_is_not_lost_by_it()
+    public async Task A_tombstone_is_not_lost_by_an_eviction()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services);
@@ -78,7 +78,7 @@ public sealed class EvictionTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_is_no_entry_goes_too()
+    public async Task A_foreign_value_is_evicted_too()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services);
@@ -93,7 +93,7 @@ public sealed class EvictionTests(TestServers servers)
     }
 
     [Fact]
-    public async Task While_Redis_is_away_it_is_refused()
+    public async Task While_Redis_is_away_an_eviction_is_refused()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var node = await CacheNode.StartAsync(

@@ -5,7 +5,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>A server that the cache rests on is another one than before: caches are cleared, once, before anything is served.</summary>
+/// <summary>If a server that the cache depends on is another incarnation, caches are cleared once before any entry is served.</summary>
 public sealed class IncarnationTests(TestServers servers)
 {
     [Fact]
@@ -83,7 +83,7 @@ public sealed class IncarnationTests(TestServers servers)
 
         await Task.WhenAll(engines.Select(engine => engine.GetAsync(new Thing("never loaded", 0))));
         Assert.True(await GenerationAsync(redis, first) > before);
-        Assert.InRange(clears, 0, 1); // 0 if the first process was faster than the watcher
+        Assert.InRange(clears, 0, 1); // 0 if the first process cleared the cache before the watcher subscribed
     }
 
     [Theory]
@@ -104,7 +104,7 @@ public sealed class IncarnationTests(TestServers servers)
         Assert.True(second > first);
         Assert.Equal(second, await AskAsync(node));
 
-        // The other process has not noticed yet: that changes nothing.
+        // The other process has not noticed yet, which makes no difference.
         Assert.Equal(second, await AskAsync(other));
         Learn(other, 2);
         Assert.Equal(second, await AskAsync(other));

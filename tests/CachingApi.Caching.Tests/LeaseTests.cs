@@ -61,7 +61,7 @@ public sealed class LeaseTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_failed_load_of_another_node_is_tried_once_here_for_all_that_wait()
+    public async Task A_failed_load_of_another_node_is_tried_once_here_for_all_waiting_readers()
     {
         await using var node = await CacheNode.StartAsync(servers);
         await using var other = await CacheNode.StartAsync(servers, nodeOf: node);
@@ -150,7 +150,7 @@ public sealed class LeaseTests(TestServers servers)
         await Eventually.TrueAsync(async () => await lease.TakeAsync("second", TimeSpan.FromMinutes(1)) is LeaseState.Granted);
         Assert.Equal(WriteState.Stored, await lease.FillAsync("first", version: 2));
 
-        // The second process still has it.
+        // The second process still has the lease.
         Assert.Equal(LeaseState.Held, await lease.TakeAsync("third", TimeSpan.FromMinutes(1)));
         Assert.Equal(WriteState.Refused, await lease.FillAsync("second", version: 1));
         Assert.Equal(WriteState.Stored, await lease.FillAsync("second", version: 3));
@@ -158,7 +158,7 @@ public sealed class LeaseTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_load_from_before_a_write_is_not_kept_even_if_redis_has_evicted_what_the_write_left()
+    public async Task A_load_from_before_a_write_is_not_kept_even_if_redis_has_evicted_the_tombstone()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var lease = await LeaseOnThingAsync(node);
@@ -181,7 +181,7 @@ public sealed class LeaseTests(TestServers servers)
         var redis = node.Services.GetRequiredService<RedisTier>();
         var epoch = await namespaces.CurrentAsync("things", CancellationToken.None);
 
-        // A holder that never renews, nor gives back: it is dead.
+        // A dead holder: it never renews or releases the lease.
         var read = await redis.ReadOrLeaseAsync(
             namespaces.Key(engine.Cache, epoch, "1"), "dead", Leases.Duration, TimeProvider.System.GetUtcNow(), CancellationToken.None);
         Assert.Equal(LeaseState.Granted, read.State);
@@ -226,7 +226,7 @@ public sealed class LeaseTests(TestServers servers)
 
         Assert.Equal(WriteState.Late, (await FillAsync("never had")).State);
 
-        // An invalidation breaks it, also of things that have no version.
+        // An invalidation breaks the lease, also for entities without a version.
         Assert.Equal(LeaseState.Granted, (await LeaseAsync("broken")).State);
         await engine.Invalidation.InvalidateAsync(engine.Key(), new(0), CancellationToken.None);
         Assert.Equal(WriteState.Late, (await FillAsync("broken")).State);

@@ -24,7 +24,7 @@ public sealed class MemoryTierTests(TestServers servers)
             var before = GC.GetAllocatedBytesForCurrentThread();
             for (var hit = 0; hit < hits; hit++)
             {
-#pragma warning disable CA2012 // A completed one is all that is wanted.
+#pragma warning disable CA2012 // Only completed tasks are expected.
                 Assert.True(engine.CacheAside.GetAsync(engine.Key(), load, null, CancellationToken.None).IsCompletedSuccessfully);
 #pragma warning restore CA2012
             }
@@ -33,7 +33,7 @@ public sealed class MemoryTierTests(TestServers servers)
         }
 
         Allocated(1000);
-        // The least of several: now and then the W-TinyLFU cache schedules its upkeep from this thread, and a method is compiled.
+        // The least of several, because a method may be compiled meanwhile.
         Assert.Equal(0, Enumerable.Range(0, 50).Min(_ => Allocated(20)));
     }
 
@@ -42,7 +42,7 @@ public sealed class MemoryTierTests(TestServers servers)
     [InlineData("invalidate")]
     [InlineData("delete")]
     [InlineData("drop")]
-    public async Task What_one_node_changes_the_other_drops(string change)
+    public async Task A_change_by_one_node_removes_the_entry_of_the_other(string change)
     {
         await using var node = await CacheNode.StartAsync(servers);
         await using var other = await CacheNode.StartAsync(servers, nodeOf: node);
@@ -61,14 +61,14 @@ public sealed class MemoryTierTests(TestServers servers)
             _ => here.Invalidation.ClearAsync(here.Cache.Name, cause: null, CancellationToken.None),
         });
 
-        // At once here; there as soon as the message is.
+        // At once on this node; on the other node when the message arrives.
         Assert.Equal(source, Engine.Read(await here.GetAsync(source)));
         await Eventually.TrueAsync(async () => Equals(source, Engine.Read(await there.GetAsync(source))));
         Assert.Equal(source, Engine.Read(await there.GetAsync(source)));
     }
 
     [Fact]
-    public async Task A_node_does_not_drop_what_it_has_written_itself_nor_what_is_newer()
+    public async Task A_node_does_not_drop_its_own_write_or_a_newer_entry()
     {
         await using var node = await CacheNode.StartAsync(servers);
         await using var other = await CacheNode.StartAsync(servers, nodeOf: node);
@@ -77,7 +77,7 @@ public sealed class MemoryTierTests(TestServers servers)
         await here.PutAsync(here.Key(), new("third", 3), CancellationToken.None);
         Assert.Equal(CacheOutcome.MemoryHit, (await here.GetAsync((Thing?)null)).Outcome);
 
-        // Late, and refused by Redis; the message is of an older version.
+        // A late invalidation, which Redis refuses; its message has an older version.
         await there.Invalidation.InvalidateAsync(there.Key(), new(2), CancellationToken.None);
         await here.GetAsync(new Thing("before the message", 1), "2");
         await there.PutAsync(there.Key("2"), new("a message after it", 2), CancellationToken.None);
@@ -105,7 +105,7 @@ public sealed class MemoryTierTests(TestServers servers)
     }
 
     [Fact]
-    public async Task It_is_bounded_and_says_what_had_to_leave()
+    public async Task It_is_bounded_and_counts_evictions()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services, new() { MemoryTtl = TimeSpan.FromMinutes(5), MemoryEntries = 100, EarlyRefresh = false });
@@ -156,7 +156,7 @@ public sealed class MemoryTierTests(TestServers servers)
         proxy.Cut();
         proxy.Mend();
         await CacheNode.TrustedAsync(other);
-        // It never heard of version 2 of the first thing, and would serve version 1 from memory again.
+        // This node did not receive version 2 of the first thing; without the interruption, it would serve version 1 from memory again.
         Assert.Equal("new", Engine.Read(await there.GetAsync(_ => throw new InvalidOperationException("Redis has it.")))!.Name);
     }
 }

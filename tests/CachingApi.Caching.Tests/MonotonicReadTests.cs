@@ -5,7 +5,7 @@ using Microsoft.Extensions.Time.Testing;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>No read goes back in its process, whatever generation it finds an entry in and whether Redis answers.</summary>
+/// <summary>The reads of a process never go back to an older version, in any generation and even if Redis does not answer.</summary>
 public sealed class MonotonicReadTests(TestServers servers)
 {
     private static readonly CacheOptions InMemory = new() { MemoryTtl = TimeSpan.FromMinutes(5), EarlyRefresh = false };
@@ -16,8 +16,8 @@ public sealed class MonotonicReadTests(TestServers servers)
         await using var pair = await PairAsync();
         var (here, there) = (pair.Here, pair.There);
 
-        // 1. This process shows version 2, which is committed and not in the cache; 2. another process clears the cache, and fills it with
-        // what it has read before the commit.
+        // 1. This process serves version 2, which is committed and not in the cache; 2. another process clears the cache, and fills it with
+        // the version that it has read before the commit.
         Assert.Equal(2, Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Version);
         await ClearAsync(pair);
         await there.GetAsync(new Thing("old", 1));
@@ -28,7 +28,7 @@ public sealed class MonotonicReadTests(TestServers servers)
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public async Task A_read_does_not_go_back_behind_one_that_was_overtaken_by_a_clear(bool versioned)
+    public async Task A_read_does_not_go_back_behind_one_that_a_clear_superseded(bool versioned)
     {
         await using var pair = await PairAsync(versioned: versioned);
         var (here, there) = (pair.Here, pair.There);
@@ -46,7 +46,7 @@ public sealed class MonotonicReadTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_read_does_not_go_back_by_joining_a_load_that_has_read_an_older_version_than_was_shown_meanwhile()
+    public async Task A_read_does_not_go_back_by_joining_a_load_that_has_read_an_older_version_than_was_served_meanwhile()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services, InMemory);
@@ -66,7 +66,7 @@ public sealed class MonotonicReadTests(TestServers servers)
         var second = engine.GetAsync(slow.RunAsync);
         await slow.HasRead;
 
-        // 4. Version 2 is committed; 5. the first load reads it, and its reader shows it; 6. a reader joins the load of step 3.
+        // 4. Version 2 is committed; 5. the first load reads it, and its reader serves it; 6. a reader joins the load of step 3.
         version = 2;
         goOn.SetResult();
         Assert.Equal(2, Engine.Read(await first)!.Version);
@@ -85,8 +85,8 @@ public sealed class MonotonicReadTests(TestServers servers)
         await using var pair = await PairAsync();
         var (here, there) = (pair.Here, pair.There);
 
-        // 1. This process commits version 1, another one version 2, which a read of this process shows; 2. the cache is cleared; 3. the
-        // put of version 1 finds nothing.
+        // 1. This process commits version 1, another one version 2, which a read of this process serves; 2. the cache is cleared; 3. the
+        // put of version 1 finds no entry.
         if (kept)
         {
             Assert.Equal(2, Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Version);
@@ -150,7 +150,7 @@ public sealed class MonotonicReadTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Readers_that_do_not_accept_what_a_load_has_read_share_the_next_one()
+    public async Task Readers_that_do_not_accept_the_value_of_a_load_share_the_next_one()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var node = await CacheNode.StartAsync(servers, CacheNode.On(redis.ConnectionString));
@@ -162,7 +162,7 @@ public sealed class MonotonicReadTests(TestServers servers)
         await slow.HasRead;
         var joined = Enumerable.Range(0, 300).Select(_ => engine.GetAsync(next.RunAsync)).ToArray();
 
-        // Another reader of this process is shown version 2 meanwhile.
+        // Another reader of this process is served version 2 meanwhile.
         Seen(node, engine, new("it", 2));
         slow.GoOn();
         await next.HasRead.WaitAsync(TimeSpan.FromSeconds(30));
@@ -175,7 +175,7 @@ public sealed class MonotonicReadTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Processes_that_do_not_accept_what_redis_holds_load_once()
+    public async Task Processes_that_do_not_accept_the_entry_in_redis_load_once()
     {
         await using var pair = await PairAsync(inMemory: false);
         var (here, there) = (pair.Here, pair.There);
@@ -195,7 +195,7 @@ public sealed class MonotonicReadTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Not_found_is_cached_again_although_a_version_was_served_around_redis_before()
+    public async Task Not_found_is_cached_again_although_a_version_was_served_without_redis_before()
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
         await using var node = await CacheNode.StartAsync(servers, time: time);
@@ -217,7 +217,7 @@ public sealed class MonotonicReadTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_is_remembered_of_too_many_entities_is_forgotten_when_time_has_passed()
+    public async Task Records_of_too_many_entities_expire()
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
         await using var node = await CacheNode.StartAsync(servers);
@@ -230,7 +230,7 @@ public sealed class MonotonicReadTests(TestServers servers)
             seen.Add(engine.Cache, $"{id}", Entry(2));
         }
 
-        // One more: entries from before are refused, and the others are not remembered one by one any more.
+        // One more than fits: older entries are refused, and further entities are no longer recorded individually.
         var old = Entry(1);
         seen.Add(engine.Cache, "one more", Entry(2));
         Assert.True(seen.MayBeNewerThan("things", "another", old));
@@ -240,7 +240,7 @@ public sealed class MonotonicReadTests(TestServers servers)
         Assert.False(seen.MayBeNewerThan("things", "another", later));
         Assert.True(seen.MayBeNewerThan("things", "yet another", later));
 
-        // Redis does not hold an entry from before for so long.
+        // Redis does not hold older entries for so long.
         time.Advance(engine.Cache.Options.Ttl + engine.Cache.Options.StaleFor + TimeSpan.FromMinutes(1));
         Assert.False(seen.MayBeNewerThan("things", "yet another", Entry(1)));
         Assert.Equal(default, seen.Highest("things", "yet another"));
@@ -263,7 +263,7 @@ public sealed class MonotonicReadTests(TestServers servers)
         }
     }
 
-    /// <summary>A value has been served that Redis does not have.</summary>
+    /// <summary>Records a served value that Redis does not have.</summary>
     private static void Seen(CacheNode node, Engine engine, Thing thing) => node.Services.GetRequiredService<SeenRevisions>().Add(
         engine.Cache,
         "1",
@@ -284,7 +284,7 @@ public sealed class MonotonicReadTests(TestServers servers)
         return false;
     }
 
-    /// <summary>Clears the cache from the other process; ends when this one knows its next generation.</summary>
+    /// <summary>Clears the cache from the other process; ends when this one has the next generation.</summary>
     private static async Task ClearAsync(Pair pair)
     {
         await pair.There.Invalidation.ClearAsync(pair.There.Cache.Name, cause: null, CancellationToken.None);

@@ -130,7 +130,7 @@ public sealed class NamespaceTests(TestServers servers)
             await redis.GetDatabase().KeyDeleteAsync($"{node.KeyPrefix}:things:generation");
         }
 
-        // Another process asks for it, and the first one hears of the new one.
+        // Another process asks for the generation, and the first one receives the new one.
         await using var other = await CacheNode.StartAsync(servers, nodeOf: node);
         await new Engine(other.Services).GetAsync(new Thing("it", 1));
         await Eventually.TrueAsync(async () =>

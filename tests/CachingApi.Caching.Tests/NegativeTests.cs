@@ -2,7 +2,7 @@ using Microsoft.Extensions.Time.Testing;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>"There is no such thing" is cached too.</summary>
+/// <summary>"Not found" is cached, too.</summary>
 public sealed class NegativeTests(TestServers servers)
 {
     [Fact]
@@ -34,16 +34,16 @@ public sealed class NegativeTests(TestServers servers)
     }
 
     [Fact]
-    public async Task It_replaces_the_stale_entry_of_what_is_gone()
+    public async Task It_replaces_the_stale_entry_of_a_deleted_entity()
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
-        // A busy machine may be slow to load what is fast.
+        // On a busy machine, even a fast load may be slow.
         await using var node = await CacheNode.StartAsync(servers, options => options.SoftTimeout = TimeSpan.FromSeconds(5), time: time);
         var engine = new Engine(
             node.Services, new() { MemoryTtl = TimeSpan.Zero, Ttl = TimeSpan.FromMinutes(1), StaleFor = TimeSpan.FromHours(1) });
         await engine.GetAsync(new Thing("it", 7));
 
-        // Gone without a word to the cache: by hand, say.
+        // The entity is deleted without an invalidation, for example in psql.
         time.Advance(TimeSpan.FromMinutes(2));
 
         Assert.Equal((false, CacheOutcome.Refreshed), Of(await engine.GetAsync((Thing?)null)));

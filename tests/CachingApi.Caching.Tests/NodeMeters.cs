@@ -3,7 +3,7 @@ using System.Globalization;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>Adds up what the instruments of one node measure: meters are heard by the whole process.</summary>
+/// <summary>Adds up the measurements of one node's instruments. A listener receives those of the whole process.</summary>
 internal sealed class NodeMeters : IDisposable
 {
     private readonly MeterListener _listener = new();
@@ -55,12 +55,12 @@ internal sealed class NodeMeters : IDisposable
         {
             Observe();
             var measured = _instruments.Where(measured => measured.Name == instrument).ToArray();
-            Assert.True(measured.Length > 0, $"There is no instrument {instrument}.");
+            Assert.True(measured.Length > 0, $"The instrument {instrument} does not exist.");
             return [.. measured.SelectMany(measured => measured.Snapshot()).Where(series => labels.All(series.Has))];
         }
     }
 
-    /// <summary>Asks the instruments that are not told but have to be asked.</summary>
+    /// <summary>Reads the observable instruments.</summary>
     private void Observe()
     {
         foreach (var measured in _instruments)
@@ -71,7 +71,7 @@ internal sealed class NodeMeters : IDisposable
         _listener.RecordObservableInstruments();
     }
 
-    /// <summary>One instrument. To add to a series that is there allocates nothing, as tests measure what the engine allocates.</summary>
+    /// <summary>One instrument. Adding to an existing series allocates nothing, because tests measure the engine's allocations.</summary>
     private sealed class Measured(Instrument instrument)
     {
         private readonly List<Series> _series = [];
@@ -122,7 +122,7 @@ internal sealed class NodeMeters : IDisposable
         }
     }
 
-    /// <param name="Recorded">The values, of a histogram.</param>
+    /// <param name="Recorded">The recorded values, for a histogram.</param>
     private sealed record Series(KeyValuePair<string, object?>[] Labels, List<double>? Recorded)
     {
         private double _sum;

@@ -6,7 +6,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>A short or partial fault stays short and partial.</summary>
+/// <summary>The effects of a short or partial fault are short or partial, too.</summary>
 public sealed class OverloadTests(TestServers servers)
 {
     [Fact]
@@ -60,10 +60,10 @@ public sealed class OverloadTests(TestServers servers)
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public async Task A_slow_source_of_one_cache_holds_up_no_other(bool redisAnswers)
+    public async Task A_slow_source_of_one_cache_delays_no_other_cache(bool redisAnswers)
     {
         await using var redis = await RedisServer.StartAsync();
-        // A lease that is not answered in time would be a load without Redis.
+        // If the lease were not answered in time, the load would take place without Redis.
         var deadline = redisAnswers ? TimeSpan.FromSeconds(5) : TimeSpan.FromMilliseconds(200);
         await using var node = await CacheNode.StartAsync(servers, CacheNode.On(redis.ConnectionString, deadline));
         var engine = new Engine(node.Services);
@@ -153,7 +153,7 @@ public sealed class OverloadTests(TestServers servers)
         await redis.ResumeAsync();
         await Eventually.TrueAsync(() => tier.IsTrusted);
 
-        // Redis still has version 1 of both. One was remembered, one came after the bound.
+        // Redis still has version 1 of both. The first was recorded, the last came after the bound.
         Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 2), "first"))!.Name);
         Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 2), "last"))!.Name);
         await Eventually.TrueAsync(async () => (await engine.GetAsync(new Thing("new", 2), "last")).Outcome is CacheOutcome.RedisHit);
@@ -247,7 +247,7 @@ public sealed class OverloadTests(TestServers servers)
         await engine.WriteThrough.PutAsync(engine.Key(), new("late", 2), aWhileAgo, CancellationToken.None);
         Assert.Equal("newest", Engine.Read(await engine.GetAsync(new Thing("newest", 3)))!.Name);
 
-        // An older entry is there: nothing was evicted.
+        // Redis has an older entry, so nothing was evicted.
         await engine.WriteThrough.PutAsync(engine.Key(), new("slow", 4), aWhileAgo, CancellationToken.None);
         Assert.Equal("slow", Engine.Read(await engine.GetAsync(new Thing("never loaded", 4)))!.Name);
     }

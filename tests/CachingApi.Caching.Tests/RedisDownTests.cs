@@ -13,7 +13,7 @@ public sealed class RedisDownTests(TestServers servers)
     [InlineData("frozen")]
     [InlineData("paused")]
     [InlineData("slow")]
-    public async Task The_first_reads_wait_and_the_later_ones_leave_redis_alone(string fault)
+    public async Task The_first_reads_wait_and_the_later_ones_do_not_use_redis(string fault)
     {
         await using var redis = await RedisServer.StartAsync();
         await using var proxy = new FaultProxy(redis.Port);
@@ -41,12 +41,13 @@ public sealed class RedisDownTests(TestServers servers)
                 break;
         }
 
-        // Each wait ends at the deadline: two at most, the generation's and the entry's; none where the connection is known to be gone.
+        // Each wait ends at the deadline. There are at most two, for the generation and for the entry; none if the connection is known to
+        // be lost.
         Assert.Equal(CacheOutcome.Bypass, (await engine.GetAsync(new Thing("it", 1))).Outcome);
         Assert.InRange(Waits() - before, 0, 2);
         if (fault == "killed")
         {
-            // Nothing waits for a connection that is gone; that it is, the library tells a moment later.
+            // No operation waits for a lost connection. The library reports the loss a moment later.
             await Eventually.TrueAsync(() => node.Metric("cache.circuit_open") == 1, "the lost connection to be noticed");
         }
 
@@ -55,7 +56,7 @@ public sealed class RedisDownTests(TestServers servers)
             Assert.Equal(CacheOutcome.Bypass, (await engine.GetAsync(new Thing("it", 1), $"{read}")).Outcome);
         }
 
-        // The circuit opens at the third; after that there is nothing to wait for.
+        // The circuit opens at the third failure; after that, no operation waits.
         Assert.InRange(Waits() - before, 0, 4);
         Assert.Equal(1, node.Metric("cache.circuit_open"));
 
@@ -124,7 +125,7 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task The_source_is_asked_by_so_many_at_once_and_who_finds_the_queue_full_is_told_to_come_back()
+    public async Task Loads_are_bounded_and_a_reader_that_finds_the_queue_full_fails_with_a_retry_time()
     {
         const int AtOnce = 32, Waiting = 256;
         await using var redis = await RedisServer.StartAsync();
@@ -168,7 +169,7 @@ public sealed class RedisDownTests(TestServers servers)
     [InlineData(true, "new")]
     [InlineData(false, "new")]
     [InlineData(true, null)]
-    public async Task What_was_shown_while_redis_was_away_is_not_followed_by_what_it_held_before(bool versioned, string? content)
+    public async Task A_value_served_while_redis_was_away_is_not_followed_by_the_older_entry_in_redis(bool versioned, string? content)
     {
         await using var redis = await RedisServer.StartAsync();
         await using var node = await StartAsync(redis);
@@ -177,7 +178,7 @@ public sealed class RedisDownTests(TestServers servers)
         var current = content is null ? null : new Thing(content, 2);
 
         await redis.PauseAsync();
-        // Another process, or a hand, has committed a change, and this process shows it.
+        // Another process, or a user of psql, has committed a change, and this process serves it.
         await Eventually.TrueAsync(async () =>
         {
             Assert.Equal(current, Engine.Read(await engine.GetAsync(current)));
@@ -194,7 +195,7 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_redis_that_is_started_again_from_an_older_snapshot_is_not_believed()
+    public async Task A_redis_that_is_started_again_from_an_older_snapshot_serves_no_old_entry()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var node = await StartAsync(redis);
@@ -208,7 +209,7 @@ public sealed class RedisDownTests(TestServers servers)
         await engine.PutAsync(engine.Key(), new("new", 2), CancellationToken.None);
         Assert.Equal(2, Engine.Read(await engine.GetAsync(new Thing("new", 2)))!.Version);
 
-        // Nothing is read meanwhile, by which it would be noticed.
+        // No read takes place meanwhile, because it would detect the restart.
         var tier = node.Services.GetRequiredService<RedisTier>();
         await redis.KillAsync();
         await Eventually.TrueAsync(() => !tier.IsTrusted);
@@ -221,7 +222,7 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_is_never_voided_before_its_time_is_kept_in_memory_meanwhile()
+    public async Task A_cache_that_only_expires_keeps_its_entries_in_memory_meanwhile()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var node = await StartAsync(redis);
@@ -257,7 +258,7 @@ public sealed class RedisDownTests(TestServers servers)
             return !tier.IsTrusted;
         });
 
-        // Nothing is read meanwhile: what this process had served would keep the older entry out, too.
+        // No read takes place meanwhile, because the values that this process has served would keep the older entry out, too.
         await engine.Invalidation.ClearAsync(engine.Cache.Name, cause: null, CancellationToken.None);
         await redis.ResumeAsync();
         await Eventually.TrueAsync(() => tier.IsTrusted);
@@ -266,7 +267,7 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_reader_that_comes_after_everything_was_dropped_does_not_join_a_load_around_redis()
+    public async Task A_reader_that_comes_after_a_clear_does_not_join_a_load_without_redis()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var node = await StartAsync(redis);
@@ -339,7 +340,7 @@ public sealed class RedisDownTests(TestServers servers)
         source = new("new", 2);
         await here.PutAsync(here.Key(), source, CancellationToken.None);
         await Eventually.TrueAsync(async () => Engine.Read(await there.GetAsync(source))!.Name == "new",
-            "the other process to leave Redis alone");
+            "the other process not to use Redis");
         Assert.Equal(CacheOutcome.Bypass, (await there.GetAsync(source)).Outcome);
         Assert.False(await other.Services.GetRequiredService<RedisCalls>().ProbeAsync(CancellationToken.None));
 
@@ -350,7 +351,7 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_reader_joins_no_load_around_redis_that_began_long_ago()
+    public async Task A_reader_joins_no_load_without_redis_that_began_long_ago()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var node = await StartAsync(redis);
@@ -370,7 +371,7 @@ public sealed class RedisDownTests(TestServers servers)
         Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 2)))!.Name);
         slow.GoOn();
         Assert.Equal("old", Engine.Read(await first)!.Name);
-        // It has joined the first load, and another reader has been shown version 2 meanwhile.
+        // The reader has joined the first load, and another reader has been served version 2 meanwhile.
         Assert.Equal("new", Engine.Read(await joined)!.Name);
     }
 

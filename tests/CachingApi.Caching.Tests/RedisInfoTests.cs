@@ -11,7 +11,7 @@ namespace CachingApi.Caching.Tests;
 public sealed class RedisInfoTests(TestServers servers)
 {
     [Fact]
-    public void A_node_is_read_from_its_info_and_what_is_absent_stays_so()
+    public void A_node_is_read_from_its_info_and_absent_fields_stay_absent()
     {
         var node = RedisNode.Parse(
             "cache",
@@ -26,7 +26,7 @@ public sealed class RedisInfoTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_node_that_does_not_answer_says_nothing_but_that()
+    public async Task A_node_that_does_not_answer_has_only_the_metric_up()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var node = await StartAsync(redis.ConnectionString);
@@ -36,13 +36,13 @@ public sealed class RedisInfoTests(TestServers servers)
 
         await Eventually.TrueAsync(
             () => Samples(node, redis) is [var only] && only == $$"""redis.up{node="{{redis.ConnectionString}}",role="state"} 0""",
-            "nothing but redis.up 0");
+            "only redis.up 0");
         await redis.ResumeAsync();
         await Eventually.TrueAsync(() => Samples(node, redis) is { Length: > 15 }, "the numbers of the node");
     }
 
     [Fact]
-    public async Task A_node_that_does_not_allow_INFO_is_up_and_says_no_more()
+    public async Task A_node_that_does_not_allow_INFO_has_only_the_metric_up()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
@@ -67,7 +67,7 @@ public sealed class RedisInfoTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Who_looks_often_does_not_ask_redis_more_often()
+    public async Task Frequent_reads_do_not_ask_redis_more_often()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
@@ -81,7 +81,7 @@ public sealed class RedisInfoTests(TestServers servers)
             Samples(node, redis);
         }
 
-        // One look may fall in any five seconds.
+        // Redis may be asked once in any five seconds.
         var seconds = Stopwatch.GetElapsedTime(start).TotalSeconds;
         Assert.InRange(await SectionsAskedAsync(connection) - before, 0, 10 + 2 * seconds);
     }

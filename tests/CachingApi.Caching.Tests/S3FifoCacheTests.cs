@@ -45,7 +45,7 @@ public sealed class S3FifoCacheTests
     }
 
     [Fact]
-    public void A_scan_does_not_displace_what_is_read_often()
+    public void A_scan_does_not_displace_popular_entries()
     {
         var cache = new S3FifoCache<int>(100, (_, _) => { });
         foreach (var key in Enumerable.Range(0, 80).Select(id => $"hot {id}"))
@@ -101,7 +101,7 @@ public sealed class S3FifoCacheTests
         Assert.Equal(100 - capacity, evicted);
     }
 
-    /// <summary>If every entry is read between two evictions, one of them leaves all the same.</summary>
+    /// <summary>If every entry is read between two evictions, one of them is evicted nevertheless.</summary>
     [Fact]
     public void It_is_bounded_if_all_entries_are_read_all_the_time()
     {

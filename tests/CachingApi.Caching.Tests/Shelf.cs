@@ -2,7 +2,7 @@ using System.Text.Json.Serialization;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>What a shelf holds.</summary>
+/// <summary>An item on a shelf.</summary>
 internal sealed record Item(string Name, long Version)
 {
     [JsonIgnore]
@@ -16,7 +16,7 @@ internal sealed record Rename(string Name);
 [JsonSerializable(typeof(Rename))]
 internal sealed partial class ItemJson : JsonSerializerContext;
 
-/// <summary>A database of a test's own, in this process: it keeps the fences as SQL would.</summary>
+/// <summary>A test's own database, in this process. It handles fences as the SQL would.</summary>
 internal sealed class Shelf : IWriteBehind<Item, Rename>
 {
     private readonly Lock _lock = new();

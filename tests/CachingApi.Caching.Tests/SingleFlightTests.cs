@@ -13,7 +13,7 @@ public sealed class SingleFlightTests(TestServers servers)
 
         var readers = Enumerable.Range(0, 200).Select(_ => engine.GetAsync(slow.RunAsync)).ToArray();
         await slow.HasRead;
-        // All have found nothing in Redis, so all but the one that loads have to wait for it.
+        // All readers have found nothing in Redis, so all except the loading one wait for the load.
         await Eventually.TrueAsync(() =>
             node.Metric("cache.operation.duration", ("tier", "redis"), ("operation", "get")) >= 200);
         slow.GoOn();
@@ -21,20 +21,20 @@ public sealed class SingleFlightTests(TestServers servers)
 
         Assert.Equal(1, slow.Runs);
         Assert.Single(results, result => result is { Outcome: CacheOutcome.Miss, Collapsed: false });
-        // A reader between its look-up and the flight may find what the flight has stored.
+        // A reader between its look-up and the flight may find the entry that the flight has stored.
         Assert.InRange(results.Count(result => result.Collapsed), 150, 199);
         Assert.Equal(
             results.Count(result => result.Collapsed), node.Metric("cache.coalesced", ("cache", "things")));
     }
 
     [Fact]
-    public async Task The_double_check_finds_what_a_flight_that_has_just_landed_has_stored()
+    public async Task The_double_check_finds_the_entry_of_a_load_that_has_just_ended()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services);
         var loads = 0;
 
-        // Loads that take no time: many a reader looks before such a flight lands, and takes off after it has.
+        // Loads that take no time: many readers look up the key before such a load ends, and begin their own after it.
         for (var key = 0; key < 100; key++)
         {
             await Task.WhenAll(Enumerable.Range(0, 64).Select(_ => engine.GetAsync(
@@ -85,7 +85,7 @@ public sealed class SingleFlightTests(TestServers servers)
 
         var readers = Enumerable.Range(0, 50).Select(_ => engine.GetAsync(FailAsync)).ToArray();
         await Eventually.TrueAsync(() => loads == 1);
-        // Each reader has looked into Redis before it waits; those that have not yet would begin a second load.
+        // Each reader has asked Redis before it waits. A reader that had not would begin a second load.
         await Eventually.TrueAsync(() =>
             node.Metric("cache.operation.duration", ("tier", "redis"), ("operation", "get")) >= 50);
         gate.SetResult();

@@ -55,7 +55,7 @@ public sealed class StaleSetRaceTests(TestServers servers)
     }
 
     [Fact]
-    public async Task The_slow_reader_itself_is_given_the_new_value()
+    public async Task The_slow_reader_itself_receives_the_new_value()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services);
@@ -92,7 +92,7 @@ public sealed class StaleSetRaceTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_slow_not_found_does_not_hide_what_was_created_meanwhile()
+    public async Task A_slow_not_found_does_not_hide_an_entity_that_was_created_meanwhile()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services);
@@ -110,7 +110,7 @@ public sealed class StaleSetRaceTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_slow_load_does_not_bring_back_what_was_deleted_meanwhile()
+    public async Task A_slow_load_does_not_bring_back_an_entity_that_was_deleted_meanwhile()
     {
         await using var node = await CacheNode.StartAsync(servers);
         var engine = new Engine(node.Services);

@@ -50,7 +50,7 @@ public sealed class StaleTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_failing_load_is_answered_by_what_is_stale_until_that_is_not_usable_any_more()
+    public async Task A_failing_load_is_answered_by_the_stale_entry_while_it_is_usable()
     {
         var (node, engine, time) = await StartAsync();
         await using var _ = node;
@@ -67,7 +67,7 @@ public sealed class StaleTests(TestServers servers)
     private async Task<(CacheNode Node, Engine Engine, FakeTimeProvider Time)> StartAsync()
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());
-        // A busy machine may be slow to load what is fast.
+        // On a busy machine, even a fast load may be slow.
         var node = await CacheNode.StartAsync(servers, options => options.SoftTimeout = TimeSpan.FromSeconds(1), time: time);
         return (node, new Engine(node.Services, Settings), time);
     }

@@ -6,7 +6,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>The state server fails to answer: how long operations wait, and when it is left alone.</summary>
+/// <summary>The state server fails to answer: how long operations wait, and when the circuit opens.</summary>
 public sealed class StateCircuitTests
 {
     private static readonly TimeSpan Deadline = TimeSpan.FromMilliseconds(400);
@@ -117,7 +117,7 @@ public sealed class StateCircuitTests
     }
 
     [Fact]
-    public async Task A_caller_that_goes_away_is_no_failure()
+    public async Task A_caller_that_cancels_is_not_a_failure()
     {
         using var circuit = Circuit();
         _answers = false;

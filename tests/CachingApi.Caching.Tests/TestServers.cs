@@ -5,7 +5,7 @@ using CachingApi.Tests.Servers;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>What the tests share: a Redis or a Redis Cluster.</summary>
+/// <summary>The Redis or Redis Cluster that the tests share.</summary>
 public sealed class TestServers : IAsyncLifetime
 {
     private SharedRedis _redis = null!;

@@ -7,10 +7,10 @@ using Microsoft.Extensions.DependencyInjection;
 
 namespace CachingApi.Caching.Tests;
 
-/// <summary>Something to cache, from a source that a test plays.</summary>
+/// <summary>A cached entity, from a source that a test controls.</summary>
 internal sealed record Thing(string Name, long Version);
 
-/// <summary>What an earlier build cached of it.</summary>
+/// <summary>The same entity as an earlier build cached it.</summary>
 internal sealed record RenamedThing(string Title, long Version);
 
 [JsonSerializable(typeof(Thing))]
@@ -62,7 +62,7 @@ internal sealed class Engine
 
     public Cache<Thing> Cache { get; }
 
-    /// <summary>What the cache's own loader loads from.</summary>
+    /// <summary>The source of the cache's own loader.</summary>
     public Func<string, CancellationToken, Task<Thing?>> Source { get; set; } = (_, _) => Task.FromResult<Thing?>(null);
 
     public CacheAside CacheAside { get; }
@@ -95,7 +95,7 @@ internal sealed class Engine
         result.Found ? JsonSerializer.Deserialize(result.Entry.Body.Span, ThingJson.Default.Thing) : null;
 }
 
-/// <summary>A load that waits, after it has read its source, until the test lets it go on.</summary>
+/// <summary>A load that, after it has read its source, waits until the test releases it.</summary>
 internal sealed class SlowLoad(Func<Thing?> source)
 {
     private readonly TaskCompletionSource _read = new(TaskCreationOptions.RunContinuationsAsynchronously);

@@ -3,7 +3,7 @@ using System.Text;
 
 namespace CachingApi.FakeUpstream;
 
-/// <summary>A city that the fake knows; the first name is the English one.</summary>
+/// <summary>A city of the fake; the first name is the English one.</summary>
 public sealed record City(
     int Id,
     string[] Names,
@@ -44,8 +44,8 @@ public sealed record City(
     ];
 
     /// <summary>
-    /// The cities of a name: none for one character, those of exactly this name for two, those that begin with it for more;
-    /// letter case and accents don't count. What follows a comma is the country. The largest comes first.
+    /// The cities with a name: none for one character, those with exactly this name for two, those whose names begin with it for more,
+    /// without regard to letter case and accents. The country can follow after a comma. The largest city comes first.
     /// </summary>
     public static IEnumerable<City> Find(string name)
     {

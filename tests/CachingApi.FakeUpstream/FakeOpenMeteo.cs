@@ -8,36 +8,36 @@ using Microsoft.AspNetCore.Hosting.Server.Features;
 
 namespace CachingApi.FakeUpstream;
 
-/// <summary>How an upstream may fail.</summary>
+/// <summary>A fault of an upstream.</summary>
 public enum UpstreamFault
 {
     None,
 
-    /// <summary>429, and the reason speaks of this minute.</summary>
+    /// <summary>429, and the reason names this minute.</summary>
     MinutelyLimit,
 
-    /// <summary>429, and the reason speaks of this hour.</summary>
+    /// <summary>429, and the reason names this hour.</summary>
     HourlyLimit,
 
-    /// <summary>429, and the reason speaks of this day.</summary>
+    /// <summary>429, and the reason names this day.</summary>
     DailyLimit,
 
     /// <summary>503.</summary>
     Overloaded,
 
-    /// <summary>400, whatever was asked.</summary>
+    /// <summary>400 to every request.</summary>
     BadRequest,
 
     /// <summary>200, and JSON that ends in an error message half-way.</summary>
     BrokenJson,
 
-    /// <summary>200, and JSON that holds nothing of use.</summary>
+    /// <summary>200, and JSON without usable content.</summary>
     EmptyJson,
 
-    /// <summary>200, and JSON whose values nothing can be made of.</summary>
+    /// <summary>200, and JSON with impossible values.</summary>
     AbsurdJson,
 
-    /// <summary>200, and a body that comes a byte at a time, for minutes.</summary>
+    /// <summary>200, and a body that arrives byte by byte, for minutes.</summary>
     Trickle,
 
     /// <summary>No answer at all.</summary>
@@ -45,8 +45,8 @@ public enum UpstreamFault
 }
 
 /// <summary>
-/// A stand-in for Open-Meteo's geocoding and forecast APIs, to the field: what it leaves out, its errors and reasons, one request at
-/// a time. The weather is made up, and each answer says so in the header <c>X-Fake-Upstream</c>.
+/// A stand-in for Open-Meteo's geocoding and forecast APIs: the same fields, omissions, errors and reasons, one request at a time. The
+/// weather is invented, and each answer is marked by the header <c>X-Fake-Upstream</c>.
 /// </summary>
 public sealed class FakeOpenMeteo : IAsyncDisposable
 {
@@ -80,13 +80,13 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
     /// <summary>The base address of both APIs.</summary>
     public string Address => _app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.First();
 
-    /// <summary>How it fails from now on.</summary>
+    /// <summary>The fault of the next answers.</summary>
     public UpstreamFault Fault { get; set; }
 
-    /// <summary>Which of the two APIs fail; both unless said otherwise.</summary>
+    /// <summary>The API that fails; by default both.</summary>
     public string FailingPath { get; set; } = "/";
 
-    /// <summary>How many times it fails before it is well again; for good unless said otherwise.</summary>
+    /// <summary>How many requests fail before it works again; by default all.</summary>
     public int Failures { get; set; } = int.MaxValue;
 
     /// <summary>How long every answer takes.</summary>
@@ -95,16 +95,16 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
     /// <summary>How far the places' time is ahead of UTC.</summary>
     public TimeSpan UtcOffset { get; set; }
 
-    /// <summary>Whether it says so; if not, it is that far behind, or ahead.</summary>
+    /// <summary>Whether it reports that offset; if not, its times are wrong by it.</summary>
     public bool ReportsOffset { get; set; } = true;
 
-    /// <summary>What is observed everywhere, in place of what is made up; <c>null</c> for a value that is missing.</summary>
+    /// <summary>Values that replace the invented ones everywhere; <c>null</c> for a missing value.</summary>
     public Dictionary<string, double?> Values { get; } = [];
 
-    /// <summary>All that was asked, path and query.</summary>
+    /// <summary>All requests, path and query.</summary>
     public IReadOnlyCollection<string> Calls => _calls;
 
-    /// <summary>The most requests that were present at once.</summary>
+    /// <summary>The maximum number of simultaneous requests so far.</summary>
     public int MostAtOnce { get; private set; }
 
     public static async Task<FakeOpenMeteo> StartAsync(TimeProvider time, params string[] arguments)
@@ -222,7 +222,7 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
         var found = City.Find(query["name"].ToString()).Take(count).ToArray();
         await WriteAsync(context, json =>
         {
-            // Nothing that is empty or zero is written.
+            // Empty and zero values are not written.
             if (found.Length > 0)
             {
                 json.WriteStartArray("results");
@@ -289,7 +289,7 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
         var local = DateTimeOffset.FromUnixTimeSeconds(slot * Interval) + UtcOffset;
         await WriteAsync(context, json =>
         {
-            // The coordinates are those of a cell of the model's grid, not those that were asked for.
+            // The coordinates are those of a cell of the model's grid, not the requested ones.
             json.WriteNumber("latitude", (float)(Math.Round(latitude * 10) / 10));
             json.WriteNumber("longitude", (float)(Math.Round(longitude * 10) / 10));
             json.WriteNumber("generationtime_ms", TimeProvider.System.GetElapsedTime(start).TotalMilliseconds);
@@ -334,7 +334,7 @@ public sealed class FakeOpenMeteo : IAsyncDisposable
         });
     }
 
-    /// <summary>Warmer towards the equator and in the afternoon, and a little different in every slot.</summary>
+    /// <summary>An invented value: warmer towards the equator and in the afternoon, and a little different in every slot.</summary>
     private static double MadeUp(string variable, double latitude, double longitude, long slot)
     {
         var hour = (slot * Interval / 3600.0 + longitude / 15) % 24;

@@ -1,7 +1,7 @@
 namespace CachingApi.FakeUpstream;
 
 /// <summary>
-/// The fake as a program: <c>./dev run</c> starts it if the machine has no internet. <c>--urls</c> says where it listens.
+/// The fake as a program: <c>./dev run</c> starts it if the machine has no internet. <c>--urls</c> sets the address.
 /// </summary>
 internal static class Start
 {

@@ -6,7 +6,7 @@ namespace CachingApi.Orders;
 /// <summary>The caches of orders.</summary>
 public static class OrderCaches
 {
-    /// <param name="configure">What only the service knows, such as <c>TrackTable</c>.</param>
+    /// <param name="configure">Settings that only the service can make, such as <c>TrackTable</c>.</param>
     public static CachingBuilder AddOrders(this CachingBuilder caching, Action<CacheBuilder<Order>>? configure = null)
     {
         ArgumentNullException.ThrowIfNull(caching);

@@ -53,7 +53,7 @@ public sealed class OrderRepository(NpgsqlDataSource postgres)
     public async Task<WriteResult<Order>> UpdateAsync(
         string id, OrderChange change, IReadOnlyCollection<long>? versions, WriteFence fence, CancellationToken cancel)
     {
-        // A pending write that lies over the row counts, not the row.
+        // If a pending write lies over the row, its version counts, not the row's.
         var order = await WithAsync(
             """
             UPDATE orders
@@ -140,7 +140,7 @@ public sealed class OrderRepository(NpgsqlDataSource postgres)
             ? new(version, fence)
             : null;
 
-    /// <summary>Why a statement found no row to change.</summary>
+    /// <summary>The reason for which a statement found no row to change.</summary>
     private async Task<WriteResult<Order>> RefusalAsync(string id, WriteFence fence, CancellationToken cancel) =>
         await FindAsync(id, cancel) is not { } order ? WriteOutcome.NotFound
         : order.Fence >= fence.Token && order.Fence <= fence.MaxFence ? new WriteResult<Order>(WriteOutcome.Superseded, Fence: order.Fence)

@@ -2,7 +2,7 @@ using CachingApi.Caching;
 
 namespace CachingApi.Orders;
 
-/// <summary>What can be done with orders.</summary>
+/// <summary>The operations on orders.</summary>
 public sealed class OrderService(Cache<Order> orders, Cache<OrderList> lists, OrderRepository rows)
 {
     public ValueTask<CacheResult<Order>> FindAsync(string id, CancellationToken cancel) => orders.GetAsync(id, cancel);

@@ -2,7 +2,7 @@ using CachingApi.Caching;
 
 namespace CachingApi.Orders;
 
-/// <summary>How changes of orders are written behind.</summary>
+/// <summary>Write-behind of orders: applies and persists changes.</summary>
 public sealed class OrderWriter(OrderRepository orders) : IWriteBehind<Order, OrderChange>
 {
     public Order Apply(Order current, OrderChange change, Revision revision) =>

@@ -2,7 +2,7 @@ using System.Diagnostics;
 
 namespace CachingApi.Tests.Servers;
 
-/// <summary>Waits for a condition instead of sleeping for a guess.</summary>
+/// <summary>Waits for a condition instead of sleeping for a fixed time.</summary>
 internal static class Eventually
 {
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);
@@ -12,7 +12,7 @@ internal static class Eventually
         var start = Stopwatch.GetTimestamp();
         while (!await condition())
         {
-            Assert.True(Stopwatch.GetElapsedTime(start) < Patience, $"Waited {Patience} for {what} in vain.");
+            Assert.True(Stopwatch.GetElapsedTime(start) < Patience, $"Waited {Patience} for {what}, which did not happen.");
             await Task.Delay(20);
         }
     }

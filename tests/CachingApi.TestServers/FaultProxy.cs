@@ -5,7 +5,7 @@ using System.Text;
 
 namespace CachingApi.Tests.Servers;
 
-/// <summary>A TCP proxy before a server that can cut the connections, refuse new ones, and hold back or swallow what passes.</summary>
+/// <summary>A TCP proxy before a server. It can cut connections, refuse new ones, and delay, hold or discard data.</summary>
 internal sealed class FaultProxy : IAsyncDisposable
 {
     private readonly TcpListener _listener = new(IPAddress.Loopback, 0);
@@ -28,26 +28,26 @@ internal sealed class FaultProxy : IAsyncDisposable
 
     public string ConnectionString => $"127.0.0.1:{Port}";
 
-    /// <summary>How long every piece of data is held back, each way.</summary>
+    /// <summary>How long all data is delayed, in each direction.</summary>
     public TimeSpan Delay { get; set; }
 
-    /// <summary>Whether data is swallowed: connections stay open and nothing arrives.</summary>
+    /// <summary>Whether data is discarded: connections stay open and nothing arrives.</summary>
     public bool Swallows { get; set; }
 
-    /// <summary>Data from the server that contains one of these texts is lost, and the connection goes on.</summary>
+    /// <summary>Data from the server that contains one of these texts is discarded, and the connection stays open.</summary>
     public IReadOnlyList<string> Loses { get; set; } = [];
 
-    /// <summary>How often data was lost because of <see cref="Loses"/>.</summary>
+    /// <summary>How often data was discarded because of <see cref="Loses"/>.</summary>
     public int Lost => _lost;
 
-    /// <summary>Holds back, on its connection, the next data that contains a text and all that follows; ends when it is held.</summary>
+    /// <summary>Holds the next data that contains a text, and all later data of its connection; ends when it is held.</summary>
     public Task HoldAsync(string text)
     {
         _held = new(text);
         return _held.Seen.Task;
     }
 
-    /// <summary>Lets go what is held back.</summary>
+    /// <summary>Releases the held data.</summary>
     public void Release()
     {
         _held?.Released.SetResult();
@@ -110,7 +110,7 @@ internal sealed class FaultProxy : IAsyncDisposable
         }
         catch (Exception error) when (error is IOException or SocketException or ObjectDisposedException or InvalidOperationException)
         {
-            // One side is gone, and so is the connection.
+            // One side has closed the connection.
         }
         finally
         {

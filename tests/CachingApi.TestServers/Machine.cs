@@ -6,7 +6,7 @@ using Testcontainers.Redis;
 
 namespace CachingApi.Tests.Servers;
 
-/// <summary>What the machine offers to run servers with.</summary>
+/// <summary>The programs on this machine that run servers.</summary>
 internal static class Machine
 {
     private static readonly Lazy<bool> DockerAnswers = new(AskDocker);
@@ -43,7 +43,7 @@ internal static class Machine
     /// <summary>Sends a POSIX signal (STOP, CONT, INT, KILL …) to a process.</summary>
     public static Task SignalAsync(int pid, string signal) => RunAsync("sh", "-c", $"kill -{signal} {pid}");
 
-    /// <summary>Whether a process has not ended; a zombie has.</summary>
+    /// <summary>Whether a process is running; a zombie is not.</summary>
     public static bool IsRunning(int pid)
     {
         try

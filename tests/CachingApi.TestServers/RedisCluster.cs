@@ -38,7 +38,7 @@ internal sealed class RedisCluster : IAsyncDisposable
         }
     }
 
-    /// <summary>Freezes a master: connections stay open and nothing is answered.</summary>
+    /// <summary>Freezes a master: connections stay open, and it does not answer.</summary>
     public Task PauseAsync(int port) => At(port).PauseAsync();
 
     public Task ResumeAsync(int port) => At(port).ResumeAsync();

@@ -5,7 +5,7 @@ using Testcontainers.Redis;
 
 namespace CachingApi.Tests.Servers;
 
-/// <summary>A Redis of a test's own, on one port for all its life, that can be stopped, killed and started again.</summary>
+/// <summary>A test's own Redis, always on the same port, that can be stopped, killed and started again.</summary>
 internal abstract class RedisServer : IAsyncDisposable
 {
     protected RedisServer(int port) => Port = port;
@@ -14,7 +14,7 @@ internal abstract class RedisServer : IAsyncDisposable
 
     public string ConnectionString => $"127.0.0.1:{Port}";
 
-    /// <summary>A container where a Docker engine answers, else a process.</summary>
+    /// <summary>Starts a container if a Docker engine answers, else a process.</summary>
     /// <param name="options">Options of redis-server beside the tests' own.</param>
     public static async Task<RedisServer> StartAsync(params string[] options)
     {
@@ -34,9 +34,9 @@ internal abstract class RedisServer : IAsyncDisposable
     }
 
     /// <summary>
-    /// Starts it again after <see cref="KillAsync"/>, with the data of its last <see cref="SaveAsync"/> or its append-only file.
+    /// Starts the server again after <see cref="KillAsync"/>, with the data of its last <see cref="SaveAsync"/> or its append-only file.
     /// </summary>
-    /// <param name="empty">Removes those data first.</param>
+    /// <param name="empty">Whether that data is removed first.</param>
     public async Task StartAgainAsync(bool empty = false)
     {
         if (empty)
@@ -59,7 +59,7 @@ internal abstract class RedisServer : IAsyncDisposable
     /// <summary>Removes all data.</summary>
     public Task FlushAsync() => ExecuteAsync("FLUSHALL");
 
-    /// <summary>Freezes it: connections stay open and nothing is answered.</summary>
+    /// <summary>Freezes the server: connections stay open, and it does not answer.</summary>
     public abstract Task PauseAsync();
 
     public abstract Task ResumeAsync();
@@ -118,7 +118,7 @@ internal abstract class RedisServer : IAsyncDisposable
 
         protected override Task LaunchAsync()
         {
-            var redis = Machine.FindRedis() ?? throw new InvalidOperationException("redis-server is missing: ./dev test brings it.");
+            var redis = Machine.FindRedis() ?? throw new InvalidOperationException("redis-server is missing: ./dev test installs it.");
             _process = Machine.Start(
                 redis,
                 [

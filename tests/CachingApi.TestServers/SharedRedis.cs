@@ -3,8 +3,8 @@ using StackExchange.Redis;
 namespace CachingApi.Tests.Servers;
 
 /// <summary>
-/// The Redis that the tests of a project share, each with a key prefix of its own: that of CACHINGAPI_TEST_REDIS, else a container
-/// where a Docker engine answers, else a process. CACHINGAPI_TEST_REDIS=cluster starts a Redis Cluster.
+/// The Redis that the tests of a project share, each with its own key prefix: the one in CACHINGAPI_TEST_REDIS, else a container if a
+/// Docker engine answers, else a process. CACHINGAPI_TEST_REDIS=cluster starts a Redis Cluster.
 /// </summary>
 internal sealed class SharedRedis : IAsyncDisposable
 {

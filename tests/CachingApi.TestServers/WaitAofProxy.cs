@@ -6,8 +6,8 @@ using System.Text;
 namespace CachingApi.Tests.Servers;
 
 /// <summary>
-/// Before a Redis without WAITAOF, shows one that has it: puts other commands in the place of those that are about it, and
-/// leaves all else as it is.
+/// A proxy before a Redis without WAITAOF that simulates one with it: it replaces the commands that concern WAITAOF, and forwards all
+/// others unchanged.
 /// </summary>
 internal sealed class WaitAofProxy : IAsyncDisposable
 {
@@ -25,16 +25,16 @@ internal sealed class WaitAofProxy : IAsyncDisposable
 
     public string ConnectionString => $"127.0.0.1:{((IPEndPoint)_listener.LocalEndpoint).Port}";
 
-    /// <summary>When the disk has it: WAITAOF is answered then.</summary>
+    /// <summary>Ends when the disk has the writes: then WAITAOF is answered.</summary>
     public TaskCompletionSource Disk { get; set; } = new(TaskCreationOptions.RunContinuationsAsynchronously);
 
-    /// <summary>How many local disks WAITAOF says to have it.</summary>
+    /// <summary>The number of local disks in the answer to WAITAOF.</summary>
     public int Copies { get; set; } = 1;
 
-    /// <summary>How many replicas' disks WAITAOF says to have it.</summary>
+    /// <summary>The number of replicas' disks in the answer to WAITAOF.</summary>
     public int Replicas { get; set; }
 
-    /// <summary>For how many local disks and how many replicas WAITAOF was last to wait.</summary>
+    /// <summary>The numbers of local disks and of replicas in the last WAITAOF.</summary>
     public string[] Asked { get; private set; } = [];
 
     /// <summary>How often WAITAOF was sent.</summary>
@@ -80,7 +80,7 @@ internal sealed class WaitAofProxy : IAsyncDisposable
         }
         catch (Exception error) when (error is IOException or SocketException or ObjectDisposedException or InvalidOperationException)
         {
-            // One side is gone, and so is the connection.
+            // One side has closed the connection.
         }
         finally
         {

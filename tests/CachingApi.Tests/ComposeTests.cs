@@ -8,7 +8,7 @@ using YamlDotNet.Serialization;
 
 namespace CachingApi.Tests;
 
-/// <summary>What holds for the compose file without an engine to run it.</summary>
+/// <summary>Checks of the compose file that need no engine.</summary>
 public sealed class ComposeTests
 {
     private static readonly Dictionary<string, Dictionary<string, object>> Services = Read();
@@ -23,7 +23,7 @@ public sealed class ComposeTests
 
         Assert.Matches("^[0-9]+m$", Text(service, "mem_limit"));
         Assert.Matches("^[0-9.]+$", Text(service, "cpus"));
-        // The migrations come to an end.
+        // The migrations end by themselves.
         Assert.Equal(name is "migrations" ? "on-failure" : "unless-stopped", Text(service, "restart"));
         Assert.True(
             service.ContainsKey("healthcheck")
@@ -70,7 +70,7 @@ public sealed class ComposeTests
         var said = await shell.StandardError.ReadToEndAsync();
         await shell.WaitForExitAsync();
 
-        // 127: there is no nginx here.
+        // 127: nginx is not installed here.
         Assert.Equal(refused ? 1 : 127, shell.ExitCode);
         Assert.Equal(refused, said.Contains("ADMIN_PASSWORD", StringComparison.Ordinal));
     }
@@ -83,7 +83,7 @@ public sealed class ComposeTests
     }
 
     [Fact]
-    public void The_service_does_not_know_the_passwords_of_the_owner_and_the_superuser()
+    public void The_service_does_not_have_the_passwords_of_the_owner_and_the_superuser()
     {
         var settings = ((Dictionary<object, object>)Services["api"]["environment"]).Values.Select(value => $"{value}").ToArray();
 
@@ -116,7 +116,7 @@ public sealed class ComposeTests
         {
             Assert.Empty(Items(service, "cap_add").Except(["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETPCAP", "SETUID"]));
         }
-        else if (name is not ("prometheus" or "grafana")) // whose images say it themselves
+        else if (name is not ("prometheus" or "grafana")) // their images set the user
         {
             Assert.Matches(@"^([1-9]|\$APP_UID$)", user); // a name could be root's
         }
@@ -126,12 +126,12 @@ public sealed class ComposeTests
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void Only_this_machine_is_let_in_where_nothing_else_is_said(string name) =>
+    public void Only_this_machine_can_connect_by_default(string name) =>
         Assert.All(Items(Services[name], "ports"), port => Assert.Matches(@"^(127\.0\.0\.1|\$\{BIND:-127\.0\.0\.1\}):", port));
 
     [Theory]
     [MemberData(nameof(Names))]
-    public void Whatever_is_mounted_is_there_and_read_only(string name)
+    public void Every_mounted_file_exists_and_is_read_only(string name)
     {
         var mounts = Items(Services[name], "volumes").Where(mount => mount.StartsWith('.')).Select(mount => mount.Split(':'));
 
@@ -155,13 +155,13 @@ public sealed class ComposeTests
                 found = found is JsonArray ? "" : found?[part];
             }
 
-            Assert.True(found is not null, $"{setting} is no option.");
+            Assert.True(found is not null, $"{setting} is not an option.");
         });
     }
 
-    /// <summary>Only the proxy is let in from outside, and all whom the service believes are of the network that it is in.</summary>
+    /// <summary>Only the proxy is reachable from outside, and the service trusts only proxies of their common network.</summary>
     [Fact]
-    public void The_service_is_reached_by_its_proxy_and_believes_nobody_else()
+    public void The_service_is_reached_by_its_proxy_and_trusts_only_that()
     {
         Assert.False(Services["api"].ContainsKey("ports"), "Two instances cannot have one port.");
         var text = File.ReadAllText(Root("docker-compose.yml"));
@@ -173,9 +173,9 @@ public sealed class ComposeTests
         Assert.Equal(["api", "proxy"], members.Order());
     }
 
-    /// <summary>A TLS end before the proxy is believed if the configuration names it, and by default none is.</summary>
+    /// <summary>The proxy trusts a TLS end before it only if the configuration names it; by default it trusts none.</summary>
     [Fact]
-    public void The_proxy_believes_no_header_of_a_client()
+    public void The_proxy_trusts_no_header_of_a_client()
     {
         var proxy = File.ReadAllText(Root("ops/nginx.conf"));
         Assert.Contains("proxy_set_header X-Forwarded-For $client_address;", proxy, StringComparison.Ordinal);

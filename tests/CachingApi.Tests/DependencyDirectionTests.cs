@@ -3,7 +3,7 @@ using System.Text.RegularExpressions;
 
 namespace CachingApi.Tests;
 
-/// <summary>The folders of the service: each sees only those below it. Between projects, the references say so.</summary>
+/// <summary>Each folder of the service uses only the folders below it. Between projects, the references enforce that.</summary>
 public sealed class DependencyDirectionTests
 {
     [Theory]
@@ -15,12 +15,12 @@ public sealed class DependencyDirectionTests
     [InlineData("Sessions", "Users|Weather|Administration|ChangeCapture")]
     [InlineData("Users", "Weather")]
     [InlineData("Weather", "Users|Sessions")]
-    public void A_folder_never_names_what_is_above_or_beside_it(string folder, string others) =>
+    public void A_folder_never_names_a_folder_above_or_beside_it(string folder, string others) =>
         Assert.DoesNotContain(
             Sources(folder), file => Regex.IsMatch(Code(file), $@"\bCachingApi\.({others})\b|(?<![\w.])({others})\.[A-Z]"));
 
     [Fact]
-    public void Users_knows_of_sessions_who_is_calling_their_passwords_and_how_to_end_them() =>
+    public void Users_uses_only_the_caller_the_passwords_and_the_ends_of_sessions() =>
         Assert.Equal(
             [
                 "Account", "Caller", "Email", "EmailFormat", "NewPassword", "Password", "PasswordRules", "Passwords",

@@ -39,7 +39,7 @@ internal sealed record Book(string Id, string Title, long Version);
 [JsonSerializable(typeof(Book))]
 internal sealed partial class BookJson : JsonSerializerContext;
 
-/// <summary>A database would be here.</summary>
+/// <summary>Stands for a database.</summary>
 internal sealed class BookRepository
 {
     private readonly Dictionary<string, Book> _rows = new() { ["dune"] = new("dune", "Dune", 1) };

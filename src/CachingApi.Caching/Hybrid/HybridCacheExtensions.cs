@@ -7,28 +7,28 @@ namespace CachingApi.Caching.Hybrid;
 /// <param name="Value">The value; the default of its type if it is not cached.</param>
 public readonly record struct HybridCacheResult<T>(bool Found, T? Value);
 
-/// <summary>What a factory can decide about the entry of the value that it returns. Its call has an instance of its own.</summary>
+/// <summary>Lets a factory control how the value that it returns is cached. Each call of a factory has its own instance.</summary>
 public sealed class HybridCacheLoad
 {
     internal HybridCacheLoad(TimeSpan expiration) => Expiration = expiration;
 
-    /// <summary>How long the value is kept, in memory and in Redis; at first what the entry options say.</summary>
+    /// <summary>How long the value is kept, in memory and in Redis. The entry options give the initial value.</summary>
     public TimeSpan Expiration { get; set; }
 
-    /// <summary>Whether the value is kept at all. If not, the callers that wait are given it, and the next one loads again.</summary>
+    /// <summary>Whether the value is cached. If not, the waiting callers receive it, and the next caller loads again.</summary>
     public bool Keep { get; set; } = true;
 }
 
-/// <summary>What the engine's <see cref="HybridCache"/> can do beyond the abstract class.</summary>
+/// <summary>Operations of the engine's <see cref="HybridCache"/> that the abstract class does not have.</summary>
 public static class HybridCacheExtensions
 {
-    /// <summary>The value if it is cached. Nothing is loaded, and memory keeps what Redis has.</summary>
+    /// <summary>The value if it is cached, without a load. If only Redis has the entry, memory keeps it, too.</summary>
     /// <exception cref="NotSupportedException">The cache was not registered by <see cref="HybridCacheSetup.AddHybridCache"/>.</exception>
     public static ValueTask<HybridCacheResult<T>> TryGetAsync<T>(
         this HybridCache cache, string key, HybridCacheEntryOptions? options = null, CancellationToken cancellationToken = default) =>
         Tiered(cache).TryGetAsync<T>(key, options, cancellationToken);
 
-    /// <summary>As <c>GetOrCreateAsync</c>; the factory decides how long its value is kept, or that it is not.</summary>
+    /// <summary>As <c>GetOrCreateAsync</c>, but the factory decides whether its value is cached, and for how long.</summary>
     /// <exception cref="NotSupportedException">The cache was not registered by <see cref="HybridCacheSetup.AddHybridCache"/>.</exception>
     public static ValueTask<T> GetOrCreateAsync<TState, T>(
         this HybridCache cache,
@@ -62,5 +62,5 @@ public static class HybridCacheExtensions
     public static void RemoveFromMemory(this HybridCache cache, string key) => Tiered(cache).RemoveFromMemory(key);
 
     private static TieredHybridCache Tiered(HybridCache cache) => cache as TieredHybridCache
-        ?? throw new NotSupportedException($"{cache?.GetType()} cannot do this: register the cache by AddCaching().AddHybridCache().");
+        ?? throw new NotSupportedException($"{cache?.GetType()} cannot do this: register the cache with AddCaching().AddHybridCache().");
 }

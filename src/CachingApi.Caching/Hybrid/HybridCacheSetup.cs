@@ -9,7 +9,7 @@ namespace CachingApi.Caching;
 public static class HybridCacheSetup
 {
     /// <summary>
-    /// Adds a <see cref="HybridCache"/> on the engine's tiers, once however often it is called, and applies the settings.
+    /// Adds a <see cref="HybridCache"/> on the engine's tiers and applies the settings. Further calls only apply their settings.
     /// </summary>
     public static CachingBuilder AddHybridCache(this CachingBuilder caching, Action<HybridCacheSettings>? configure = null)
     {

@@ -13,7 +13,7 @@ using Microsoft.Extensions.Caching.Hybrid;
 
 namespace CachingApi.Caching;
 
-/// <summary>How values of one type are written as the payloads of entries.</summary>
+/// <summary>Converts values of one type to the payloads of entries and back.</summary>
 internal abstract class HybridCodec(string typeName, ulong format)
 {
     /// <summary>The type's name, with the names of its type arguments, without assemblies.</summary>
@@ -32,7 +32,7 @@ internal sealed class HybridCodec<T>(IHybridCacheSerializer<T> serializer, ulong
 
     public void Write(T value, IBufferWriter<byte> payload) => serializer.Serialize(value, payload);
 
-    /// <summary>The value of an entry: shared if it cannot be changed, else one of the caller's own.</summary>
+    /// <summary>The value of an entry: a shared object if it is immutable, else a new object for each caller.</summary>
     public T Read(CacheEntry entry, HybridEntry parsed)
     {
         if (parsed.IsNull)
@@ -68,7 +68,7 @@ internal sealed class HybridCodec<T>(IHybridCacheSerializer<T> serializer, ulong
         XxHash3.HashToUInt64(MemoryMarshal.AsBytes($"{typeof(T)} {serializer.GetType()} {shape}".AsSpan()));
 }
 
-/// <summary>The codecs of one cache: a serializer or a factory from the services, else the library's own.</summary>
+/// <summary>The codecs of one cache. Serializers and factories from the services come first, then the library's own.</summary>
 internal sealed class HybridCodecs(IServiceProvider services)
 {
     private readonly IHybridCacheSerializerFactory[] _factories = [.. services.GetServices<IHybridCacheSerializerFactory>().Reverse()];
@@ -103,7 +103,7 @@ internal sealed class HybridCodecs(IServiceProvider services)
         return new(new JsonSerializer<T>(json), TypeShape.Of(json));
     }
 
-    /// <summary>Options that are registered by the key that Microsoft's implementation reads, too, else the default with fields.</summary>
+    /// <summary>Options that are registered by the key that Microsoft's implementation also reads; else the default with fields.</summary>
     private JsonSerializerOptions JsonOptions<T>() => services is IKeyedServiceProvider keyed
         ? keyed.GetKeyedService<JsonSerializerOptions>(typeof(IHybridCacheSerializer<T>))
             ?? keyed.GetKeyedService<JsonSerializerOptions>(typeof(IHybridCacheSerializer<>))
@@ -112,9 +112,9 @@ internal sealed class HybridCodecs(IServiceProvider services)
 
     private static class DefaultJson
     {
-        private const string WithoutReflection = "A program without reflection registers options or serializers.";
+        private const string WithoutReflection = "A program without reflection must register options or serializers.";
 
-        /// <remarks>With fields, because value tuples have nothing else.</remarks>
+        /// <remarks>Fields are included, because value tuples have no properties.</remarks>
         [UnconditionalSuppressMessage("Trimming", "IL2026", Justification = WithoutReflection)]
         [UnconditionalSuppressMessage("AOT", "IL3050", Justification = WithoutReflection)]
         public static JsonSerializerOptions Options { get; } = new()

@@ -7,12 +7,14 @@ using Microsoft.Extensions.Options;
 
 namespace CachingApi.Caching;
 
-/// <summary>A value of the <see cref="TieredHybridCache"/> on its way into an entry, with what the entry says about it.</summary>
+/// <summary>A value of the <see cref="TieredHybridCache"/> on its way into an entry, with the fields of that entry.</summary>
 internal abstract class HybridValue
 {
     public abstract HybridCodec Codec { get; }
 
-    /// <summary>A value is not kept if the stamps of its tags are not known, because no removal of a tag would reach it.</summary>
+    /// <summary>
+    /// A value is not kept if the stamps of its tags are not known, because the removal of a tag would not invalidate it.
+    /// </summary>
     public required bool IsKept { get; set; }
 
     public required TimeSpan Expiration { get; init; }
@@ -24,7 +26,7 @@ internal abstract class HybridValue
     /// <summary>The value itself if callers can share it.</summary>
     public abstract object? Shared { get; }
 
-    /// <summary>Where in the body the payload begins, once it is written.</summary>
+    /// <summary>The offset of the payload in the body; it is set when the body is written.</summary>
     public int PayloadAt { get; set; }
 
     public abstract void Write(IBufferWriter<byte> payload);
@@ -53,13 +55,13 @@ internal sealed class HybridEntry
 
     public required StampedTag[] Tags { get; set; }
 
-    /// <summary>What the payload is read by, once it is known to be of that format.</summary>
+    /// <summary>The codec of the payload; it is set when the payload's format is known to be the codec's.</summary>
     public HybridCodec? Codec { get; set; }
 
     /// <summary>The value itself if callers can share it.</summary>
     public object? Shared { get; set; }
 
-    /// <summary>Whether no tag of the entry has been removed since its load began, as far as is known.</summary>
+    /// <summary>Whether, as far as this process knows, no tag of the entry has been removed since its load began.</summary>
     public bool HasCurrentTags
     {
         get
@@ -217,7 +219,7 @@ internal sealed partial class HybridFormat(
     private static partial class Log
     {
         [LoggerMessage(1, LogLevel.Warning,
-            "A value of {Bytes} bytes is not cached in {Cache}: MaximumPayloadBytes is {Limit}. Further ones are counted, not logged")]
+            "A value of {Bytes} bytes is not cached in {Cache}: MaximumPayloadBytes is {Limit}. Further values are counted, not logged")]
         public static partial void TooLarge(ILogger log, int bytes, string cache, long limit);
     }
 }

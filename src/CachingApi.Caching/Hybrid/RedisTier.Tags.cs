@@ -6,7 +6,9 @@ namespace CachingApi.Caching;
 /// <remarks>The stamps of tags: see <see cref="TagTable"/>.</remarks>
 internal sealed partial class RedisTier
 {
-    /// <summary>How long a stamp is kept. After that the tag gets another one: the entries that carry the tag are loaded again.</summary>
+    /// <summary>
+    /// How long a stamp is kept. After that, the tag gets another stamp, and the entries that carry the tag are loaded again.
+    /// </summary>
     private static readonly TimeSpan StampTtl = TimeSpan.FromDays(30);
 
     private static readonly string TagStamp = Lua.Load(typeof(RedisTier), "tag_stamp.lua");
@@ -26,7 +28,7 @@ internal sealed partial class RedisTier
 
     private async Task<long?> RunTagStampAsync(string what, string cache, string tag, CancellationToken cancel)
     {
-        // The tag comes last in a message; what is before it has no line break.
+        // The tag comes last in a message; the fields before it contain no line break.
         var message = backplane.Message(BackplaneEvent.TagRemoved, cache, tag, "\n").Split('\n', 2);
         RedisValue[] arguments = [what, (long)StampTtl.TotalMilliseconds, backplane.Channel, message[0], message[1]];
         var (answered, stamp) = await calls.TryAsync(

@@ -4,7 +4,7 @@ using Microsoft.Extensions.Options;
 
 namespace CachingApi.Caching;
 
-/// <summary>A tag as this process knows it. Entries in memory refer to it, so a hit compares numbers and looks nothing up.</summary>
+/// <summary>A tag in this process. Entries in memory refer to it, so a hit compares numbers and looks nothing up.</summary>
 internal sealed class Tag(string name, long stamp)
 {
     private const long Unknown = 0;
@@ -15,18 +15,18 @@ internal sealed class Tag(string name, long stamp)
 
     public string Name => name;
 
-    /// <summary>Above 0 if it is known.</summary>
+    /// <summary>The stamp; above 0 if it is known.</summary>
     public long Stamp => Volatile.Read(ref _stamp);
 
     public bool IsKnown => Stamp > Unknown;
 
-    /// <summary>Nothing refers to it any more by its name: the entries that do are invalid.</summary>
+    /// <summary>Whether the tag has left the table. The entries that still refer to it are invalid.</summary>
     public bool IsForgotten => Stamp == Forgotten;
 
-    /// <summary>When Redis was asked for the stamp last, by this machine's clock.</summary>
+    /// <summary>When this process last asked Redis for the stamp, by this machine's clock.</summary>
     public long VerifiedAt => Volatile.Read(ref _verifiedAt);
 
-    /// <summary>Takes note of a stamp that Redis has answered. A later one, of which a message has come meanwhile, stays.</summary>
+    /// <summary>Records a stamp that Redis has returned. A later stamp from a message that arrived meanwhile stays.</summary>
     public bool Learn(long stamp, long asked)
     {
         for (var held = Stamp; held != Forgotten; held = Stamp)
@@ -41,12 +41,12 @@ internal sealed class Tag(string name, long stamp)
         return false;
     }
 
-    /// <summary>Takes note that the tag was removed and has this stamp since.</summary>
+    /// <summary>Records that the tag was removed, and the stamp that it has since.</summary>
     public void Removed(long stamp)
     {
         for (var held = Stamp; held != Forgotten; held = Stamp)
         {
-            // A stamp that is not later comes out of order, or Redis has lost the last one: only Redis knows which is in force.
+            // A stamp that is not later came out of order, or Redis has lost the last one: only Redis has the one that is in force.
             if (Interlocked.CompareExchange(ref _stamp, stamp > held ? stamp : Forgotten, held) == held)
             {
                 return;
@@ -63,9 +63,9 @@ internal readonly record struct StampedTag(Tag Tag, long Stamp)
     public bool IsCurrent => Tag.Stamp == Stamp;
 }
 
-/// <summary>The tags of one cache that this process knows: their stamps change when they are removed.</summary>
+/// <summary>The tags of one cache that this process tracks. The removal of a tag gives it another stamp.</summary>
 /// <remarks>
-/// Redis holds the stamps; this process learns of changes by the backplane. A message must not pass a reader by:
+/// Redis holds the stamps, and the backplane announces their changes. A reader must not miss a message:
 /// 1. a reader asks Redis for the stamp of a tag, which answers 7;
 /// 2. another process removes the tag, which gets stamp 8, and its message arrives;
 /// 3. the answer 7 arrives: with it, entries from before step 2 would be valid here.
@@ -73,7 +73,7 @@ internal readonly record struct StampedTag(Tag Tag, long Stamp)
 /// an answer that is still on its way then belongs to a tag that is not in the table any more.
 /// <para>The table is bounded. A tag is first forgotten, which makes the entries in memory that carry it invalid, and then leaves the
 /// table: otherwise a message about it would find nothing to change.</para>
-/// <para>Without a Redis, the table itself gives out stamps.</para>
+/// <para>If no Redis is configured, the table itself issues stamps.</para>
 /// </remarks>
 internal sealed class TagTable
 {
@@ -131,11 +131,11 @@ internal sealed class TagTable
         }
     }
 
-    /// <summary>Whether the stamp that this process knows is in force, as far as it can know.</summary>
+    /// <summary>Whether this process can rely on the stamp: it is known, and no removal can have been missed.</summary>
     public bool IsKnown(Tag tag) =>
         tag.IsKnown && (_backplane.IsTrusted || Environment.TickCount64 - tag.VerifiedAt < TrustedFor);
 
-    /// <summary>Asks Redis for the stamps that are not known. Returns whether all are known then.</summary>
+    /// <summary>Asks Redis for the stamps that are not known. Returns whether all of them are known after that.</summary>
     public ValueTask<bool> LearnAsync(IReadOnlyList<Tag> tags, CancellationToken cancel)
     {
         for (var i = 0; i < tags.Count; i++)
@@ -149,7 +149,7 @@ internal sealed class TagTable
         return new(true);
     }
 
-    /// <summary>Asks Redis for the stamps of these tags, whatever is known of them.</summary>
+    /// <summary>Asks Redis for the stamps of these tags, even if they are known.</summary>
     public async Task<bool> AskAsync(IEnumerable<Tag> tags, CancellationToken cancel) =>
         Array.TrueForAll(await Task.WhenAll(tags.Select(tag => AskAsync(tag, cancel))), learned => learned);
 
@@ -177,7 +177,7 @@ internal sealed class TagTable
             && tag.Learn(stamp, asked);
     }
 
-    /// <summary>Forgets so many tags; the enumeration is in no order that callers depend on.</summary>
+    /// <summary>Forgets this many tags, in no particular order.</summary>
     private void Forget(int count)
     {
         lock (_trimming)

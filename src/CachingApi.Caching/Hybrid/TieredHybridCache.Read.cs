@@ -4,10 +4,10 @@ namespace CachingApi.Caching;
 
 internal sealed partial class TieredHybridCache
 {
-    /// <summary>One read: what its load and its checks need.</summary>
+    /// <summary>One read: the data that its load and its checks need.</summary>
     /// <remarks>
-    /// The stamps of the caller's tags are asked for together with the entry, and before the load: a tag that is removed during the load
-    /// then has another stamp, and the loaded entry is invalid for every reader.
+    /// The read asks for the stamps of the caller's tags together with the entry, before the load. If a tag is removed during the load, it
+    /// gets another stamp, so the loaded entry is invalid for every reader.
     /// </remarks>
     private sealed class Read<TState, T>(
         TieredHybridCache cache,
@@ -70,8 +70,8 @@ internal sealed partial class TieredHybridCache
             return;
         }
 
-        // A tag that was forgotten is another object now. An entry of a later stamp than the known one was written after Redis lost the
-        // stamp: Redis knows which is in force.
+        // A tag that was forgotten is another object now. If an entry has a later stamp than the known one, it was written after Redis lost
+        // the stamp: only Redis has the one that is in force.
         parsed.Tags = stamped = Array.ConvertAll(stamped, tag => tag.Tag.IsForgotten ? tag with { Tag = _tags.Get(tag.Tag.Name) } : tag);
         await _tags.AskAsync(
             stamped.Where(tag => !_tags.IsKnown(tag.Tag) || tag.Stamp > tag.Tag.Stamp).Select(tag => tag.Tag), cancel);

@@ -44,7 +44,7 @@ internal sealed partial class TieredHybridCache : HybridCache
             LimitsItsEntries = true,
         };
 
-        // An early refresh would run a caller's factory after that caller has gone, with services of a scope that has ended.
+        // An early refresh would run a caller's factory after the caller's request, with services of a scope that has ended.
         var options = new CacheOptions
         {
             Ttl = _settings.MaximumExpiration,
@@ -59,7 +59,7 @@ internal sealed partial class TieredHybridCache : HybridCache
     /// <summary>The cache of the engine that holds the entries.</summary>
     public Cache<HybridValue> Entries { get; }
 
-    /// <summary>The tags that this process knows.</summary>
+    /// <summary>The tags that this process tracks.</summary>
     public TagTable Tags => _tags;
 
     public override ValueTask<T> GetOrCreateAsync<TState, T>(
@@ -135,7 +135,7 @@ internal sealed partial class TieredHybridCache : HybridCache
             return;
         }
 
-        // A write that has begun is finished, even if its caller cancels: what other processes hold must not outlive it.
+        // A write that has begun is finished, even if its caller cancels: other processes must not keep the value before it.
         await _tags.LearnAsync(named, CancellationToken.None);
         await _replacement.SetAsync(
             Entries.Key(key),
@@ -284,7 +284,7 @@ internal sealed partial class TieredHybridCache : HybridCache
         var (typeName, wanted) = (HybridFormat.TypeNameIn(entry), _codecs.Of<T>().TypeName);
         return typeName != wanted && _codecs.Know(typeName)
             ? throw new InvalidOperationException(
-                $"The key '{key}' holds a {typeName} and is read as a {wanted}: each type needs keys of its own.")
+                $"The key '{key}' holds a {typeName} and is read as a {wanted}: use different keys for different types.")
             : null;
     }
 
@@ -328,7 +328,7 @@ internal sealed partial class TieredHybridCache : HybridCache
         {
             if (string.IsNullOrWhiteSpace(name) || name is AllTags)
             {
-                throw new ArgumentException($"A tag must not be empty, nor '{AllTags}', which stands for all entries.", nameof(tags));
+                throw new ArgumentException($"A tag must be neither empty nor '{AllTags}', which stands for all entries.", nameof(tags));
             }
 
             if (!IsWellFormed(name))

@@ -1,10 +1,10 @@
 -- The stamp of a tag. An entry holds the stamps that its tags had before its load began, and is valid while they have them.
--- A stamp comes from the clock: if one was lost (a flush, an eviction), the next one differs from it, and the entries are invalid.
+-- A stamp comes from the clock. If one was lost (a flush, an eviction), the next one differs from it, so the entries are invalid.
 -- KEYS[1]  the stamp
--- ARGV[1]  'current': the stamp, or a first one; 'remove': another one, which is published
+-- ARGV[1]  'current': return the stamp, or create the first one; 'remove': replace the stamp and publish the new one
 -- ARGV[2]  for how long it is kept, in milliseconds
 -- ARGV[3]  the backplane's channel
--- ARGV[4]  the message to the other processes, until the stamp     ARGV[5]  the message from there on
+-- ARGV[4]  the part of the message to other processes before the stamp     ARGV[5]  the part after it
 -- Returns the stamp.
 local held = tonumber(redis.call('GET', KEYS[1]) or 0)
 if ARGV[1] == 'current' and held > 0 then

@@ -10,7 +10,7 @@ namespace CachingApi.Caching.Operations;
 /// <summary>The state of an entity in one tier.</summary>
 public enum TierState
 {
-    /// <summary>There is no entry, or none that can be read.</summary>
+    /// <summary>The tier has no entry, or none that can be read.</summary>
     Absent,
 
     /// <summary>The tier serves the value.</summary>
@@ -30,8 +30,8 @@ public enum TierState
 }
 
 /// <summary>One tier's entry of an entity.</summary>
-/// <param name="FreshUntil">Until when the tier serves it as fresh.</param>
-/// <param name="UsableUntil">Until when the tier serves it at all.</param>
+/// <param name="FreshUntil">The time until which the tier serves it as fresh.</param>
+/// <param name="UsableUntil">The time until which the tier may serve it, fresh or stale.</param>
 /// <param name="Size">Header and body, in bytes.</param>
 public sealed record TierInspection(TierState State, CacheEntry? Entry, DateTimeOffset FreshUntil, DateTimeOffset UsableUntil, long Size);
 

@@ -14,11 +14,11 @@ public sealed class DeadLetters
     /// <exception cref="UnavailableException">The state server is away.</exception>
     public Task<IReadOnlyList<DeadLetter>> ListAsync(int count, CancellationToken cancel) => _queue.DeadLettersAsync(count, cancel);
 
-    /// <summary>One dead letter; <c>null</c> if there is none of this id.</summary>
+    /// <summary>One dead letter; <c>null</c> if none has this id.</summary>
     /// <exception cref="UnavailableException">The state server is away.</exception>
     public Task<DeadLetter?> FindAsync(string letterId, CancellationToken cancel) => _queue.DeadLetterAsync(letterId, cancel);
 
-    /// <summary>Queues the write of a dead letter as a new one; <c>false</c> if the entity is gone or cannot be changed so.</summary>
+    /// <summary>Queues the write of a dead letter as a new one; <c>false</c> if the entity is gone or the change is not possible.</summary>
     /// <exception cref="UnavailableException">The state server is away.</exception>
     public async Task<bool> RetryAsync(DeadLetter letter, CancellationToken cancel)
     {
@@ -31,7 +31,7 @@ public sealed class DeadLetters
         return true;
     }
 
-    /// <summary>Drops a dead letter; <c>false</c> if there is none of this id.</summary>
+    /// <summary>Drops a dead letter; <c>false</c> if none has this id.</summary>
     /// <exception cref="UnavailableException">The state server is away.</exception>
     public Task<bool> DropAsync(string letterId, CancellationToken cancel) => _queue.DropAsync(letterId, cancel);
 }
@@ -39,10 +39,10 @@ public sealed class DeadLetters
 /// <summary>A queued write.</summary>
 /// <param name="Token">Its fencing token, which orders all writes of the entity.</param>
 /// <param name="Version">
-/// The version that the caller was given: of two queued writes of one entity, the later has the higher one.
+/// The version that the caller received. Of two queued writes of one entity, the later one has the higher version.
 /// </param>
-/// <param name="Over">The highest fence that it may overwrite: the one before its token, or a foreign one.</param>
-/// <param name="AcceptedAt">When it was acknowledged.</param>
+/// <param name="Over">The highest fence that the write may overwrite: the one before its token, or a foreign one.</param>
+/// <param name="AcceptedAt">When the write was acknowledged.</param>
 public sealed record QueuedWrite(long Token, string Id, long Version, long Over, DateTimeOffset AcceptedAt, ReadOnlyMemory<byte> Value);
 
 /// <summary>A write that could not be persisted.</summary>

@@ -4,8 +4,8 @@ using StackExchange.Redis;
 namespace CachingApi.Caching.Operations;
 
 /// <summary>
-/// What change data capture needs of the engine, beside the caches: whether Redis can take changes, whether it has all of them, and the
-/// position up to which it has them.
+/// The part of the engine that change data capture uses besides the caches: whether Redis can take changes, whether it has all of them,
+/// and up to which position it has them.
 /// </summary>
 public sealed class SourceChanges
 {
@@ -24,7 +24,7 @@ public sealed class SourceChanges
     /// <summary>Whether Redis answers and has every invalidation of this process.</summary>
     public bool CanApply => _tier.IsTrusted || !_tier.IsConfigured;
 
-    /// <summary>The source is this incarnation: if it is new to a cache, its entries are cleared once.</summary>
+    /// <summary>Records the incarnation of the source. Each cache that has not seen it before is cleared once.</summary>
     public void LearnIncarnation(string system, uint timeline) => _incarnations.LearnPostgres(system, timeline);
 
     /// <summary>
@@ -40,7 +40,7 @@ public sealed class SourceChanges
         Task.WhenAll(Keys().Select(key => _redis.Cache.StringSetAsync(key, position))).WaitAsync(cancel);
 
     /// <summary>Moves the position on every shard.</summary>
-    /// <exception cref="UnavailableException">A shard has another one: it was restarted from a snapshot, or replaced.</exception>
+    /// <exception cref="UnavailableException">A shard has another position: it was restarted from a snapshot, or replaced.</exception>
     public async Task MovePositionAsync(string from, string to, CancellationToken cancel)
     {
         var moved = await Task.WhenAll(Keys().Select(key => _redis.Cache.ScriptEvaluateAsync(Move, [key], [from, to]))).WaitAsync(cancel);
@@ -51,8 +51,8 @@ public sealed class SourceChanges
     }
 
     /// <summary>
-    /// Ends when Redis has every invalidation of this process: those in the queue would be lost with the process, and the source would not
-    /// bring them again.
+    /// Ends when Redis has every invalidation of this process. Invalidations that are still in the queue would be lost with the process,
+    /// and the source would not send those changes again.
     /// </summary>
     /// <exception cref="UnavailableException">Redis does not answer: another process may reach it.</exception>
     public async Task WaitForRedisAsync(CancellationToken cancel)

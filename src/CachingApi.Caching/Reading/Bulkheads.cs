@@ -5,15 +5,16 @@ using CachingApi.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// A bulkhead per cache: so many loads at a time, so that one cache's slow source takes nothing from another's. Without Redis there
-/// are no leases and hits in memory only: the bounds are lower then, and a load that would wait behind many others is refused.
+/// A bulkhead per cache: it bounds the loads at a time, so that the slow source of one cache does not slow down another cache. Without
+/// Redis, there are no leases, and only memory has hits: then the bounds are lower, and a load that would wait behind many others is
+/// refused.
 /// </summary>
 internal sealed class Bulkheads : IDisposable
 {
     private readonly ConcurrentDictionary<string, Bulkhead> _bulkheads = new();
 
     /// <summary>Waits for a permit to load.</summary>
-    /// <exception cref="UnavailableException">Too many loads of this cache wait already.</exception>
+    /// <exception cref="UnavailableException">Too many loads of this cache are already waiting.</exception>
     public async Task<RateLimitLease> EnterAsync(Cache cache, bool redisAnswers, CancellationToken cancel)
     {
         var bulkhead = _bulkheads.GetOrAdd(cache.Name, static (_, loads) => new(loads), cache.MaxLoads);

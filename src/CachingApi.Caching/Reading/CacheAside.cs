@@ -4,8 +4,8 @@ using Microsoft.Extensions.Options;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Cache-aside: reads the cache, memory first, then Redis; if neither has a fresh entry, loads from the source, once however many
-/// callers ask in however many processes, and keeps the value.
+/// Cache-aside: reads memory, then Redis. If neither has a fresh entry, it loads the value from the source and keeps it; all callers in
+/// all processes share one load.
 /// </summary>
 internal sealed partial class CacheAside(
     Tiers tiers,
@@ -20,19 +20,19 @@ internal sealed partial class CacheAside(
     /// <summary>The caches that the current flow loads for.</summary>
     private static readonly AsyncLocal<LoadingCache?> Loading = new();
 
-    /// <summary>A little less than the second after which no process shows an older version.</summary>
+    /// <summary>A little less than the second after which no process serves an older version.</summary>
     private static readonly TimeSpan MaxBypassAge = TimeSpan.FromSeconds(0.9);
 
     private readonly CoarseClock _clock = new(time);
     private int _saidNotStarted;
 
     /// <summary>
-    /// The cached value, loaded if need be; <c>null</c> from <paramref name="load"/> means that the source has no such entity.
+    /// The cached value; if none is fresh, it is loaded. <c>null</c> from <paramref name="load"/> means that the entity does not exist.
     /// </summary>
     /// <param name="load"><c>null</c> for the loader of the cache.</param>
     /// <param name="admit">See <see cref="Cache{T}"/>.</param>
-    /// <exception cref="Exception">Thrown by <paramref name="load"/>, if not even a stale entry is cached.</exception>
-    /// <exception cref="UnavailableException">Too many loads of this cache wait already.</exception>
+    /// <exception cref="Exception"><paramref name="load"/> threw it, and not even a stale entry is cached.</exception>
+    /// <exception cref="UnavailableException">Too many loads of this cache are already waiting.</exception>
     public ValueTask<CacheResult> GetAsync<T>(
         CacheKey<T> key, Func<CancellationToken, Task<T?>>? load, Func<bool, Task<bool>>? admit, CancellationToken cancel)
         where T : class => GetAsync(key, new ReadCall<T>(load, admit, default), cancel);
@@ -60,7 +60,7 @@ internal sealed partial class CacheAside(
     /// <summary>The time in microseconds since the Unix epoch.</summary>
     public long Microseconds => (long)(time.GetUtcNow() - DateTimeOffset.UnixEpoch).TotalMicroseconds;
 
-    /// <summary>The entry that memory may serve now.</summary>
+    /// <summary>The entry that memory can serve now.</summary>
     public CacheEntry? Find<T>(CacheKey<T> key) where T : class => Find(key, _clock.UtcNow);
 
     private CacheEntry? Find<T>(CacheKey<T> key, DateTimeOffset now) where T : class
@@ -154,12 +154,12 @@ internal sealed partial class CacheAside(
     }
 
     /// <remarks>
-    /// Around Redis no fill is refused, so a load that began long ago may have missed a write:
-    /// 1. this process, which is cut off from Redis, begins a load and reads version 1 of the source, whose answer is slow;
+    /// If a load bypasses Redis, its fill is never refused. So a load that began long ago may have missed a write:
+    /// 1. this process, which is cut off from Redis, begins a load and reads version 1 from the source, whose answer is slow;
     /// 2. another process commits version 2;
-    /// 3. a reader comes two seconds later: to join the load of step 1 would show it version 1.
-    /// So it joins no load around Redis that began <see cref="MaxBypassAge"/> ago.
-    /// Nor is it served what a load that it has joined has read before another reader of this process was served a newer one.
+    /// 3. a reader comes two seconds later: if it joined the load of step 1, it would be served version 1.
+    /// So a reader does not join a load that bypasses Redis and began <see cref="MaxBypassAge"/> ago or earlier.
+    /// Nor is it served the result of a joined load if another reader of this process has been served a newer value since that load's read.
     /// </remarks>
     private async Task<CacheResult> FlyAsync<T>(Read<T> read, bool redisAnswers, CancellationToken cancel) where T : class
     {
@@ -203,7 +203,7 @@ internal sealed partial class CacheAside(
             read.Call.Check);
         for (var attempt = 1; ; attempt++)
         {
-            // With the lease comes the double check: another flight, here or elsewhere, may have landed since the look-up.
+            // Taking the lease reads the entry again (double check): another load, in any process, may have filled it since the look-up.
             await using var lease = await loads.Leases.TakeAsync(read.Cache.Name, read.Id, read.EntryKey, wanted, stop);
             switch (lease.Read.State)
             {
@@ -228,7 +228,7 @@ internal sealed partial class CacheAside(
     private async Task<CacheResult?> LoadAndFillAsync<T>(Read<T> read, Lease lease, bool lastAttempt, CancellationToken stop)
         where T : class
     {
-        // A load that began after this revision was seen is at least as new: that orders "not found", which has no revision of its own.
+        // A load that began after this revision was seen is at least as new. That orders "not found", which has no revision of its own.
         var entry = await LoadOnceAsync(read, lease.Read.Floor, redisAnswers: true, stop);
         lease.Loaded = true;
         if (!lastAttempt && !read.Call.Accepts(entry))
@@ -267,7 +267,7 @@ internal sealed partial class CacheAside(
             : null;
     }
 
-    /// <summary>Loads for a caller that does not use Redis: nothing is shared with other processes, so no lease is needed.</summary>
+    /// <summary>Loads for a caller that does not use Redis. It shares nothing with other processes, so it needs no lease.</summary>
     private async Task<CacheResult> LoadForMemoryAsync<T>(Read<T> read, CancellationToken stop) where T : class
     {
         var begun = tiers.Memory.Begin(read.Cache, read.Id, epoch: null);
@@ -295,12 +295,12 @@ internal sealed partial class CacheAside(
         return new(ServedAround(read, entry), CacheOutcome.Bypass);
     }
 
-    /// <summary>Keeps an entry that is served in memory.</summary>
+    /// <summary>Keeps a served entry in memory.</summary>
     /// <remarks>
     /// If the cache has been cleared since the read began, the entry is of the generation before, and the next one may have an older one:
     /// 1. a reader of this process reads generation 7 and misses;
     /// 2. another process clears the cache, and fills generation 8 with version 1;
-    /// 3. a writer commits version 2, and has not come to the cache yet;
+    /// 3. a writer commits version 2, and has not updated the cache yet;
     /// 4. the reader loads version 2 and is served it;
     /// 5. the next reader of this process finds version 1 in generation 8.
     /// </remarks>
@@ -318,7 +318,8 @@ internal sealed partial class CacheAside(
     }
 
     /// <summary>
-    /// As <see cref="Keep"/>, for an entry that was loaded. If the reader wanted no cached one, memory must not go on with that.
+    /// As <see cref="Keep"/>, for an entry that was loaded. If the reader did not accept the cached entry, memory must not go on serving
+    /// it.
     /// </summary>
     private void KeepLoaded<T>(Read<T> read, CacheEntry entry, DateTimeOffset now) where T : class
     {
@@ -342,8 +343,8 @@ internal sealed partial class CacheAside(
 
     /// <summary>Begins a read; its epoch is <c>null</c> if Redis must not be asked.</summary>
     /// <remarks>
-    /// The local epoch comes first: 1. Redis may be asked; 2. a put of version 2 fails and is queued; 3. the reader takes its local epoch,
-    /// and finds version 1 in Redis: memory would keep it.
+    /// The local epoch is taken first. In the other order: 1. the reader finds that Redis can be used; 2. a put of version 2 fails and is
+    /// queued; 3. the reader takes its local epoch, and finds version 1 in Redis: memory would keep version 1.
     /// </remarks>
     private async ValueTask<(Epoch? Epoch, ReadEpoch Begun)> BeginAsync<T>(CacheKey<T> key, CancellationToken cancel) where T : class
     {
@@ -367,7 +368,7 @@ internal sealed partial class CacheAside(
         && (entry.Revision < tiers.Seen.Highest(read.Cache.Name, read.Id)
             || entry.Revision < read.Cache.Memory.LastKept(read.Id, time.GetUtcNow()));
 
-    /// <summary>An entry that is served and that Redis does not have: no reader may go back to an older one there.</summary>
+    /// <summary>Records a served entry that Redis does not have, so that no reader goes back to an older entry in Redis.</summary>
     private CacheEntry ServedAround<T>(Read<T> read, CacheEntry entry) where T : class
     {
         if (read.Cache.RequiresBackplane)
@@ -378,7 +379,7 @@ internal sealed partial class CacheAside(
         return Served(read, entry);
     }
 
-    /// <summary>An entry that is served and not kept: memory must not go on with an older one.</summary>
+    /// <summary>Records an entry that is served and not kept, so that memory does not go on serving an older one.</summary>
     private CacheEntry Served<T>(Read<T> read, CacheEntry entry) where T : class
     {
         NoteIfCleared(read, entry);
@@ -389,7 +390,7 @@ internal sealed partial class CacheAside(
     private async Task<CacheEntry> LoadOnceAsync<T>(Read<T> read, Revision floor, bool redisAnswers, CancellationToken stop) where T : class
     {
         var cache = read.Cache;
-        // A load may read this cache for its own needs. If such loads waited for permits, all permits could be held by loads that wait.
+        // A load may read this cache itself. If such reads waited for permits, waiting loads could hold all permits (a deadlock).
         using var permit = Loading.Value?.Includes(cache) == true
             ? null
             : await loads.Bulkheads.EnterAsync(cache, redisAnswers || !tiers.Redis.IsConfigured, stop);
@@ -425,7 +426,7 @@ internal sealed partial class CacheAside(
         && held.Kind is EntryKind.Value
         && loads.EarlyRefresh.IsDue(held.FreshUntil, held.LoadTime, now);
 
-    /// <summary>Begins an early refresh in the background, if the caller may; the caller is served the cached entry.</summary>
+    /// <summary>Begins an early refresh in the background, if the caller is admitted. The caller is served the cached entry.</summary>
     private async Task<CacheResult> RefreshAsync<T>(CacheKey<T> key, CacheResult served, ReadCall<T> call) where T : class
     {
         if (call.Admit is not { } admit || await admit(true))
@@ -457,7 +458,7 @@ internal sealed partial class CacheAside(
 
     private static string ResultOf(CacheEntry entry) => entry.Kind is EntryKind.Negative ? "negative" : "hit";
 
-    /// <summary>One read on its way: all of its steps use the keys, the epochs that it began with.</summary>
+    /// <summary>One read under way: all of its steps use the key and the epochs that it began with.</summary>
     private readonly record struct Read<T>(CacheKey<T> Key, EntryKey EntryKey, ReadEpoch Epoch, ReadCall<T> Call)
         where T : class
     {
@@ -468,14 +469,14 @@ internal sealed partial class CacheAside(
         public Task<T?> LoadAsync(CancellationToken stop) =>
             Call.Load is { } load ? Cache.LoadAsync(Id, load, stop) : Cache.LoadAsync(Id, stop);
 
-        /// <summary>Whether a stale entry is there to serve.</summary>
+        /// <summary>Whether a stale entry can be served.</summary>
         public bool HadStale { get; init; }
 
         /// <summary>An entry that is fresh beyond this time needs no load.</summary>
         public DateTimeOffset FreshBeyond { get; init; }
     }
 
-    /// <summary>A cache that the current flow loads for, and those that it loads for further out.</summary>
+    /// <summary>A cache that the current flow loads for, and the caches of the outer loads that this load belongs to.</summary>
     private sealed record LoadingCache(Cache Cache, LoadingCache? Outer)
     {
         public bool Includes(Cache cache) => Cache == cache || Outer?.Includes(cache) == true;

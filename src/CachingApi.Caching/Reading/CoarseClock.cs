@@ -1,8 +1,8 @@
 namespace CachingApi.Caching;
 
 /// <summary>
-/// The time that lifetimes are compared with. The machine's clock is read once per tick of its coarse one, every few milliseconds,
-/// because to read it costs as much as a look-up in memory.
+/// The time that lifetimes are compared with. It reads the machine's clock once per tick of the coarse clock, every few milliseconds,
+/// because reading the clock costs as much as a look-up in memory.
 /// </summary>
 internal sealed class CoarseClock(TimeProvider time)
 {

@@ -4,8 +4,8 @@ using Microsoft.Extensions.Options;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Keeps large entries out of the cache: they would displace many others, and hold up every look-up that shares their round trip.
-/// An entry that has expired when it is made is not kept either.
+/// Keeps large entries out of the cache, because they would displace many others and delay every look-up that shares their round trip.
+/// An entry that has already expired when it is made is not kept either.
 /// </summary>
 internal sealed partial class EntrySizeLimit(
     IOptions<CachingOptions> options,
@@ -43,7 +43,7 @@ internal sealed partial class EntrySizeLimit(
     private static partial class Log
     {
         [LoggerMessage(1, LogLevel.Warning,
-            "An entry of {Bytes} bytes is not cached in {Cache}: Cache:MaxEntryBytes is {Limit}. Further ones are counted, not logged")]
+            "An entry of {Bytes} bytes is not cached in {Cache}: Cache:MaxEntryBytes is {Limit}. Further entries are counted, not logged")]
         public static partial void TooLarge(ILogger log, string cache, int bytes, int limit);
     }
 }

@@ -3,8 +3,8 @@ using CachingApi.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>An entry that makes a load unnecessary: fresh beyond a time, and accepted by the reader.</summary>
-/// <param name="FreshBeyond">The reader's time; for an early refresh the expiry of the entry that it refreshes.</param>
-/// <param name="Check">Learns what <paramref name="Accepts"/> needs to know of an entry.</param>
+/// <param name="FreshBeyond">The reader's time; for an early refresh, the expiry of the entry that it refreshes.</param>
+/// <param name="Check">Fetches the data that <paramref name="Accepts"/> needs to check an entry.</param>
 internal readonly record struct Wanted(DateTimeOffset FreshBeyond, Func<CacheEntry, bool> Accepts, EntryCheck? Check = null)
 {
     public bool Is(CacheEntry? entry) => entry is { Kind: not EntryKind.Tombstone } && entry.FreshUntil > FreshBeyond && Accepts(entry);
@@ -12,23 +12,23 @@ internal readonly record struct Wanted(DateTimeOffset FreshBeyond, Func<CacheEnt
 
 /// <summary>
 /// Leases (Nishtala et al., NSDI 2013): across all processes, one at a time has the right to load an entry and to keep the value.
-/// The others are woken when it ends. A lease expires soon after its holder has died, and a write breaks it.
+/// A message wakes the others when the lease ends. A lease expires soon after its holder has died, and a write breaks it.
 /// </summary>
 internal sealed class Leases(RedisTier tier, Backplane backplane)
 {
-    /// <summary>How long a lease outlives its holder; it is renewed while its holder loads.</summary>
+    /// <summary>How long a lease outlives its holder. While its holder loads, it renews the lease.</summary>
     public static TimeSpan Duration { get; } = TimeSpan.FromSeconds(1);
 
-    /// <summary>After a load has failed, none is begun for so long while a stale entry can be served.</summary>
+    /// <summary>For how long after a failed load no other load begins, if a stale entry can be served.</summary>
     public static TimeSpan BackOff { get; } = TimeSpan.FromSeconds(1);
 
-    /// <summary>How often a waiting process asks by itself, because a message may be lost and a holder may die.</summary>
+    /// <summary>How often a waiting process polls, because a message may be lost and a holder may die.</summary>
     private static readonly TimeSpan PollInterval = TimeSpan.FromMilliseconds(250);
 
-    /// <summary>Takes the lease, unless the entry needs no load. While another process has it: waits.</summary>
+    /// <summary>Takes the lease, unless the entry needs no load. While another process holds the lease, it waits.</summary>
     /// <exception cref="UnavailableException">
-    /// Loads of two other processes have failed while this one waited. After the first, it tries itself: the fault may be that
-    /// process's own.
+    /// Loads of two other processes have failed while this one waited. After the first failure, this process tries the load itself, because
+    /// the fault may lie in the other process.
     /// </exception>
     public async Task<Lease> TakeAsync(string cache, string id, EntryKey key, Wanted wanted, CancellationToken cancel)
     {
@@ -48,12 +48,12 @@ internal sealed class Leases(RedisTier tier, Backplane backplane)
                 if (!isRefused && (read.State is LeaseState.Fresh && !wanted.Is(read.Entry)
                     || read.State is LeaseState.BackingOff && read.Entry is { } usable && !wanted.Accepts(usable)))
                 {
-                    // The script takes it for good; but this build cannot read it, or this process has served a newer one.
+                    // The script considers the entry fresh, but this build cannot read it, or this process has served a newer one.
                     isRefused = true;
                     continue;
                 }
 
-                // The holder of the lease may put in another one.
+                // The holder of the lease may fill in another entry.
                 isRefused = false;
 
                 if (read.State is not LeaseState.Held || wanted.Is(read.Entry))
@@ -68,7 +68,7 @@ internal sealed class Leases(RedisTier tier, Backplane backplane)
             }
             catch (TimeoutException)
             {
-                // No message has come: ask again.
+                // No message has arrived: ask again.
             }
             finally
             {
@@ -102,7 +102,7 @@ internal sealed class Lease : IAsyncDisposable
 
     public bool Granted => Read.State is LeaseState.Granted;
 
-    /// <summary>Whether the load has succeeded: the waiting processes go on then, else they fail with it.</summary>
+    /// <summary>Whether the load has succeeded. If so, the waiting processes go on; if not, they fail with it.</summary>
     public bool Loaded { get; set; }
 
     /// <summary>Whether the fill, which ends the lease, has taken place.</summary>

@@ -1,6 +1,6 @@
 namespace CachingApi.Caching;
 
-/// <summary>What a read leaves out.</summary>
+/// <summary>The steps that a read leaves out.</summary>
 [Flags]
 internal enum ReadSkips
 {
@@ -14,29 +14,29 @@ internal enum ReadSkips
     Load = 16,
 }
 
-/// <param name="MemoryTtl">How long memory keeps the entry at most; <c>null</c> for <see cref="CacheOptions.MemoryTtl"/>.</param>
+/// <param name="MemoryTtl">The maximum time that memory keeps the entry; <c>null</c> for <see cref="CacheOptions.MemoryTtl"/>.</param>
 internal readonly record struct ReadOptions(ReadSkips Skips, TimeSpan? MemoryTtl);
 
-/// <summary>Decides whether a reader may be served an entry that has not expired, by what else it depends on, such as its tags.</summary>
+/// <summary>Decides whether an unexpired entry may be served, by other things that it depends on, such as its tags.</summary>
 internal abstract class EntryCheck
 {
-    /// <summary>Fetches what <see cref="Accepts"/> needs to know; <c>null</c> for what a load needs to know.</summary>
+    /// <summary>Fetches the data that <see cref="Accepts"/> needs; if the entry is <c>null</c>, the data that a load needs.</summary>
     public abstract ValueTask LearnAsync(CacheEntry? entry, CancellationToken cancel);
 
-    /// <summary>Whether the entry is still valid, as far as is known; without that knowledge it is not.</summary>
+    /// <summary>Whether the entry is still valid by the fetched data; <c>false</c> if data is missing.</summary>
     public abstract bool Accepts(CacheEntry entry);
 }
 
-/// <summary>What a caller of <see cref="CacheAside"/> asks for.</summary>
+/// <summary>The request of a caller of <see cref="CacheAside"/>.</summary>
 /// <param name="Load"><c>null</c> for the loader of the cache.</param>
 /// <param name="Admit">See <see cref="Cache{T}"/>.</param>
 internal readonly record struct ReadCall<T>(Func<CancellationToken, Task<T?>>? Load, Func<bool, Task<bool>>? Admit, ReadOptions Options)
     where T : class
 {
-    /// <summary>What every entry must pass that the caller is served; <c>null</c> if there is nothing.</summary>
+    /// <summary>The check of every entry that the caller is served; <c>null</c> for none.</summary>
     public EntryCheck? Check { get; init; }
 
-    /// <summary>Callers that leave out the same of Redis, or of memory's writes, can share a load.</summary>
+    /// <summary>The skips that two callers must have in common to share a load: those of Redis and of writes to memory.</summary>
     public ReadSkips Shared => Options.Skips & (ReadSkips.MemoryWrite | ReadSkips.RedisRead | ReadSkips.RedisWrite);
 
     public bool Skips(ReadSkips what) => (Options.Skips & what) != 0;

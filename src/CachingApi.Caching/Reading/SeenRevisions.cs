@@ -3,40 +3,40 @@ using System.Collections.Concurrent;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// What this process has served and the current generation in Redis may not have. Redis may hold an older entry: that one is loaded
-/// again, so that no reader goes back to it. Bounded, and of no consequence for other processes.
+/// The revisions that this process has served and that the current generation in Redis may not have. If Redis holds an older entry, the
+/// value is loaded again, so that no reader goes back to it. The table is bounded and concerns this process only.
 /// </summary>
 /// <remarks>
 /// A value without a revision, and "not found", are ordered by time:
 /// 1. a writer commits a change;
-/// 2. a reader finds Redis too slow, loads the changed value and shows it;
-/// 3. the next reader finds the old value in Redis, because the writer has not come to the cache yet.
+/// 2. a reader finds Redis too slow, loads the changed value and serves it;
+/// 3. the next reader finds the old value in Redis, because the writer has not updated the cache yet.
 /// So the next reader takes the value only if its load began after the one of step 2 had ended.
 /// </remarks>
 internal sealed class SeenRevisions(TimeProvider time)
 {
     private const int MaxEntries = 10_000;
 
-    /// <summary>Entries that processes with clocks that differ by less than this have made are taken for older.</summary>
+    /// <summary>The tolerated difference between the clocks of two processes: an entry that is newer by less counts as older.</summary>
     private static readonly TimeSpan Skew = TimeSpan.FromSeconds(1);
 
     private readonly ConcurrentDictionary<(string Cache, string Id), Seen> _seen = new();
     private readonly ConcurrentDictionary<string, DateTimeOffset> _overflowed = new();
     private int _count;
 
-    /// <summary>An entry has been served that Redis may not have.</summary>
+    /// <summary>Records a served entry that Redis may not have.</summary>
     public void Add(Cache cache, string id, CacheEntry entry)
     {
         var now = time.GetUtcNow();
         if (Volatile.Read(ref _count) >= MaxEntries && !_seen.ContainsKey((cache.Name, id)))
         {
-            // Too many to remember: until this time every entry of the cache may be older than one that was served.
+            // The table is full: until this time, every entry of the cache may be older than one that was served.
             _overflowed[cache.Name] = now + Skew;
             Clear(key => key.Cache == cache.Name);
             return;
         }
 
-        // After that Redis holds no entry from before.
+        // After that time, Redis holds no entry from before.
         var expires = now + cache.Options.Ttl + cache.Options.StaleFor + Invalidation.TombstoneTtl;
         var served = new Seen(entry.Revision, now + Skew, IsOrdered(entry) ? default : now + Skew, expires);
         _seen.AddOrUpdate(
@@ -75,7 +75,7 @@ internal sealed class SeenRevisions(TimeProvider time)
         return false;
     }
 
-    /// <summary>Redis holds a value that is newer than all that was served.</summary>
+    /// <summary>Removes the record of an entity, because Redis holds a newer value than all that were served.</summary>
     public void Remove(string cache, string id)
     {
         if (_seen.TryGetValue((cache, id), out var seen))
@@ -88,7 +88,8 @@ internal sealed class SeenRevisions(TimeProvider time)
     public Revision Highest(string cache, string id) => _seen.TryGetValue((cache, id), out var seen) ? seen.Revision : default;
 
     /// <summary>
-    /// A server is another one, or has lost data: served values may be lost with it, and revisions may begin anew.
+    /// Removes all records, because a server was replaced or has lost data: served values may be lost with it, and revisions may start
+    /// again.
     /// </summary>
     public void Clear() => Clear(_ => true);
 
@@ -115,10 +116,10 @@ internal sealed class SeenRevisions(TimeProvider time)
 
     private static DateTimeOffset LoadBegan(CacheEntry entry) => entry.Created - entry.LoadTime;
 
-    /// <param name="Revision">The highest one that was served.</param>
-    /// <param name="Until">An entry whose load began before this may be older than a served one.</param>
-    /// <param name="UnorderedUntil">As <paramref name="Until"/>, of entries that were served without a revision.</param>
-    /// <param name="Expires">When Redis holds nothing from before any more.</param>
+    /// <param name="Revision">The highest revision that was served.</param>
+    /// <param name="Until">An entry whose load began before this time may be older than a served one.</param>
+    /// <param name="UnorderedUntil">As <paramref name="Until"/>, for entries that were served without a revision.</param>
+    /// <param name="Expires">The time after which Redis holds no entry from before.</param>
     private readonly record struct Seen(Revision Revision, DateTimeOffset Until, DateTimeOffset UnorderedUntil, DateTimeOffset Expires)
     {
         public Seen With(Seen other) => new(

@@ -14,7 +14,7 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
     /// <summary>How many loads are under way.</summary>
     public int Count => _flights.Count;
 
-    /// <summary>Runs <paramref name="load"/>, or joins the run that is under way. A failure is every waiter's, once.</summary>
+    /// <summary>Runs <paramref name="load"/>, or joins the run that is under way. If the run fails, each of its waiters fails.</summary>
     /// <param name="generation">Only runs of the same generation are joined.</param>
     /// <param name="maxAge">Only runs that began less than this ago are joined.</param>
     /// <param name="cancel">Ends this caller's wait; the load goes on for the others, up to the time-out.</param>
@@ -39,12 +39,12 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
     }
 
     /// <summary>
-    /// Callers from now on don't join the run that is under way: its value may be older than the one that was just written.
+    /// Later callers do not join the run that is under way, because its value may be older than the one that was just written.
     /// </summary>
     /// <remarks>
     /// 1. reader A begins a load and reads version 1;
     /// 2. a writer commits version 2, and its caller gets the answer;
-    /// 3. reader B comes: to join A's load would show it version 1, after the write was acknowledged.
+    /// 3. reader B comes: if it joined A's load, it would be served version 1 after the write was acknowledged.
     /// </remarks>
     public void Forget(string key) => _flights.TryRemove(key, out _);
 
@@ -65,7 +65,7 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
         using var deadline = new CancellationTokenSource(timeout);
         try
         {
-            // The load belongs to all waiters: it must not run inside, or end with, the request that began it.
+            // All waiters share the load: it must not run inside the request that began it, nor end with that request.
             var value = await Task.Run(() => load(deadline.Token), CancellationToken.None).WaitAsync(deadline.Token);
             Land(key, flight, landed => landed.SetResult(value));
         }
@@ -81,7 +81,7 @@ internal sealed class SingleFlight<T>(TimeSpan timeout)
         }
     }
 
-    /// <summary>First takes the run off the list, so that a waiter that is not content with its result does not join it again.</summary>
+    /// <summary>Removes the run from the list first, so that a waiter that does not accept its result does not join it again.</summary>
     private void Land(string key, Flight flight, Action<TaskCompletionSource<T>> land)
     {
         _flights.TryRemove(new(key, flight));

@@ -13,13 +13,14 @@ public sealed class WarmingOptions
     public Func<string, bool> IsKey { get; set; } = _ => true;
 
     /// <summary>
-    /// Loads what a key names through the cache; <c>null</c>: the key is the id of an entry, and the loader of the cache loads it.
+    /// Loads the entity that a key names, through the cache. If <c>null</c>, the key is the id of an entry, and the cache's loader loads
+    /// it.
     /// </summary>
     public Func<IServiceProvider, string, CancellationToken, Task>? Load { get; set; }
 }
 
 /// <summary>The warming of one cache: see <see cref="WarmingOptions"/>.</summary>
-/// <param name="TopAsync">The keys that are most worth loading, so many at most.</param>
+/// <param name="TopAsync">Returns the keys that are most worth loading; its argument is the maximum number of keys.</param>
 internal sealed record WarmingPlan(
     WarmingOptions Options, IServiceProvider Services, Func<int, CancellationToken, Task<IReadOnlyList<string>>> TopAsync)
 {

@@ -1,12 +1,12 @@
--- Renews or gives back a lease (see read_or_lease.lua), if no write has removed it and no other process has it.
+-- Renews or releases a lease (see read_or_lease.lua), if no write has removed it and no other process has it.
 -- KEYS[1]  the lease
 -- ARGV[1]  its token
--- ARGV[2]  for how long it is renewed, in milliseconds; 0 gives it back
+-- ARGV[2]  for how long it is renewed, in milliseconds; 0 releases it
 -- ARGV[3]  for how long tokens are remembered, in milliseconds
 -- ARGV[4]  the backplane's channel
--- ARGV[5]  the message to those that wait for it, when it is given back
--- ARGV[6]  when it is given back: for how long, in milliseconds, no load is begun while a stale entry can be served; 0 for none
--- Returns 1, or 0 if it was lost.
+-- ARGV[5]  the message to the waiting processes, on release
+-- ARGV[6]  on release: for how long, in milliseconds, no load begins while a stale entry can be served; 0 for none
+-- Returns 1, or 0 if the lease was lost.
 local lease = redis.pcall('GET', KEYS[1])
 local _, mark, tokens = string.match(type(lease) == 'string' and lease or '', '^(%d+) (.) (.*)$')
 if not tokens or string.find(tokens, ARGV[1], 1, true) ~= 1 then

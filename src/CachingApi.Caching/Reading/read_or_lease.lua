@@ -1,16 +1,16 @@
 -- Reads an entry; if it is not fresh, asks for the lease: the right to load it, for one process at a time.
 -- The lease is '<until> <mark> <tokens>': when it expires, in Unix milliseconds of this server; '-', '+' (a process waits for its end) or
--- '!' (a load has failed: until then none is begun while a stale entry can be served); and the tokens of its holder and of the holders
--- before, whose leases have expired. A write removes it. So a token that it has proves that no write has come since it was given.
+-- '!' (a load has failed: until then none begins while a stale entry can be served); and the tokens of its holder and of earlier holders,
+-- whose leases have expired. A write removes the lease. So a token in it proves that no write has come since the token was granted.
 -- KEYS[1]  the entry         KEYS[2]  its lease
--- ARGV[1]  the asker's token
--- ARGV[2]  for how long the lease is given, in milliseconds
+-- ARGV[1]  the caller's token
+-- ARGV[2]  for how long the lease is granted, in milliseconds
 -- ARGV[3]  an entry that is fresh beyond this time, in Unix milliseconds, needs no load
 -- ARGV[4]  magic, format and hash of the key, as the header of a readable entry has them
--- ARGV[5]  the asker's time in Unix milliseconds
+-- ARGV[5]  the caller's time in Unix milliseconds
 -- ARGV[6]  for how long tokens are remembered, in milliseconds
--- Returns the bytes that are held, or '', and 0: it is fresh, 1: the lease is yours, 2: another process holds it, 3: a load has
--- just failed, and a stale entry is there to serve meanwhile.
+-- Returns the stored bytes, or '', and 0: the entry is fresh, 1: the caller has the lease, 2: another process has it, 3: a load has
+-- just failed, and a stale entry can be served meanwhile.
 local FRESH_UNTIL, USABLE_UNTIL, HEADER = 37, 45, 64
 local MAX_TOKENS, TOKEN = 4, 33
 

@@ -1,12 +1,12 @@
 namespace CachingApi.Caching;
 
 /// <summary>
-/// The invalidations that Redis missed while it was away. Until they are replayed, the entries that it holds in their place may be
-/// older than what this process has written, and are not served.
+/// The invalidations that Redis missed while it was away. Until they are replayed, the affected entries in Redis may be older than the
+/// values that this process has written, so they are not served.
 /// </summary>
 internal sealed class AutoRecoveryQueue
 {
-    /// <summary>Beyond this many, whole caches are dropped instead of single entries.</summary>
+    /// <summary>Beyond this many entries, whole caches are cleared instead.</summary>
     private const int MaxEntries = 10_000;
 
     private readonly Lock _lock = new();

@@ -3,8 +3,8 @@ using Microsoft.Extensions.Options;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Compares what the tiers serve of a few keys with the source, all the time: how long entries are stale, and whether one stays
-/// wrong. (Compare Meta's Polaris and Uber's Cache Inspector.)
+/// Continuously compares the entries of a few keys in both tiers with the source. It measures how long entries are stale, and reports
+/// those that stay wrong. (Compare Meta's Polaris and Uber's Cache Inspector.)
 /// </summary>
 /// <remarks>
 /// A single difference proves nothing:
@@ -41,7 +41,7 @@ internal sealed partial class ConsistencyChecker(
         {
             await FollowAsync(cache, id, cancel);
         }
-#pragma warning disable CA1031 // A source that fails says nothing about the cache, and no caller waits.
+#pragma warning disable CA1031 // A failure of the source is no evidence about the cache, and no caller waits.
         catch (Exception error) when (!cancel.IsCancellationRequested)
 #pragma warning restore CA1031
         {
@@ -63,7 +63,7 @@ internal sealed partial class ConsistencyChecker(
             metrics.WatchInconsistencies(cache.Name);
         }
 
-        // A sample walks through the memory tier, so it is taken once for about a second's worth of keys.
+        // Sampling scans the memory tier, so one sample is taken for about a second's worth of keys.
         var keysOfSample = Math.Max(compared.Length, (int)Math.Ceiling(rate));
         using var timer = new PeriodicTimer(TimeSpan.FromSeconds(1 / Math.Max(rate, 0.001)));
         while (true)
@@ -80,7 +80,7 @@ internal sealed partial class ConsistencyChecker(
         }
     }
 
-    /// <summary>Keys that are being read, of each cache in turn.</summary>
+    /// <summary>Recently read keys, from each cache in turn.</summary>
     private static List<(Cache Cache, string Id)> Sample(Cache[] compared, int count) =>
     [
         .. compared
@@ -182,7 +182,7 @@ internal sealed partial class ConsistencyChecker(
     {
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancel);
         stop.CancelAfter(options.Value.LoadTimeout);
-        // A load that ignores its token is waited for: the next one would be a second one at the same time.
+        // It waits for a load that ignores its token: otherwise, the next load would run at the same time.
         return await cache.LoadEntryAsync(id, stop.Token).WaitAsync(cancel);
     }
 
@@ -202,21 +202,21 @@ internal sealed partial class ConsistencyChecker(
         Log.Inconsistent(log, difference.Tier, cache, id, difference.Held, age, difference.Source, lasted);
     }
 
-    /// <summary>What an entry says of its entity. Times and the key's generation are no part of it.</summary>
+    /// <summary>The content of an entry, without its times and the generation of its key.</summary>
     private readonly record struct Content(EntryKind Kind, Revision Revision, ulong Hash)
     {
-        /// <remarks>Without a version, the rest of the revision says how new a value is, not which one it is.</remarks>
+        /// <remarks>Without a version, the rest of the revision tells how new a value is, but does not identify it.</remarks>
         public static Content Of(CacheEntry entry) => new(entry.Kind, entry.Version > 0 ? entry.Revision : default, entry.ContentHash);
 
-        /// <summary>If the source has no such entity, it gives no revision: only the kinds are compared.</summary>
+        /// <summary>If the entity does not exist in the source, there is no revision, so only the kinds are compared.</summary>
         public bool Agrees(Content source) => Kind is EntryKind.Negative ? source.Kind is EntryKind.Negative : this == source;
 
         public override string ToString() => Kind is EntryKind.Negative
-            ? "no such entity"
+            ? "no entity"
             : $"version {Revision.Version} (fence {Revision.Fence}, content {Hash:x16})";
     }
 
-    /// <summary>What the tiers served at one time, and what the source had right after.</summary>
+    /// <summary>The entries that the tiers served at one time, and the source's content right after.</summary>
     private sealed record Look(IReadOnlyList<(string Tier, CacheEntry Entry)> Entries, Content Source, long Began, long Ended);
 
     /// <summary>A tier's entry that differs from the source, over several looks.</summary>
@@ -234,7 +234,7 @@ internal sealed partial class ConsistencyChecker(
 
         public long LastSeen { get; private set; } = first.Ended;
 
-        /// <summary>Whether the entry and the source's value have been the same ones so far; if not, a write was under way.</summary>
+        /// <summary>Whether the entry and the source's value have not changed so far. If one has, a write was under way.</summary>
         public bool IsTheSame { get; private set; } = true;
 
         /// <summary>Whether the tier still differs from the source.</summary>
@@ -259,7 +259,7 @@ internal sealed partial class ConsistencyChecker(
         [LoggerMessage(1, LogLevel.Warning,
             "The tier {Tier} of the cache {Cache} is inconsistent: for {Id} it has held {Held}, made {Age} ago, "
             + "and the source has had {Source} for {Lasted}. "
-            + "Each is counted (cache_inconsistencies_total), one a minute is logged")]
+            + "Each is counted (cache_inconsistencies_total); one per minute is logged")]
         public static partial void Inconsistent(
             ILogger log, string tier, string cache, string id, Content held, TimeSpan age, Content source, TimeSpan lasted);
 

@@ -5,8 +5,8 @@ using StackExchange.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Finds out which incarnations of the cache's Redis and of the state server this process is connected to, again after each connection
-/// that was lost. Until the incarnation of the cache's Redis is known, none of its entries is served.
+/// Finds out which incarnations of the cache's Redis and of the state server this process is connected to, again after each lost
+/// connection. Until the incarnation of the cache's Redis is known, none of its entries is served.
 /// </summary>
 internal sealed partial class IncarnationWatch(
     RedisConnections redis, CircuitBreaker circuit, Incarnations incarnations, Namespaces namespaces, ILogger<IncarnationWatch> log)
@@ -24,7 +24,7 @@ internal sealed partial class IncarnationWatch(
     /// <summary>Whether the incarnation of the cache's Redis is known.</summary>
     public bool IsRedisKnown => incarnations.IsRedisKnown;
 
-    /// <summary>Begins to watch the connections.</summary>
+    /// <summary>Starts to watch the connections.</summary>
     public void Start()
     {
         incarnations.IsStarted = true;
@@ -72,7 +72,7 @@ internal sealed partial class IncarnationWatch(
                 Log.AnotherIncarnation(log, role);
             }
 
-            // Each cache asks for its generation again, and gives the incarnations along.
+            // Each cache asks for its generation again, and passes the incarnations to the script.
             namespaces.Forget();
         }
 
@@ -80,7 +80,7 @@ internal sealed partial class IncarnationWatch(
     }
 
     /// <summary>
-    /// The run and replication ids of the masters that this process is connected to: a restart changes the one, a promotion the other.
+    /// The run and replication ids of the masters that this process is connected to. A restart changes the run id, a promotion the other.
     /// <c>null</c> if a master does not answer; empty if <c>INFO</c> is not allowed.
     /// </summary>
     private async Task<IReadOnlyList<string>?> MastersAsync(IConnectionMultiplexer connection, CancellationToken cancel)
@@ -120,10 +120,10 @@ internal sealed partial class IncarnationWatch(
         [LoggerMessage(1, LogLevel.Information, "Redis (cache) connected: {Connected}")]
         public static partial void Connected(ILogger log, bool connected);
 
-        [LoggerMessage(2, LogLevel.Warning, "Redis ({Server}) was restarted or replaced: all caches are cleared, once")]
+        [LoggerMessage(2, LogLevel.Warning, "Redis ({Server}) was restarted or replaced: all caches are cleared once")]
         public static partial void AnotherIncarnation(ILogger log, string server);
 
-        [LoggerMessage(3, LogLevel.Warning, "Redis does not allow INFO: only change capture notices a restart from an old snapshot")]
+        [LoggerMessage(3, LogLevel.Warning, "Redis does not allow INFO: only change data capture detects a restart from an old snapshot")]
         public static partial void InfoDenied(ILogger log);
     }
 }

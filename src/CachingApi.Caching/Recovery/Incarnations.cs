@@ -1,9 +1,9 @@
 namespace CachingApi.Caching;
 
 /// <summary>
-/// The incarnations of the servers that the cache rests on, each by an id that no other has. A server that was restarted from a
-/// snapshot, a replica that was promoted, or a state server that lost its data is a new one: each cache then moves to a new
-/// generation, once (see <c>generation.lua</c>), before an entry of it is served.
+/// The incarnations of the servers that the cache depends on, each by a unique id. A server that was restarted from a snapshot, a
+/// replica that was promoted, and a state server that lost its data are new incarnations. Each cache then moves to a new generation
+/// once (see <c>generation.lua</c>) before any of its entries is served.
 /// </summary>
 internal sealed class Incarnations(SeenRevisions seen)
 {
@@ -14,18 +14,18 @@ internal sealed class Incarnations(SeenRevisions seen)
     private IReadOnlyList<string> _state = [];
     private IReadOnlyList<string> _postgres = [];
 
-    /// <summary>Whether it has been found out which incarnation of the cache's Redis this process is connected to.</summary>
+    /// <summary>Whether the incarnation of the cache's Redis that this process is connected to is known.</summary>
     public bool IsRedisKnown => _redisKnown;
 
-    /// <summary>Whether the engine's services have been started: nothing finds out anything before.</summary>
+    /// <summary>Whether the engine's services have been started. Before that, no incarnation is known.</summary>
     public bool IsStarted { get; set; }
 
     public IReadOnlyList<string> Known => _known;
 
-    /// <summary>The connection to the cache's Redis was lost: the next one may lead to another incarnation.</summary>
+    /// <summary>Called when the connection to the cache's Redis was lost: the next one may lead to another incarnation.</summary>
     public void ForgetRedis() => _redisKnown = false;
 
-    /// <summary>Takes note of the masters of the cache's Redis. Returns whether they differ from those that were known.</summary>
+    /// <summary>Records the masters of the cache's Redis. Returns whether they differ from the ones before.</summary>
     public bool LearnRedis(IReadOnlyList<string> masters)
     {
         var changed = Learn(ref _redis, [.. masters.Select(id => $"redis {id}")]);
@@ -40,7 +40,9 @@ internal sealed class Incarnations(SeenRevisions seen)
     /// <param name="timeline">It grows with each promotion of a standby.</param>
     public bool LearnPostgres(string system, uint timeline) => LearnSource(ref _postgres, [$"postgres {system}/{timeline:x8}"]);
 
-    /// <summary>Where values come from may have lost some: revisions that were seen may not come again.</summary>
+    /// <summary>
+    /// Records the incarnation of a source of values, which may have lost some: revisions that were seen may not come again.
+    /// </summary>
     private bool LearnSource(ref IReadOnlyList<string> held, IReadOnlyList<string> now)
     {
         var changed = Learn(ref held, now);

@@ -2,7 +2,7 @@ using CachingApi.Caching.Operations;
 
 namespace CachingApi.Caching;
 
-/// <summary>Inspection: what each tier holds of an entity, without its body and without changing anything.</summary>
+/// <summary>Inspection: the entry of an entity in each tier, without its body and without changing anything.</summary>
 internal sealed class Inspection(MemoryTier memory, RedisTier redis, Namespaces namespaces, TimeProvider time)
 {
     public async Task<CacheInspection> LookAsync(Cache cache, string id, CancellationToken cancel)
@@ -26,7 +26,7 @@ internal sealed class Inspection(MemoryTier memory, RedisTier redis, Namespaces 
         var state = entry.Kind switch
         {
             EntryKind.Value => now < freshUntil ? TierState.Fresh : TierState.Stale,
-            // A deletion is kept longer than it is served: from then on it only keeps out what is older.
+            // The entry of a deletion is kept longer than it is served. After that, it only keeps out older revisions.
             EntryKind.Negative when now < freshUntil => TierState.Negative,
             _ => TierState.Tombstone,
         };

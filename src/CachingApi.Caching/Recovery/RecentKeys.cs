@@ -1,6 +1,6 @@
 namespace CachingApi.Caching;
 
-/// <summary>The keys of the last reads that memory did not answer: a sample of a cache that keeps nothing in memory.</summary>
+/// <summary>The keys of the last reads that memory did not serve: the sample for a cache that keeps nothing in memory.</summary>
 internal sealed class RecentKeys
 {
     private readonly string?[] _ids = new string?[256];

@@ -3,8 +3,8 @@ using CachingApi.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Brings Redis back into use: probes it while the circuit is open, finds out which incarnation of it answers, and replays the
-/// invalidations that it missed before any entry that it holds is served again.
+/// Brings Redis back into use. It probes Redis while the circuit is open, finds out which incarnation answers, and replays the missed
+/// invalidations before any entry of Redis is served again.
 /// </summary>
 internal sealed partial class RedisRecovery(
     RedisTier tier,
@@ -17,7 +17,7 @@ internal sealed partial class RedisRecovery(
 {
     private static readonly TimeSpan Interval = TimeSpan.FromMilliseconds(100);
 
-    /// <summary>No entry is served before it is known whether Redis was restarted from a snapshot while no process ran.</summary>
+    /// <summary>Before any entry is served, it finds out whether Redis was restarted from a snapshot while no process ran.</summary>
     public override async Task StartAsync(CancellationToken cancellationToken)
     {
         if (!tier.IsConfigured)
@@ -33,12 +33,12 @@ internal sealed partial class RedisRecovery(
 
     protected override async Task RunAsync(CancellationToken cancel)
     {
-        // Real time, not the injected clock: Redis comes and goes on its own.
+        // Real time, not the injected clock, because outages of Redis happen in real time.
         using var timer = new PeriodicTimer(Interval);
         var away = false;
         while (await timer.WaitForNextTickAsync(cancel))
         {
-            // Before the probe: if the connection is lost during it, the circuit stays open.
+            // Read before the probe: if the connection is lost during the probe, the circuit stays open.
             var openings = circuit.Openings;
             if (circuit.IsOpen || !incarnations.IsComplete)
             {
@@ -72,14 +72,14 @@ internal sealed partial class RedisRecovery(
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Warning, "Redis (cache) is left alone: {Reason}")]
+        [LoggerMessage(1, LogLevel.Warning, "Redis (cache) is not used until it answers again: {Reason}")]
         public static partial void LeftAlone(ILogger log, string reason);
 
-        [LoggerMessage(3, LogLevel.Warning, "Redis (cache) is back in use")]
+        [LoggerMessage(3, LogLevel.Warning, "Redis (cache) is used again")]
         public static partial void BackInUse(ILogger log);
 
         [LoggerMessage(2, LogLevel.Information,
-            "No Redis is configured: caches are in the memory of this process only, and nothing is written behind")]
+            "No Redis is configured: caches are in the memory of this process only, and write-behind is disabled")]
         public static partial void MemoryOnly(ILogger log);
     }
 }

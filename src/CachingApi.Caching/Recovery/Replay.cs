@@ -2,7 +2,7 @@ using CachingApi.Redis;
 
 namespace CachingApi.Caching;
 
-/// <summary>Brings the invalidations of the auto-recovery queue to Redis: clears first, then single entries.</summary>
+/// <summary>Replays the invalidations of the auto-recovery queue on Redis: clears first, then single entries.</summary>
 internal sealed class Replay(AutoRecoveryQueue queue, Namespaces namespaces, RedisTier redis, TimeProvider time)
 {
     /// <summary>Whether the queue is empty.</summary>

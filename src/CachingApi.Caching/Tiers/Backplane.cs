@@ -23,7 +23,7 @@ internal enum BackplaneEvent
     /// <summary>A process tests the channel. Other processes ignore it.</summary>
     Heartbeat,
 
-    /// <summary>The entries of a cache that carry a tag are removed: the id is the tag, the number its new stamp.</summary>
+    /// <summary>A tag was removed, and with it the entries that carry it. The id is the tag, the number its new stamp.</summary>
     TagRemoved,
 }
 
@@ -40,28 +40,28 @@ internal readonly record struct BackplaneMessage(BackplaneEvent Event, string Ca
 /// </summary>
 /// <remarks>
 /// Pub/sub delivers at most once, and the client library reports neither a lost message nor a subscription that is in force. So each
-/// process sends itself heartbeats in the channel of the messages, four per second, through every master: on a cluster a message starts
-/// at the master that has the key, and reaches this process by the cluster bus and the node that it is subscribed at. The channel is
+/// process sends itself heartbeats in the channel of the messages, four per second, through every master. On a cluster, a message starts
+/// at the master that has the key, and reaches this process over the cluster bus and the node that it is subscribed at. The channel is
 /// trusted while, for every master, a heartbeat that was sent less than a second ago has come back. Messages of one master arrive in
-/// order, so each earlier one has been received then.
-/// <para>A heartbeat carries the epoch in which it was sent. Each failed or restored connection begins a new one, because:</para>
+/// order, so all earlier ones have been received by then.
+/// <para>A heartbeat carries the epoch in which it was sent. Each failed or restored connection begins a new epoch, because:</para>
 /// 1. the subscription's connection fails and is restored;
 /// 2. another process writes version 2, and its message is lost because the subscription is not in force yet;
 /// 3. the subscription is in force, and a heartbeat comes back.
-/// Only a heartbeat of the current epoch restores trust, and <see cref="Interrupted"/> is raised before: a reader may have read version
-/// 1 before step 2, and must not keep it after step 3.
+/// Only a heartbeat of the current epoch restores trust, and <see cref="Interrupted"/> is raised before that: a reader may have read
+/// version 1 before step 2, and must not keep it after step 3.
 /// <para>The heartbeats through a master are numbered. A missing number is an interruption, too: if a link between two nodes of a cluster
-/// fails, or a master is killed, messages are lost although every connection of this process is in order. Heartbeats that only arrive
-/// late suspend trust and interrupt nothing: the messages before them arrive in order, and memory is still right.</para>
-/// <para>A heartbeat is a write, too. A master that refuses writes (it is full, read-only, or cannot save) answers reads and publishes, but
-/// holds entries that no process can invalidate: so no process uses Redis until it takes writes again.</para>
+/// fails, or a master is killed, messages are lost although every connection of this process works. Heartbeats that only arrive late
+/// suspend trust without an interruption: the messages before them arrive in order, so memory is still correct.</para>
+/// <para>A heartbeat is also a write. A master that refuses writes (it is full, read-only, or cannot save) answers reads and publishes, but
+/// holds entries that no process can invalidate. So no process uses Redis until that master takes writes again.</para>
 /// </remarks>
 internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker circuit, ILogger<Backplane> log) : EngineService
 {
     /// <summary>For how long a heartbeat proves that the channel works, from the time at which it was sent.</summary>
     private const long TrustedFor = 1000;
 
-    /// <summary>After how long without a heartbeat, although Redis accepts them, the subscription is replaced.</summary>
+    /// <summary>The subscription is replaced if no heartbeat arrives for this long although Redis accepts them.</summary>
     private const long ResubscribeAfter = 5000;
 
     private const int ClusterSlots = 16384;
@@ -73,14 +73,14 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
     private readonly string _sender = Guid.NewGuid().ToString("N");
     private readonly ConcurrentDictionary<(string Cache, string Id), TaskCompletionSource<bool>> _waits = new();
 
-    // It guards the epoch, the masters and all changes of trust, so that none of them is overwritten by an older one.
+    // It guards the epoch, the masters and all changes of trust, so that an older state never overwrites a newer one.
     private readonly Lock _gate = new();
     private Dictionary<string, Master> _masters = [];
     private long _epoch;
     private bool _isInterrupted = true;
     private volatile ChannelMessageQueue? _subscription;
 
-    // All times are of the machine's clock, not of the injected one: connections come and go in real time. It costs a few nanoseconds.
+    // All times are from the machine's clock, not from the injected one, because connections fail in real time. It costs a few nanoseconds.
     private long _trustedUntil = redis.IsConfigured ? long.MinValue : long.MaxValue;
     private long _unansweredSince;
     private volatile string? _refusal;
@@ -89,8 +89,8 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
     public event Action<BackplaneMessage>? Received;
 
     /// <summary>
-    /// Messages may have been lost: entries that were read before are no longer valid. Raised before trust is restored; until then memory
-    /// is not used where it depends on messages. The handlers run inside a lock and must be short.
+    /// Messages may have been lost, so entries that were read before are no longer valid. Raised before trust is restored; until then,
+    /// caches that depend on messages do not use memory. The handlers run inside a lock and must be short.
     /// </summary>
     public event Action? Interrupted;
 
@@ -103,8 +103,8 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
 
     private string HeartbeatKey { get; } = $"{redis.KeyPrefix}:heartbeat";
 
-    /// <summary>Whether every message that was sent until a second ago has been received.</summary>
-    /// <remarks>Without a Redis there is no other process.</remarks>
+    /// <summary>Whether this process has received every message that was sent until a second ago.</summary>
+    /// <remarks>Always true if no Redis is configured, because there is no other process.</remarks>
     public bool IsTrusted => Environment.TickCount64 < Volatile.Read(ref _trustedUntil);
 
     /// <summary>A revision as messages hold it.</summary>
@@ -115,8 +115,8 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
         string.Create(CultureInfo.InvariantCulture, $"{_sender} {(int)what} {cache} {number} {id}");
 
     /// <summary>
-    /// Ends when another process's load is over: <c>true</c> if it went well, <c>false</c> if it failed. To be asked for before
-    /// the lease is, so that no message falls between; and to be ended by <see cref="CancelWait"/>.
+    /// Ends when another process's load has ended: <c>true</c> if it succeeded, <c>false</c> if it failed. Call it before asking for the
+    /// lease, so that no message is missed between the two; end it by <see cref="CancelWait"/>.
     /// </summary>
     public Task<bool> WaitForLoad(string cache, string id) =>
         _waits.GetOrAdd((cache, id), static _ => new(TaskCreationOptions.RunContinuationsAsynchronously)).Task;
@@ -143,8 +143,8 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
     }
 
     /// <remarks>
-    /// A subscription that is registered while Redis is away is registered once, without an error, and the library puts it in force with
-    /// each new connection. If it does not, the subscription is replaced; its queue ends then.
+    /// A subscription can be registered while Redis is away, without an error; the library restores it with each new connection. If the
+    /// library fails to do so, the subscription is replaced, and its queue ends.
     /// </remarks>
     private async Task ReceiveAsync(ISubscriber subscriber, CancellationToken cancel)
     {
@@ -177,7 +177,7 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
                 lookup = FindMastersAsync(connection);
             }
 
-            // No heartbeat waits for another: a frozen master delays its own only.
+            // The heartbeats do not wait for each other: a frozen master delays only its own.
             foreach (var (master, heartbeat) in Heartbeats())
             {
                 _ = SendAsync(master, heartbeat);
@@ -228,7 +228,7 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
         }
     }
 
-    /// <summary>Finds the masters that scripts run at: on a cluster those that have slots, else the primary.</summary>
+    /// <summary>Finds the masters that scripts run on: on a cluster, the masters that have slots; else the primary.</summary>
     private async Task FindMastersAsync(IConnectionMultiplexer connection)
     {
         try
@@ -238,7 +238,8 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
             if (servers.FirstOrDefault(server => server.IsConnected && server.ServerType is ServerType.Cluster) is { } member)
             {
                 var nodes = (await member.ClusterNodesAsync())?.Nodes.Where(node => !node.IsReplica && node.Slots.Count > 0).ToList() ?? [];
-                // The library leaves out failed nodes. Until another node has the slots of a failed one, no trust: the known masters stay.
+                // The library leaves out failed nodes. Until another node has the slots of a failed one, the known masters stay, so trust
+                // ends.
                 if (nodes.Sum(node => node.Slots.Sum(range => range.To - range.From + 1)) < ClusterSlots)
                 {
                     return;
@@ -257,7 +258,7 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
                 if (found.Count != _masters.Count || !found.Keys.All(_masters.ContainsKey))
                 {
                     _masters = found;
-                    Interrupt("the masters are others");
+                    Interrupt("the masters have changed");
                 }
             }
         }
@@ -376,13 +377,13 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
         [LoggerMessage(1, LogLevel.Debug, "The backplane's heartbeat could not be sent: {Reason}")]
         public static partial void NotSent(ILogger log, string reason);
 
-        [LoggerMessage(6, LogLevel.Warning, "Redis refuses the backplane's heartbeats, so it is not used: {Reason}")]
+        [LoggerMessage(6, LogLevel.Warning, "Redis refuses the backplane's heartbeats, so Redis is not used: {Reason}")]
         public static partial void Refused(ILogger log, string reason);
 
         [LoggerMessage(2, LogLevel.Information, "The backplane was interrupted ({Reason}): entries in memory are no longer valid")]
         public static partial void Interrupted(ILogger log, string reason);
 
-        [LoggerMessage(3, LogLevel.Warning, "The backplane received something that is not a message")]
+        [LoggerMessage(3, LogLevel.Warning, "The backplane received an invalid message")]
         public static partial void Unreadable(ILogger log);
 
         [LoggerMessage(4, LogLevel.Error, "The backplane could not handle a message")]

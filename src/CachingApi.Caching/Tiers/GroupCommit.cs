@@ -1,8 +1,8 @@
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Group commit: requests that come while a run is under way share the next run. A request is never served by a run that began
-/// before it came.
+/// Group commit: requests that arrive while a run is under way share the next run. A run never serves a request that arrived after the
+/// run began.
 /// </summary>
 internal sealed class GroupCommit<TRequest, TResult>
 {
@@ -11,7 +11,7 @@ internal sealed class GroupCommit<TRequest, TResult>
     private Task<TResult>? _next;
     private List<TRequest> _requests = [];
 
-    /// <summary>Runs <paramref name="run"/> for this request and all that came since the last run began.</summary>
+    /// <summary>Runs <paramref name="run"/> for this request and all requests that arrived since the last run began.</summary>
     public Task<TResult> RunAsync(TRequest request, Func<IReadOnlyList<TRequest>, Task<TResult>> run)
     {
         lock (_lock)

@@ -4,20 +4,20 @@ using System.Runtime.CompilerServices;
 
 namespace CachingApi.Caching;
 
-/// <summary>What a read takes before its first look-up: memory keeps its result only if nothing has changed since.</summary>
+/// <summary>The epochs that a read takes before its first look-up: memory keeps its result only if nothing has changed since.</summary>
 /// <param name="Epoch">The cache's epoch: see <see cref="Namespaces"/>.</param>
 /// <param name="LocalEpoch">Counts the changes of entities like this one: see <see cref="MemoryTier"/>.</param>
 internal readonly record struct ReadEpoch(Epoch Epoch, long LocalEpoch);
 
 /// <summary>
-/// The first tier: entries in this process, as bytes, bounded in number (<see cref="S3FifoCache{T}"/>). It is trusted only
-/// while the backplane is, because the other processes publish their changes there.
+/// The first tier: entries in this process, as bytes, bounded in number (<see cref="S3FifoCache{T}"/>). It is trusted only while the
+/// backplane is, because other processes publish their changes on the backplane.
 /// </summary>
 /// <remarks>
-/// A reader may still hold an old entry when the message about a new one passes:
+/// A reader may still hold an old entry when the message about a new one arrives:
 /// 1. a reader's <c>GET</c> is answered with version 1;
-/// 2. another process writes version 2 and its message arrives: there is nothing here to remove;
-/// 3. the reader keeps version 1, which no message would ever remove.
+/// 2. another process writes version 2 and its message arrives: memory has nothing to remove;
+/// 3. the reader keeps version 1, which no later message would remove.
 /// So a reader takes the local epoch before it asks Redis, and keeps nothing if that epoch has passed since.
 /// Entries of an earlier epoch are not served, and are evicted like any that is not read.
 /// </remarks>
@@ -44,32 +44,32 @@ internal sealed class MemoryTier
         meter.CreateObservableCounter(
             "cache.evictions",
             () => Measure(store => store.Evicted),
-            description: "Entries that left the memory of this process to make room for others.");
+            description: "Entries that were evicted from the memory of this process for others.");
     }
 
-    /// <summary>Where the entries of a cache are kept.</summary>
+    /// <summary>The store of a cache's entries.</summary>
     public MemoryStore StoreOf(Cache cache) => _stores.GetOrAdd(
         cache.Name,
         static (name, from) => new(from.Options.MemoryEntries, from.Namespaces.Of(name)),
         (cache.Options, Namespaces: _namespaces));
 
-    /// <summary>The entry that is kept here and may be served as fresh; <c>null</c> if there is none.</summary>
+    /// <summary>The entry in memory that may be served as fresh; <c>null</c> if there is none.</summary>
     public CacheEntry? Find<T>(Cache<T> cache, string id, DateTimeOffset now) where T : class =>
         cache.Options.InMemory && IsTrusted(cache) ? cache.Memory.Find(id, now) : null;
 
-    /// <summary>The entry that is kept of an entity, and until when it may be served; <c>null</c> if none is.</summary>
+    /// <summary>The entry of an entity in memory, and until when it may be served; <c>null</c> if there is none.</summary>
     public (CacheEntry Entry, DateTimeOffset Until)? Peek(Cache cache, string id) =>
         cache.Options.InMemory && cache.Memory.Peek(id) is { } kept
             ? (kept.Entry, IsTrusted(cache) ? kept.Until : DateTimeOffset.MinValue)
             : null;
 
-    /// <summary>Begins a read: to be called before Redis or the source is asked.</summary>
-    /// <param name="epoch">The epoch that the read's keys are made of; <c>null</c> if Redis is away.</param>
+    /// <summary>Begins a read. Call it before asking Redis or the source.</summary>
+    /// <param name="epoch">The epoch whose generation the read's keys contain; <c>null</c> if Redis is away.</param>
     public ReadEpoch Begin(Cache cache, string id, Epoch? epoch) => new(
         epoch ?? _namespaces.Of(cache.Name).Current, cache.Memory.LocalEpoch(id));
 
-    /// <summary>Keeps an entry that is served, unless something has changed since the read began; an older one is removed.</summary>
-    /// <param name="timeToLive">How long it is kept at most; <c>null</c> for <see cref="CacheOptions.MemoryTtl"/>.</param>
+    /// <summary>Keeps a served entry, unless something has changed since the read began. An older entry is removed.</summary>
+    /// <param name="timeToLive">The maximum time that it is kept; <c>null</c> for <see cref="CacheOptions.MemoryTtl"/>.</param>
     public void Keep(Cache cache, string id, CacheEntry entry, ReadEpoch read, DateTimeOffset now, TimeSpan? timeToLive = null)
     {
         if (!IsTrusted(cache) || !entry.IsFresh(now))
@@ -84,8 +84,8 @@ internal sealed class MemoryTier
     }
 
     /// <summary>
-    /// As <see cref="MemoryStore.Invalidate"/>; and the entry that was written is kept, unless something else has changed since, or memory
-    /// kept a later one before the cache was cleared.
+    /// As <see cref="MemoryStore.Invalidate"/>, and then keeps the written entry, unless something else has changed since, or memory kept a
+    /// later entry before the cache was cleared.
     /// </summary>
     public void Replace(Cache cache, string id, CacheEntry written, ReadEpoch read, DateTimeOffset now, ReadOptions options = default)
     {
@@ -110,7 +110,7 @@ internal readonly record struct Kept(CacheEntry Entry, DateTimeOffset Until, Epo
 /// <summary>The entries of one cache in the memory of this process.</summary>
 internal sealed class MemoryStore
 {
-    /// <summary>Entities of one stripe disturb each other: of two that are read at the same moment one is not kept.</summary>
+    /// <summary>The entities of one stripe share a local epoch: of two that are read at the same time, one may not be kept.</summary>
     private const int Stripes = 1024;
 
     private readonly S3FifoCache<Kept> _entries;
@@ -135,7 +135,7 @@ internal sealed class MemoryStore
     /// <summary>How many entries of the current epoch there are.</summary>
     public long Count => _namespace.Current.Entries;
 
-    /// <summary>How many entries take room, those of earlier epochs included.</summary>
+    /// <summary>How many entries use memory, including those of earlier epochs.</summary>
     public int Held => _entries.Count;
 
     public long Evicted => Volatile.Read(ref _evicted);
@@ -146,8 +146,8 @@ internal sealed class MemoryStore
     public Kept? Peek(string id) => _entries.TryGet(id, out var kept) && kept.Epoch == _namespace.Current ? kept : null;
 
     /// <summary>
-    /// The revision of the entry that was kept of an entity last, also if the cache has been cleared since. No reader of this process
-    /// goes back to an older one that Redis holds.
+    /// The revision of the last entry that memory kept of an entity, even if the cache has been cleared since. No reader of this process
+    /// goes back to an older revision in Redis.
     /// </summary>
     public Revision LastKept(string id, DateTimeOffset now) =>
         _entries.TryGet(id, out var kept) && now < kept.Until ? kept.Entry.Revision : default;
@@ -178,7 +178,7 @@ internal sealed class MemoryStore
                 _entries.Remove(id);
             }
 
-            // This revision has been served: readers that hold an older one must not keep it.
+            // This revision has been served: readers that hold an older one must not cache it.
             if (held is null || held.Revision < kept.Entry.Revision)
             {
                 changes.Value++;
@@ -187,8 +187,8 @@ internal sealed class MemoryStore
     }
 
     /// <summary>
-    /// This process has written or served this revision, or another one has written it: an older entry is removed, and readers that hold
-    /// one don't keep it. Returns the local epoch that begins.
+    /// Called when this process has written or served this revision, or another process has written it. Removes an older entry, and makes
+    /// sure that readers that hold one do not cache it. Returns the new local epoch.
     /// </summary>
     public long Invalidate(string id, Revision revision)
     {

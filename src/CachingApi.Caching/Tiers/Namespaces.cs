@@ -5,11 +5,11 @@ using CachingApi.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// A period in which nothing was cleared from a cache, as this process sees it. A read takes one before its first look-up and
-/// keeps it to its end; memory serves entries of the current one only. So clearing memory is one assignment.
+/// A period in which, as this process sees it, a cache was not cleared. A read takes an epoch before its first look-up and uses it to its
+/// end; memory serves only entries of the current epoch. So clearing memory is one assignment.
 /// </summary>
-/// <param name="generation">The generation that keys are made of; <c>null</c> if it is not known.</param>
-/// <param name="since">Since when this process has known of the generation.</param>
+/// <param name="generation">The generation that keys contain; <c>null</c> if it is not known.</param>
+/// <param name="since">When this process first saw the generation.</param>
 internal sealed class Epoch(long? generation, Moment since)
 {
     private long _entries;
@@ -27,16 +27,16 @@ internal sealed class Epoch(long? generation, Moment since)
 }
 
 /// <summary>
-/// Versioned keys: <c>service:cache:g&lt;generation&gt;:id</c>, made here and nowhere else. A new generation clears a whole cache
-/// at once, and a fill of the old generation that is still under way is never seen.
+/// Versioned keys: <c>service:cache:g&lt;generation&gt;:id</c>, built only by this class. A new generation clears a whole cache at once,
+/// and no reader sees a fill of the old generation that is still under way.
 /// </summary>
 /// <remarks>
-/// The race that the epoch decides:
+/// The race that the epoch prevents:
 /// 1. a reader takes generation 7 and misses in Redis;
 /// 2. another process fills the entry of generation 7;
 /// 3. a writer clears the cache: this process moves to generation 8;
 /// 4. the reader finds the entry of step 2 under the lease and keeps it in memory. It would be served until its TTL ends.
-/// The reader's epoch was taken at step 1: memory does not serve an entry that was read under it.
+/// The reader took its epoch at step 1, so memory does not serve the entry that was read under it.
 /// </remarks>
 internal sealed class Namespaces
 {
@@ -64,8 +64,8 @@ internal sealed class Namespaces
                 var moved = Of(message.Cache);
                 if (message.Number < moved.Highest)
                 {
-                    // Another process has begun an earlier one: Redis has lost the generation, and its clock is behind. The script
-                    // then moves the cache on.
+                    // Another process has begun an earlier generation: Redis has lost the later one, and its clock is behind. The
+                    // script then moves the cache on.
                     _ = AskAsync(moved, GenerationChange.None, [], CancellationToken.None);
                     return;
                 }
@@ -86,8 +86,8 @@ internal sealed class Namespaces
     }
 
     /// <summary>
-    /// Whether an epoch is of the generation that Redis has given (<c>null</c>: it has none). If not, a clear has passed this process by,
-    /// and the current epoch is asked for.
+    /// Whether an epoch has the generation that Redis has returned (<c>null</c>: Redis has none). If not, this process has missed a clear,
+    /// and asks for the current epoch.
     /// </summary>
     public async ValueTask<bool> IsCurrentAsync(string cache, Epoch epoch, long? generation, CancellationToken cancel)
     {
@@ -103,8 +103,8 @@ internal sealed class Namespaces
     public Namespace Of(string cache) => _namespaces.GetOrAdd(cache, static name => new(name));
 
     /// <summary>Moves a cache to a new generation: every entry of it is invalid. Returns <c>false</c> if Redis is away.</summary>
-    /// <param name="cause">The write that makes it necessary, if it is one: see <see cref="ClearUnlessCausedAsync"/>.</param>
-    /// <remarks>Calls that come while another is under way share the next one.</remarks>
+    /// <param name="cause">The write that makes the clear necessary, if there is one: see <see cref="ClearUnlessCausedAsync"/>.</param>
+    /// <remarks>Calls that arrive while another is under way share the next one.</remarks>
     public Task<bool> ClearAsync(string cache, Cause? cause)
     {
         var space = Of(cache);
@@ -120,11 +120,13 @@ internal sealed class Namespaces
         });
     }
 
-    /// <summary>As <see cref="ClearAsync"/>, unless the writers themselves have done so for each of these causes.</summary>
+    /// <summary>As <see cref="ClearAsync"/>, unless the writers of all these causes have already cleared the cache.</summary>
     public async Task<bool> ClearUnlessCausedAsync(string cache, IReadOnlyCollection<Cause> causes, CancellationToken cancel) =>
         await AskAsync(Of(cache), GenerationChange.NextUnlessCaused, causes, cancel) is not null;
 
-    /// <summary>Forgets the generations: messages may have been lost, or the server is another one. Memory is cleared with them.</summary>
+    /// <summary>
+    /// Discards the generations, because messages may have been lost or the server was replaced. That also clears memory.
+    /// </summary>
     public void Forget()
     {
         foreach (var space in _namespaces.Values)
@@ -143,7 +145,7 @@ internal sealed class Namespaces
     public EntryKey Key(Cache cache, Epoch? epoch, string id) => Key(cache.Name, epoch?.Generation ?? 0, id, cache.Shape);
 
     /// <summary>
-    /// Escapes braces, which would choose the slot of the key on a Redis Cluster, but not the slot of its lease; and the escape itself.
+    /// Escapes braces, which would change the slot of the key on a Redis Cluster but not the slot of its lease; and the escape itself.
     /// </summary>
     private static string Escape(string id)
     {
@@ -170,7 +172,7 @@ internal sealed class Namespaces
     }
 }
 
-/// <summary>The write that makes it necessary to clear a dependent cache.</summary>
+/// <summary>The write that makes the clear of a dependent cache necessary.</summary>
 /// <param name="Id">The entity that was written.</param>
 internal readonly record struct Cause(string Id, Revision Revision);
 
@@ -191,16 +193,16 @@ internal sealed class Namespace(string name)
     /// <summary>The highest generation that this process has seen: an earlier one is never used again.</summary>
     public long Highest => Volatile.Read(ref _highest);
 
-    /// <summary>When Redis gave the generation, or a message did.</summary>
+    /// <summary>When the generation came, from Redis or by a message.</summary>
     public long VerifiedAt => Volatile.Read(ref _verifiedAt);
 
-    /// <summary>How often messages may have been lost: an answer that was asked for before that is used by its reader only.</summary>
+    /// <summary>How often messages may have been lost. An answer to a question from before is used only by the reader that asked.</summary>
     public int Interruptions => Volatile.Read(ref _interruptions);
 
-    /// <summary>Calls for a new generation, of which those of the same moment are one.</summary>
+    /// <summary>Calls for a new generation; simultaneous ones are combined.</summary>
     public GroupCommit<Cause?, bool> Clears { get; } = new();
 
-    /// <summary>Takes note of a generation that was answered or announced; returns the epoch to read with.</summary>
+    /// <summary>Records a generation from Redis or from a message; returns the epoch to read with.</summary>
     /// <remarks>
     /// The highest one stays, because answers may arrive out of order:
     /// 1. a reader asks for the generation, Redis answers 7;

@@ -5,7 +5,7 @@ using StackExchange.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Calls of the cache's Redis: each ends within the deadline, none is made while the circuit is open, and an outage is a result, not an
+/// Calls to the cache's Redis. Each ends within the deadline, none is made while the circuit is open, and an outage is a result, not an
 /// exception.
 /// </summary>
 internal sealed partial class RedisCalls(
@@ -20,14 +20,14 @@ internal sealed partial class RedisCalls(
 
     private readonly TimeSpan _deadline = options.Value.RedisDeadline;
 
-    /// <summary>Whether Redis answers, as far as is known.</summary>
+    /// <summary>Whether Redis answers, by the last calls.</summary>
     public bool IsReachable => !circuit.IsOpen;
 
-    /// <summary>Whether Redis answers, and has answered for so long that other processes have replayed their invalidations.</summary>
+    /// <summary>Whether Redis answers, and has answered long enough for other processes to replay their invalidations.</summary>
     public bool IsSettled => !circuit.IsOpen && !circuit.IsSettling;
 
-    /// <summary>Why the last call that failed has failed.</summary>
-    public string LastFailure { get; private set; } = "It has not answered yet.";
+    /// <summary>The reason of the last failed call.</summary>
+    public string LastFailure { get; private set; } = "Redis has not answered yet.";
 
     /// <summary>Makes a call.</summary>
     /// <param name="operation">Its name in metrics and traces.</param>
@@ -62,8 +62,8 @@ internal sealed partial class RedisCalls(
     }
 
     /// <summary>
-    /// Whether every master answers and takes writes. A master that is full or read-only, or that cannot save, answers reads, but it may
-    /// hold entries that other processes could not invalidate.
+    /// Whether every master answers and takes writes. A master that is full, read-only or cannot save still answers reads, but it may hold
+    /// entries that other processes could not invalidate.
     /// </summary>
     public async Task<bool> ProbeAsync(CancellationToken cancel)
     {

@@ -13,13 +13,13 @@ internal readonly record struct TierRead(bool Answered, CacheEntry? Entry);
 
 internal enum LeaseState
 {
-    /// <summary>None is needed: the entry is fresh.</summary>
+    /// <summary>No lease is needed: the entry is fresh.</summary>
     Fresh = 0,
 
     /// <summary>The caller has the lease.</summary>
     Granted = 1,
 
-    /// <summary>Another process has it.</summary>
+    /// <summary>Another process has the lease.</summary>
     Held = 2,
 
     /// <summary>A load has just failed, and a stale entry can be served until the next try.</summary>
@@ -29,41 +29,43 @@ internal enum LeaseState
     Unavailable = 4,
 }
 
-/// <param name="Floor">The revision that is held, readable or not.</param>
+/// <param name="Floor">The revision of the stored entry, readable or not.</param>
 internal readonly record struct LeaseRead(LeaseState State, CacheEntry? Entry, Revision Floor);
 
 internal enum WriteState
 {
     Stored = 0,
 
-    /// <summary>A newer entry is held and was left in place.</summary>
+    /// <summary>Redis has a newer entry, which was left in place.</summary>
     Refused = 1,
 
-    /// <summary>The value may be older than a later write: a write removed the lease of its load, or the write itself was late.</summary>
+    /// <summary>
+    /// The value may be older than a later write: a write removed the lease of its load, or the write itself arrived late.
+    /// </summary>
     Late = 2,
 
-    /// <summary>Redis is away: its entry is not known.</summary>
+    /// <summary>Redis is away, so its entry is not known.</summary>
     Unavailable = 3,
 }
 
-/// <summary>What a cache's generation is asked for.</summary>
+/// <summary>Whether a call for a cache's generation also changes it.</summary>
 internal enum GenerationChange
 {
     None,
     Next,
 
-    /// <summary>The next one, unless each of the causes has already led to one.</summary>
+    /// <summary>Begin the next generation, unless each of the causes has already led to one.</summary>
     NextUnlessCaused,
 }
 
 /// <param name="Answered"><c>false</c> if Redis is away.</param>
 /// <param name="Size">The bytes that are stored, readable or not.</param>
-/// <param name="ExpiresIn">The time until Redis drops it.</param>
-/// <param name="LeaseHeld">Whether a process is loading it.</param>
+/// <param name="ExpiresIn">The time until Redis removes the entry.</param>
+/// <param name="LeaseHeld">Whether a process is loading the entity.</param>
 internal readonly record struct TierLook(bool Answered, CacheEntry? Entry, long Size, TimeSpan? ExpiresIn, bool LeaseHeld);
 
-/// <param name="Newer">The entry that is held, if it is newer.</param>
-/// <param name="Generation">After a write: the cache's generation, as it was read after the commit.</param>
+/// <param name="Newer">The stored entry, if it is newer.</param>
+/// <param name="Generation">After a write: the cache's generation, read after the commit.</param>
 internal readonly record struct TierWrite(WriteState State, CacheEntry? Newer, long? Generation = null);
 
 /// <summary>The second tier: entries in Redis. Each operation is one call: see <see cref="RedisCalls"/>.</summary>
@@ -77,7 +79,9 @@ internal sealed partial class RedisTier(
     /// <summary>How long the tokens of a lease are remembered, in milliseconds: longer than any load takes.</summary>
     private static readonly long Remembered = (long)Invalidation.TombstoneTtl.TotalMilliseconds;
 
-    /// <summary>Longer than change capture may be behind a writer and both still be seen as one.</summary>
+    /// <summary>
+    /// How long causes are kept: longer than change capture lags behind a writer, so that it does not clear a second time.
+    /// </summary>
     private static readonly TimeSpan CausesTtl = TimeSpan.FromMinutes(1);
 
     private static readonly string ReadOrLease = Lua.Load(typeof(RedisTier), "read_or_lease.lua");
@@ -90,12 +94,12 @@ internal sealed partial class RedisTier(
     private readonly LargeEntries _large = new();
     private Coalescer<string, RedisValue>? _gets;
 
-    /// <summary>Look-ups of the same moment ride as one <c>MGET</c>, fewer of them if entries are large.</summary>
+    /// <summary>Simultaneous look-ups share one <c>MGET</c>; fewer of them share it if entries are large.</summary>
     private Coalescer<string, RedisValue> Gets => _gets ??= new(
         redis.Cache.Multiplexer, () => Math.Clamp(MaxBytesTogether / _large.TypicalBytes, 1, MaxTogether), key => key, GetTogetherAsync);
 
     /// <summary>
-    /// Whether there is a Redis. Without one, the memory of this process is the only tier, and there is no other process.
+    /// Whether a Redis is configured. Without one, the memory of this process is the only tier, and there is no other process.
     /// </summary>
     public bool IsConfigured => redis.IsConfigured;
 
@@ -106,12 +110,11 @@ internal sealed partial class RedisTier(
     public bool IsTrusted => IsUsable && queue.IsEmpty;
 
     /// <summary>
-    /// Whether the entry that Redis holds for an entity may be served: not while Redis fails to answer, nor before it has the
-    /// invalidations of the entity that it missed.
+    /// Whether the entry of an entity in Redis may be served: Redis answers, and has every invalidation of the entity.
     /// </summary>
     public bool IsTrustedWith(string cache, string id) => IsUsable && !queue.Includes(cache, id);
 
-    /// <summary>Whether Redis answers, as far as is known.</summary>
+    /// <summary>Whether Redis answers, by the last calls.</summary>
     public bool IsReachable => calls.IsReachable;
 
     private bool IsUsable => redis.IsConfigured && calls.IsSettled && incarnations.IsRedisKnown;
@@ -123,7 +126,7 @@ internal sealed partial class RedisTier(
     }
 
     /// <summary>Reads an entry and, if it is not fresh beyond <paramref name="freshBeyond"/>, asks for its lease.</summary>
-    /// <param name="freshBeyond"><c>null</c> if whatever is held is of no use to the reader.</param>
+    /// <param name="freshBeyond"><c>null</c> if no stored entry is of use to the reader.</param>
     public async Task<LeaseRead> ReadOrLeaseAsync(
         EntryKey key, string token, TimeSpan duration, DateTimeOffset? freshBeyond, CancellationToken cancel)
     {
@@ -180,7 +183,7 @@ internal sealed partial class RedisTier(
         return calls.TryAsync("lease", db => db.ScriptEvaluateAsync(LeaseScript, [key.Lease], arguments), cancel);
     }
 
-    /// <summary>The generation of a cache, or its next one, which the script publishes; <c>null</c> if Redis is away.</summary>
+    /// <summary>The generation of a cache, or a new one, which the script publishes; <c>null</c> if Redis is away.</summary>
     /// <param name="seen">The highest generation that this process has seen.</param>
     public async Task<long?> GenerationAsync(
         string cache, GenerationChange change, long seen, IReadOnlyCollection<Cause> causes, CancellationToken cancel)
@@ -237,9 +240,9 @@ internal sealed partial class RedisTier(
     }
 
     /// <summary>
-    /// Takes an entry out, leaves a tombstone for <paramref name="timeToLive"/>, removes the lease and publishes the change.
+    /// Removes an entry, leaves a tombstone for <paramref name="timeToLive"/>, removes the lease and publishes the change.
     /// </summary>
-    /// <returns>Whether Redis answered, and the cache's generation, which is read at the same time.</returns>
+    /// <returns>Whether Redis answered, and the cache's generation, read at the same time.</returns>
     public async Task<(bool Answered, long? Generation)> EvictAsync(
         string cache, string id, EntryKey key, TimeSpan timeToLive, CancellationToken cancel)
     {
@@ -279,7 +282,7 @@ internal sealed partial class RedisTier(
             Math.Max(1, (long)timeToLive.TotalMilliseconds),
             token,
             backplane.Channel,
-            // An entry without a revision takes the place of whatever another process holds.
+            // An entry without a revision replaces any entry that another process has in memory.
             backplane.Message(
                 BackplaneEvent.Invalidated, cache, id, Backplane.Number(entry.Revision == default ? new(long.MaxValue) : entry.Revision)),
             backplane.Message(BackplaneEvent.Filled, cache, id, "0"),
@@ -316,7 +319,7 @@ internal sealed partial class RedisTier(
 
     private async Task<RedisValue[]> GetTogetherAsync(string[] keys)
     {
-        // Also for one: MGET takes a key of another Redis type for a miss, for which GET fails.
+        // Also for a single key: if a key has another Redis type, MGET reports a miss, but GET fails.
         var values = await redis.Cache.StringGetAsync(Array.ConvertAll(keys, key => (RedisKey)key));
         foreach (var value in values)
         {
@@ -326,7 +329,7 @@ internal sealed partial class RedisTier(
         return values;
     }
 
-    /// <summary>The size that entries have at present: the largest of the last some hundred.</summary>
+    /// <summary>The current size of entries: the largest of the last few hundred.</summary>
     private sealed class LargeEntries
     {
         private double _bytes = 1;

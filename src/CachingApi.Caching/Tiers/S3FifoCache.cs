@@ -4,27 +4,32 @@ namespace CachingApi.Caching;
 
 /// <summary>
 /// A map with a bounded number of entries and the eviction policy S3-FIFO (Yang et al., "FIFO queues are all you need for cache eviction",
-/// SOSP 2023). All members may be called from several threads at once.
+/// SOSP 2023). All members are thread-safe.
 /// </summary>
 /// <remarks>
 /// New entries go to a small queue. An entry that is read there moves to the main queue when it becomes the oldest; the others
-/// are evicted, so a scan does not displace popular entries. A ghost table remembers the hashes of evicted keys: an entry that
-/// returns soon goes to the main queue at once. In the main queue, an entry that was read since its last turn gets another one.
-/// <para>A hit writes at most two bits of its node and takes no lock. W-TinyLFU has hit ratios within a point of these, but reorders its
-/// lists after each read: beyond the processor's own caches, that takes several times as long as the look-up (docs/benchmarks.md).</para>
+/// are evicted, so a scan does not displace popular entries. A ghost table holds the hashes of evicted keys: an entry that returns soon
+/// goes to the main queue at once. In the main queue, an entry that was read since its last turn gets another turn.
+/// <para>A hit writes at most two bits of its node and takes no lock. W-TinyLFU has hit ratios within one percentage point of these, but
+/// reorders its lists after each read. If they do not fit into the processor's caches, that takes several times as long as the look-up
+/// (docs/benchmarks.md).</para>
 /// </remarks>
-/// <param name="capacity">How many entries there are at most.</param>
+/// <param name="capacity">The maximum number of entries.</param>
 /// <param name="removed">
-/// Called for each value that leaves the map, and whether it was evicted. It is called inside the lock and must be short.
+/// Called for each value that leaves the map, with <c>true</c> if it was evicted. It is called inside the lock and must be short.
 /// </param>
 internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) where T : struct
 {
     private const byte MaxReads = 3;
 
-    /// <summary>One entry in so many is in the small queue: half of the paper's share, because it does better on Zipf traces.</summary>
+    /// <summary>
+    /// One entry out of this many is in the small queue: half of the paper's share, because it has better hit ratios on Zipf traces.
+    /// </summary>
     private const int SmallShare = 20;
 
-    /// <summary>How many entries of the main queue get another turn before one is evicted although it was read: bounds the time.</summary>
+    /// <summary>
+    /// After this many entries of the main queue got another turn, the next one is evicted even if it was read, to bound the time.
+    /// </summary>
     private const int MaxTurns = 64;
 
     private readonly int _smallCapacity = Math.Max(1, capacity / SmallShare);
@@ -36,7 +41,7 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
 
     public int Count => _small.Count + _main.Count;
 
-    /// <summary>The entries, in no order. Some that are added or removed meanwhile may be left out.</summary>
+    /// <summary>The entries, in no particular order. Entries that are added or removed meanwhile may be left out.</summary>
     public IEnumerable<(string Key, T Value)> Entries => _nodes.Select(node => (node.Key, node.Value.Value));
 
     /// <summary>Looks an entry up, which counts as a read.</summary>
@@ -48,7 +53,7 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
             return false;
         }
 
-        // Not atomic: of reads at the same moment, one may not count.
+        // Not atomic: of two simultaneous reads, one may not count.
         if (node.Reads < MaxReads)
         {
             node.Reads++;
@@ -64,7 +69,7 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
         {
             if (_nodes.TryGetValue(key, out var held))
             {
-                // A node's value never changes, so that no reader sees one half of it.
+                // A node's value never changes, so that no reader sees a torn value.
                 var next = new Node(key, value) { Reads = held.Reads };
                 held.Queue!.Replace(held, next);
                 _nodes[key] = next;

@@ -1,4 +1,4 @@
 namespace CachingApi.Caching;
 
-/// <summary>The two tiers, the generations that their keys are made of, and what this process has served around them.</summary>
+/// <summary>The two tiers, the generations of their keys, and the revisions that this process has served without Redis.</summary>
 internal sealed record Tiers(MemoryTier Memory, RedisTier Redis, Namespaces Namespaces, SeenRevisions Seen);

@@ -1,14 +1,14 @@
--- The generation of a cache: part of every key in it, so that a new one clears the whole cache at once. It comes from the clock,
--- so one that was lost (a flush, an eviction) is never given out a second time.
--- If an incarnation of a server that the cache rests on is new (the server was restarted from an older snapshot, or a replica with
--- less data was promoted), the cache moves on: once, whichever process asks first.
+-- The generation of a cache: part of every key in it, so that a new one clears the whole cache at once. It comes from the clock, so a
+-- generation that was lost (a flush, an eviction) is never issued a second time.
+-- If an incarnation of a server that the cache depends on is new (the server was restarted from an older snapshot, or a replica with
+-- less data was promoted), the cache moves on once, when the first process asks.
 -- KEYS[1]  the generation
 -- KEYS[2]  the incarnations that it has moved on for
 -- KEYS[3]  the causes of its last changes
 -- ARGV[1]  'current'; 'next'; 'unless': the next one, unless every cause below is a cause of an earlier change
 -- ARGV[2]  the backplane's channel
--- ARGV[3]  the message to the other processes about a new generation, which is put in the place of %s
--- ARGV[4]  a generation that the asker has seen: an earlier one is not given out any more
+-- ARGV[3]  the message to the other processes about a new generation, which replaces %s in it
+-- ARGV[4]  a generation that the caller has seen: no earlier one is returned
 -- ARGV[5]  for how long, in milliseconds, causes are kept
 -- ARGV[6]  how many incarnations follow, each an id
 -- then     the causes, each as a field, the entity's id, its version and its fence

@@ -1,4 +1,4 @@
--- Writes, and publishes a heartbeat only if this master has taken the write.
+-- Writes a key, and publishes a heartbeat only if this master has taken the write.
 -- KEYS[1]  a key of this master
 -- ARGV[1]  the backplane's channel
 -- ARGV[2]  the heartbeat

@@ -5,13 +5,13 @@ using StackExchange.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Waits until what Redis has taken is on its disk, and on those of <see cref="WriteBehindOptions.WaitForReplicas"/> replicas: WAITAOF
-/// (Redis 7.2), where the server has it and keeps an append-only file. With <c>appendfsync everysec</c> that takes up to a second, with
-/// <c>always</c> no time.
+/// Waits by WAITAOF (Redis 7.2) until the writes that Redis has taken are on its disk, and on the disks of
+/// <see cref="WriteBehindOptions.WaitForReplicas"/> replicas, if the server has the command and keeps an append-only file. That takes up
+/// to a second with <c>appendfsync everysec</c>, and no time with <c>always</c>.
 /// </summary>
 /// <remarks>
-/// WAITAOF holds up the connection that it is sent over, and counts what was written over that one. So it has a connection of its
-/// own, over which it writes a mark first. Callers that come while one is under way share the next (group commit).
+/// WAITAOF blocks its connection, and waits only for writes of that connection. So it has its own connection, over which it first writes a
+/// mark. Callers that arrive while a wait is under way share the next one (group commit).
 /// </remarks>
 internal sealed class AofBarrier(RedisConnections redis, WriteBehindQueue queue, IOptions<WriteBehindOptions> options) : IAsyncDisposable
 {
@@ -25,7 +25,7 @@ internal sealed class AofBarrier(RedisConnections redis, WriteBehindQueue queue,
     /// <summary>Whether the server can wait for its disk.</summary>
     public bool IsSupported { get; private set; }
 
-    /// <summary>Looks what the server can do.</summary>
+    /// <summary>Finds out whether the server supports it.</summary>
     public async Task InspectAsync(CancellationToken cancel)
     {
         if (!options.Value.WaitForDisk)
@@ -40,8 +40,8 @@ internal sealed class AofBarrier(RedisConnections redis, WriteBehindQueue queue,
             && !command[0].IsNull;
     }
 
-    /// <summary>Ends when all that Redis has taken until now is on its disk.</summary>
-    /// <exception cref="UnavailableException">It did not come to that in time.</exception>
+    /// <summary>Ends when all writes that Redis has taken until now are on its disk.</summary>
+    /// <exception cref="UnavailableException">The writes were not on the disk in time.</exception>
     public Task WaitForFsyncAsync(CancellationToken cancel)
     {
         if (!IsSupported)

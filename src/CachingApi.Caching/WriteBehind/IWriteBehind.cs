@@ -1,8 +1,8 @@
 namespace CachingApi.Caching;
 
 /// <summary>
-/// What a feature implements to let changes be written behind: how a change is applied to a value, and how it is persisted. An
-/// implementation holds SQL and rules; the order of writes, retries, dead letters and the cache are the library's.
+/// A feature implements it to use write-behind: it applies a change to a value, and persists changes. An implementation contains SQL and
+/// rules; the library handles the order of writes, retries, dead letters and the cache.
 /// </summary>
 /// <typeparam name="T">The cached type, which has a version.</typeparam>
 /// <typeparam name="TChange">A change as it is queued.</typeparam>
@@ -15,8 +15,8 @@ public interface IWriteBehind<T, TChange>
     T Apply(T current, TChange change, Revision revision);
 
     /// <summary>
-    /// Whether the change may be acknowledged before it is in the database. <c>false</c> if only the database can tell whether it is
-    /// allowed, such as a change of a unique value.
+    /// Whether the change may be acknowledged before it is in the database. <c>false</c> if only the database can check it, such as a
+    /// change of a unique value.
     /// </summary>
     bool CanDefer(T current, TChange change) => true;
 
@@ -29,20 +29,21 @@ public interface IWriteBehind<T, TChange>
         string id, TChange change, IReadOnlyCollection<long>? versions, WriteFence fence, CancellationToken cancel);
 
     /// <summary>
-    /// Persists changes, one of each entity, in one statement. It changes a row only if <see cref="DeferredWrite{TChange}.MayOverwrite"/>
-    /// its fence, and gives it the token of the write as its fence and a version of at least that of the write.
+    /// Persists changes, one per entity, in one statement. It changes a row only if <see cref="DeferredWrite{TChange}.MayOverwrite"/>
+    /// allows it for the row's fence. It sets the row's fence to the token of the write, and the row's version to at least that of the
+    /// write.
     /// </summary>
     /// <returns>Each row that exists, after the statement, in any order. Rows that are locked may be left unwritten.</returns>
     /// <exception cref="Exception">
-    /// The database is away (see <see cref="IsTransient"/>), or it refuses one of the writes and so all of them.
+    /// The database is away (see <see cref="IsTransient"/>), or it refuses one of the writes and therefore the whole statement.
     /// </exception>
     Task<IReadOnlyCollection<PersistedRow>> PersistAsync(IReadOnlyList<DeferredWrite<TChange>> writes, CancellationToken cancel);
 
     /// <summary>
-    /// Gives the row a version later than <paramref name="write"/>'s, because the write is given up, and the token of the write as its
-    /// fence unless the row has a later one.
+    /// Gives the row a version later than <paramref name="write"/>'s, because the write is given up. Sets the row's fence to the token of
+    /// the write, unless the row has a later fence.
     /// </summary>
-    /// <returns>The revision of the row after that; <c>null</c> if there is no such row.</returns>
+    /// <returns>The revision of the row after that; <c>null</c> if the row does not exist.</returns>
     Task<Revision?> BumpVersionAsync(string id, Revision write, CancellationToken cancel);
 
     /// <summary>
@@ -51,7 +52,7 @@ public interface IWriteBehind<T, TChange>
     /// </summary>
     /// <remarks>
     /// By default: a lost connection, a time-out, and the SQLSTATEs of connections, resources, locks and missing privileges. Every other
-    /// failure is a refusal, so that no write holds up the others of its cache.
+    /// failure counts as a refusal, so that one write cannot block the others of its cache.
     /// </remarks>
     bool IsTransient(Exception failure) => TransientFailures.Includes(failure);
 }
@@ -71,7 +72,7 @@ public readonly record struct DeferredWrite<TChange>(string Id, TChange Change, 
 
 /// <summary>A row after <see cref="IWriteBehind{T, TChange}.PersistAsync"/>.</summary>
 /// <param name="Written">Whether the statement wrote it.</param>
-/// <param name="Rejection">Why the write can never be persisted, if a rule of the feature says so; <c>null</c> otherwise.</param>
+/// <param name="Rejection">Why a rule of the feature forbids the write for good; <c>null</c> if none does.</param>
 public readonly record struct PersistedRow(string Id, bool Written, long Version, long Fence, string? Rejection = null);
 
 /// <summary>How changes of one cache are queued.</summary>
@@ -81,7 +82,7 @@ public sealed class WriteBehindSettings
     public string Queue { get; set; } = "";
 
     /// <summary>
-    /// The setting that makes write-behind necessary, if one does: the start then fails if Redis could lose the queue. <c>null</c>: such a
+    /// The setting that requires write-behind, if one does: then the start fails if Redis could lose the queue. If <c>null</c>, such a
     /// Redis only turns write-behind off.
     /// </summary>
     public Func<IServiceProvider, string?> RequiredBy { get; set; } = _ => null;

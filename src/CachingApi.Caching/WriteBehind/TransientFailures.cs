@@ -5,8 +5,8 @@ using CachingApi.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// The failures that say nothing about the data of a statement: the same statement may succeed later, unchanged. Every other failure
-/// counts as a fault of the data, so that no single write can hold up all others.
+/// The failures that are not caused by the data of a statement: the same statement may succeed later, unchanged. Every other failure
+/// counts as a fault of the data, so that a single write cannot block all others.
 /// </summary>
 internal static class TransientFailures
 {
@@ -21,11 +21,11 @@ internal static class TransientFailures
         "55", // object not in prerequisite state: lock not available, for example
         "57", // operator intervention: shutdown, cancellation
         "58", // system error: I/O
-        "42501", // insufficient privilege: a fault of the deployment, of which no write may become a dead letter
-        "42P01", // undefined table: the same
+        "42501", // insufficient privilege: a fault of the deployment, which must not make a dead letter of a write
+        "42P01", // undefined table: as above
     ];
 
-    /// <summary>Whether it is one of them. A database error without a SQLSTATE comes from the connection.</summary>
+    /// <summary>Whether a failure is transient. A database error without a SQLSTATE comes from the connection.</summary>
     public static bool Includes(Exception failure) => failure switch
     {
         DbException { SqlState: { } state } => Prefixes.Any(prefix => state.StartsWith(prefix, StringComparison.Ordinal)),

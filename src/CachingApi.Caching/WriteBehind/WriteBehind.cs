@@ -8,20 +8,20 @@ namespace CachingApi.Caching;
 /// <summary>The section <c>WriteBehind</c>.</summary>
 public sealed class WriteBehindOptions : IValidatableObject
 {
-    /// <summary>How many writes may wait at most; beyond that they are written synchronously.</summary>
+    /// <summary>The maximum number of waiting writes; beyond that, writes are synchronous.</summary>
     [Range(1, 10_000_000)]
     public int Capacity { get; set; } = 100_000;
 
-    /// <summary>How many writes one statement persists at most.</summary>
+    /// <summary>The maximum number of writes that one statement persists.</summary>
     [Range(1, 2_000)]
     public int BatchSize { get; set; } = 200;
 
-    /// <summary>How often a write is tried that the database refuses, before it becomes a dead letter.</summary>
+    /// <summary>How many attempts a write that the database refuses has before it becomes a dead letter.</summary>
     [Range(1, 20)]
     public int MaxAttempts { get; set; } = 5;
 
     /// <summary>
-    /// Whether a write is acknowledged only when it is on the disk of Redis, where the server can tell: see <see cref="AofBarrier"/>.
+    /// Whether a write is acknowledged only when it is on the disk of Redis, if the server supports WAITAOF: see <see cref="AofBarrier"/>.
     /// </summary>
     public bool WaitForDisk { get; set; } = true;
 
@@ -31,22 +31,22 @@ public sealed class WriteBehindOptions : IValidatableObject
 
     /// <inheritdoc/>
     public IEnumerable<ValidationResult> Validate(ValidationContext validationContext) => WaitForReplicas > 0 && !WaitForDisk
-        ? [new("WaitForReplicas has an effect only if WaitForDisk is true", [nameof(WaitForReplicas)])]
+        ? [new("WaitForReplicas requires that WaitForDisk is true", [nameof(WaitForReplicas)])]
         : [];
 }
 
 internal enum AcceptState
 {
-    /// <summary>It is in the queue: it will be persisted, whatever becomes of this process.</summary>
+    /// <summary>The write is in the queue and will be persisted even if this process dies.</summary>
     Accepted = 0,
 
-    /// <summary>The queue holds as many as it may.</summary>
+    /// <summary>The queue is full.</summary>
     Full = 1,
 
-    /// <summary>The entity has another version than those that may be changed.</summary>
+    /// <summary>The entity's version is not one of the expected versions.</summary>
     VersionMismatch = 2,
 
-    /// <summary>A synchronous writer is about: only the database can tell the version.</summary>
+    /// <summary>A synchronous write is under way: only the database has the version.</summary>
     Contended = 3,
 
     /// <summary>Redis might lose the queue: see <see cref="WriteBehind.DisabledReason"/>.</summary>
@@ -73,12 +73,12 @@ internal sealed record PendingWrite(long Token, long Version, long Over, ReadOnl
 /// Until then its value is pending: each load of the row applies it.
 /// </summary>
 /// <remarks>
-/// All writes of an entity, synchronous ones too, are ordered by a fencing token that Redis gives out (Kleppmann, "How to do
+/// All writes of an entity, synchronous ones too, are ordered by a fencing token that Redis issues (Kleppmann, "How to do
 /// distributed locking", 2016). The row keeps the token of its last write, and refuses earlier ones. So, of one entity:
 /// 1. write 1 is acknowledged and waits in the queue;
-/// 2. write 2, a synchronous one, takes its turn and commits;
-/// 3. a consumer comes to write 1: its token is earlier than the row's, so it changes nothing.
-/// A consumer that stalls, dies or does a write twice cannot break that order, and neither can several at once.
+/// 2. write 2, a synchronous one, acquires its token and commits;
+/// 3. a consumer persists write 1: its token is earlier than the row's, so it changes nothing.
+/// A consumer that stalls, dies or persists a write twice cannot break that order, nor can several consumers at once.
 /// </remarks>
 internal sealed class WriteBehind(
     WriteBehindQueue queue,
@@ -98,19 +98,19 @@ internal sealed class WriteBehind(
     /// <summary>See <see cref="WriteBehindSettings.RequiredBy"/>.</summary>
     public string? RequiredBy { get; init; }
 
-    /// <summary>Whether there is a Redis.</summary>
+    /// <summary>Whether a Redis is configured.</summary>
     public bool IsPossible => redis.IsConfigured;
 
-    /// <summary>Why nothing is written behind, if so.</summary>
-    public string? DisabledReason { get; set; } = "Redis has not said yet whether it might evict the queue";
+    /// <summary>Why write-behind is disabled; <c>null</c> if it is not.</summary>
+    public string? DisabledReason { get; set; } = "the maxmemory-policy of Redis is not known yet";
 
     /// <summary>Takes a write into the queue.</summary>
     /// <param name="known">
-    /// The entity's version and the row's fence as the caller has read them, from a cache perhaps; a fence of 0 is not known. The write's
-    /// token will be later.
+    /// The entity's version and the row's fence as the caller has read them, perhaps from a cache; 0 means that the fence is not known. The
+    /// write's token will be later.
     /// </param>
     /// <param name="versions">The versions that may be changed; <c>null</c> for any.</param>
-    /// <exception cref="UnavailableException">Redis is away, or its disk: whether the write was taken is not known.</exception>
+    /// <exception cref="UnavailableException">Redis is away, or its disk is slow: it is not known whether Redis took the write.</exception>
     public async Task<AcceptedWrite> AcceptAsync(
         string id, Revision known, IReadOnlyCollection<long>? versions, byte[] value, CancellationToken cancel)
     {
@@ -141,9 +141,9 @@ internal sealed class WriteBehind(
         return new((AcceptState)result[0], result[1], result[2]);
     }
 
-    /// <summary>Gives a synchronous writer its turn, which it takes before its statement.</summary>
+    /// <summary>Issues the fencing token of a synchronous write, which the writer acquires before its statement.</summary>
     /// <param name="knownFence">
-    /// The row's fence as the writer has seen it, which the token must be later than; 0 if it is not known.
+    /// The row's fence as the writer has seen it; the token will be later. 0 if it is not known.
     /// </param>
     /// <exception cref="UnavailableException">Redis is away, so pending writes are not known.</exception>
     public async Task<WriteFence> AcquireFenceAsync(string id, long knownFence, CancellationToken cancel)
@@ -155,7 +155,7 @@ internal sealed class WriteBehind(
     }
 
     /// <summary>
-    /// Confirms the version of a synchronous write after its commit. Best effort: to skip it only leaves gaps in version numbers.
+    /// Confirms the version of a synchronous write after its commit. Best effort: skipping it only leaves gaps in version numbers.
     /// </summary>
     public async Task ConfirmAsync(string id, long version, CancellationToken cancel)
     {
@@ -175,8 +175,8 @@ internal sealed class WriteBehind(
 
     /// <summary>The pending write of an entity.</summary>
     /// <remarks>
-    /// To be asked for before the row is read. The other way round: 1. the row is read; 2. a write is persisted and is pending
-    /// no more; 3. nothing is found pending, and the old row is taken for the truth.
+    /// Call it before reading the row. In the other order: 1. the row is read; 2. a write is persisted and no longer pending; 3. no pending
+    /// write is found, and the old row is served as the current value.
     /// </remarks>
     /// <exception cref="UnavailableException">Redis is away, so neither the pending write nor the entity's value is known.</exception>
     public async Task<PendingWrite?> PendingAsync(string id, CancellationToken cancel)

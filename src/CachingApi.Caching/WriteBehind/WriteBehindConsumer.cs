@@ -5,13 +5,12 @@ using Microsoft.Extensions.Options;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// The other end of write-behind: takes writes off the queue in batches, folds several of one entity into the last, persists a
-/// batch in one statement, and acknowledges it after the commit. Every process has one; what a dead process has left is
-/// claimed by the others.
+/// The consumer of write-behind: takes writes off the queue in batches, folds several writes of one entity into the last, persists a
+/// batch in one statement, and acknowledges it after the commit. Every process has one; if a process dies, the others claim its writes.
 /// </summary>
 /// <remarks>
-/// Killed at any point, nothing is lost or done twice: 1. a batch is committed; 2. the process dies before it acknowledges it;
-/// 3. another one claims the batch, and finds that the rows have its tokens already.
+/// If a process is killed at any point, no write is lost or applied twice: 1. a batch is committed; 2. the process dies before it
+/// acknowledges the batch; 3. another process claims the batch, and finds that the rows already have its tokens.
 /// </remarks>
 internal sealed partial class WriteBehindConsumer(
     WriteBehind writeBehind,
@@ -21,18 +20,18 @@ internal sealed partial class WriteBehindConsumer(
     TimeProvider time,
     ILogger<WriteBehindConsumer> log) : BackgroundService
 {
-    /// <summary>How often it looks for what other processes have put into the queue, and have not come to.</summary>
+    /// <summary>How often it polls for writes that other processes have queued and not processed.</summary>
     private static readonly TimeSpan PollInterval = TimeSpan.FromMilliseconds(200);
     private static readonly TimeSpan InspectInterval = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan DrainFor = TimeSpan.FromSeconds(5);
 
-    /// <summary>After how long a write is tried again whose row was locked.</summary>
+    /// <summary>The pause before a write whose row was locked is tried again.</summary>
     private static readonly TimeSpan LockedPause = TimeSpan.FromMilliseconds(100);
     private static readonly TimeSpan MaxPause = TimeSpan.FromSeconds(2);
 
     private readonly WriteBehindQueue _queue = writeBehind.Queue;
 
-    /// <summary>Writes that were taken and are not done with.</summary>
+    /// <summary>Writes that this consumer has taken and not finished.</summary>
     private readonly Dictionary<long, Held> _held = [];
 
     private long? _inspected;
@@ -53,7 +52,7 @@ internal sealed partial class WriteBehindConsumer(
         }
         catch (UnavailableException) when (writeBehind.RequiredBy is null)
         {
-            // It is looked at again as soon as Redis answers, and until then nothing is written behind.
+            // The policy is checked again as soon as Redis answers; until then, write-behind is disabled.
         }
 
         if (writeBehind.RequiredBy is { } setting && writeBehind.DisabledReason is { } refusal)
@@ -88,7 +87,7 @@ internal sealed partial class WriteBehindConsumer(
             {
                 break;
             }
-#pragma warning disable CA1031 // Whatever it is, it is logged, and what was taken is tried again: the consumer goes on.
+#pragma warning disable CA1031 // Any failure is logged, and the taken writes are tried again: the consumer goes on.
             catch (Exception error)
 #pragma warning restore CA1031
             {
@@ -101,7 +100,9 @@ internal sealed partial class WriteBehindConsumer(
         await DrainAsync();
     }
 
-    /// <summary>Before the process ends, it persists what it can. Other processes, or the next one, take the rest.</summary>
+    /// <summary>
+    /// Before the process ends, the consumer persists the writes that it can. Other processes, or the next one, take the rest.
+    /// </summary>
     private async Task DrainAsync()
     {
         using var stop = new CancellationTokenSource(DrainFor, time);
@@ -121,7 +122,7 @@ internal sealed partial class WriteBehindConsumer(
                 }
             }
         }
-#pragma warning disable CA1031 // It is logged, and nothing is lost: it stays in the _queue.
+#pragma warning disable CA1031 // The failure is logged, and no write is lost: all stay in the queue.
         catch (Exception error)
 #pragma warning restore CA1031
         {
@@ -129,7 +130,7 @@ internal sealed partial class WriteBehindConsumer(
         }
     }
 
-    /// <summary>One batch; <c>false</c> if there is nothing to do.</summary>
+    /// <summary>Processes one batch; <c>false</c> if there is nothing to do.</summary>
     private async Task<bool> RoundAsync(CancellationToken cancel)
     {
         var now = time.GetUtcNow();
@@ -152,7 +153,7 @@ internal sealed partial class WriteBehindConsumer(
     }
 
     /// <summary>
-    /// Takes new writes off the queue, unless a batch of them is due already. Those that wait for their next try do not count.
+    /// Takes new writes off the queue, unless a full batch is already due. Writes that wait for their next attempt do not count.
     /// </summary>
     private async Task ReadAsync(DateTimeOffset now, CancellationToken cancel)
     {
@@ -167,8 +168,8 @@ internal sealed partial class WriteBehindConsumer(
     }
 
     /// <summary>
-    /// Of each entity the latest write that is due: when it is persisted, those before it are done with. One that was refused is not due
-    /// for a while, so that those before it come first.
+    /// The latest due write of each entity: when it is persisted, the earlier ones are finished, too. A refused write is not due for a
+    /// while, so that the earlier ones come first.
     /// </summary>
     private Held[] LatestDue(DateTimeOffset now) =>
     [
@@ -176,7 +177,9 @@ internal sealed partial class WriteBehindConsumer(
             .Select(writes => writes.MaxBy(held => held.Write.Version)!),
     ];
 
-    /// <summary>Takes writes off the queue that the rows have, or that later ones have superseded, and with them those before.</summary>
+    /// <summary>
+    /// Removes from the queue the writes that are in the rows or superseded by later ones, and all earlier writes with them.
+    /// </summary>
     private async Task FinishAsync(IReadOnlyList<(Held Held, PersistResult Result)> done, CancellationToken cancel)
     {
         if (done.Count == 0)
@@ -199,7 +202,7 @@ internal sealed partial class WriteBehindConsumer(
         metrics.Writes(_queue.Cache, "folded", finished.Length - persisted);
     }
 
-    /// <summary>What becomes of a write that was not persisted.</summary>
+    /// <summary>Handles a write that was not persisted.</summary>
     private async Task HandleAsync(Held held, PersistResult result, DateTimeOffset now, CancellationToken cancel)
     {
         switch (result.Outcome)
@@ -242,7 +245,7 @@ internal sealed partial class WriteBehindConsumer(
         }
     }
 
-    /// <remarks>The row gets its later version first: the served values of the write are then older, whatever happens next.</remarks>
+    /// <remarks>The row gets its later version first, so that the served values of the write are older than the row from then on.</remarks>
     private async Task GiveUpAsync(QueuedWrite write, string reason, CancellationToken cancel)
     {
         var revision = await target.BumpVersionAsync(write, cancel);
@@ -256,7 +259,7 @@ internal sealed partial class WriteBehindConsumer(
         }
     }
 
-    /// <summary>Once a second: what a dead process has left, how long the queue is, and whether it is safe still.</summary>
+    /// <summary>Once a second: claims the writes of dead processes, measures the queue, and checks that Redis cannot evict it.</summary>
     private async Task InspectAsync(CancellationToken cancel)
     {
         if (_inspected is { } last && time.GetElapsedTime(last) < InspectInterval)
@@ -280,10 +283,10 @@ internal sealed partial class WriteBehindConsumer(
     {
         var refusal = evictionPolicy switch
         {
-            null => "Redis does not tell its maxmemory-policy",
+            null => "Redis does not report its maxmemory-policy",
             _ when evictionPolicy.StartsWith("allkeys-", StringComparison.Ordinal) =>
-                $"the maxmemory-policy of Redis is {evictionPolicy}, by which it may evict writes that were acknowledged; "
-                + "noeviction or volatile-* is needed, on a Redis of its own perhaps (ConnectionStrings:RedisState)",
+                $"the maxmemory-policy of Redis is {evictionPolicy}, so Redis may evict acknowledged writes; "
+                + "set it to noeviction or volatile-*, or configure a second Redis (ConnectionStrings:RedisState)",
             _ => null,
         };
         if (refusal is not null && refusal != writeBehind.DisabledReason)
@@ -310,19 +313,19 @@ internal sealed partial class WriteBehindConsumer(
 
         public DateTimeOffset Due { get; set; }
 
-        /// <summary>How often it was tried.</summary>
+        /// <summary>The number of attempts.</summary>
         public int Tries { get; set; }
 
-        /// <summary>How often the database refused it.</summary>
+        /// <summary>The number of times that the database refused it.</summary>
         public int Refusals { get; set; }
     }
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Warning, "Nothing is written behind: {Reason}")]
+        [LoggerMessage(1, LogLevel.Warning, "Write-behind is disabled: {Reason}")]
         public static partial void Refused(ILogger log, string reason);
 
-        [LoggerMessage(2, LogLevel.Warning, "Queued writes wait: {Error}: {Reason}")]
+        [LoggerMessage(2, LogLevel.Warning, "Queued writes cannot be persisted at the moment: {Error}: {Reason}")]
         public static partial void Failed(ILogger log, string error, string reason);
 
         [LoggerMessage(3, LogLevel.Error,

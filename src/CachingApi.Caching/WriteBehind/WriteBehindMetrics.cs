@@ -16,9 +16,9 @@ internal sealed class WriteBehindMetrics
         var meter = meters.Create("CachingApi.WriteBehind");
         _writes = meter.CreateCounter<long>("write_behind.writes", description: "Writes taken from the queue by outcome.");
         _fallbacks = meter.CreateCounter<long>(
-            "write_behind.fallbacks", description: "Writes that were written synchronously instead, by reason.");
-        Gauge("write_behind.queue_length", null, "Writes that are not persisted yet.", seen => seen.Length);
-        Gauge("write_behind.lag", "s", "How long the oldest of them has waited.", seen => seen.Lag.TotalSeconds);
+            "write_behind.fallbacks", description: "Writes that were synchronous although write-behind was requested, by reason.");
+        Gauge("write_behind.queue_length", null, "Queued writes that are not persisted yet.", seen => seen.Length);
+        Gauge("write_behind.lag", "s", "How long the oldest queued write has waited.", seen => seen.Lag.TotalSeconds);
         Gauge(
             "write_behind.dead_letters", null, "Writes that could not be persisted and wait for an administrator.",
             seen => seen.DeadLetters);
@@ -43,7 +43,8 @@ internal sealed class WriteBehindMetrics
     }
 
     /// <param name="reason">
-    /// <c>full</c> is the queue, <c>contended</c> the entity by a synchronous writer, <c>refused</c> all, as Redis might lose it.
+    /// <c>full</c>: the queue is full; <c>contended</c>: a synchronous write of the entity is under way; <c>refused</c>: Redis might lose
+    /// the queue.
     /// </param>
     public void FellBack(string cache, string reason) => _fallbacks.Add(1, new("cache", cache), new("reason", reason));
 }

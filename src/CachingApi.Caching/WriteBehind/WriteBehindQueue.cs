@@ -6,35 +6,35 @@ using StackExchange.Redis;
 
 namespace CachingApi.Caching;
 
-/// <summary>What becomes of a write whose row has a fence that the write may not overwrite.</summary>
+/// <summary>The decision about a write whose row has a fence that the write may not overwrite.</summary>
 internal enum FencedWrite
 {
     /// <summary>The row has a later write, which this state server ordered after it.</summary>
     Superseded = 0,
 
     /// <summary>
-    /// The row has a later version, under a fence that this state server did not issue: which write is later is not known.
+    /// The row has a later version, under a fence that this state server did not issue: it is not known which write is later.
     /// </summary>
     Unknown = 1,
 
     /// <summary>The fence is foreign, and the write is in the queue again, under a later token.</summary>
     Reaccepted = 2,
 
-    /// <summary>The queue does not hold the write any more, because another consumer has dealt with it.</summary>
+    /// <summary>The write is no longer in the queue, because another consumer has handled it.</summary>
     Gone = 3,
 }
 
-/// <summary>A write that is done with.</summary>
+/// <summary>A write that leaves the queue.</summary>
 /// <param name="Version">The version that the entity has now.</param>
-/// <param name="Reason">Why the write is dead; <c>null</c> where it is not.</param>
+/// <param name="Reason">Why the write is a dead letter; <c>null</c> if it is not.</param>
 internal readonly record struct FinishedWrite(QueuedWrite Write, long Version, string? Reason = null);
 
 /// <summary>
 /// The queue of write-behind: a Redis stream on the state server, read by a consumer group, and the stream of dead letters.
 /// </summary>
 /// <remarks>
-/// The id of an entry is its write's token. All processes read under one consumer's name: only the time for which an entry has been
-/// pending matters, not which process took it.
+/// The id of an entry is its write's token. All processes read under one consumer name, because only the time for which an entry has
+/// been pending matters, not which process took it.
 /// </remarks>
 /// <param name="cache">The cache whose writes it holds.</param>
 /// <param name="name">The name of the queue in Redis.</param>
@@ -47,20 +47,20 @@ internal sealed class WriteBehindQueue(
     : IDisposable
 {
     /// <summary>
-    /// For how long it is known which version an entity was given last: longer than any process shows an older one.
+    /// For how long the last version issued to an entity is kept: longer than any process serves an older one.
     /// </summary>
     public const long KeptMilliseconds = 10_000;
 
     /// <summary>
-    /// How far, in microseconds, a fence may be ahead of a clock: a year. Beyond that no state server can have issued it, and it orders
-    /// nothing; otherwise one such row could use up the tokens.
+    /// How far, in microseconds, a fence may be ahead of a clock: a year. A fence beyond that cannot come from a state server, so it does
+    /// not order writes; otherwise one such row could exhaust the tokens.
     /// </summary>
     public const long MaxLead = 365L * 24 * 3600 * 1_000_000;
 
     private const string Group = "writers";
     private const int MaxDeadLetters = 10_000;
 
-    /// <summary>How many dead letters one entity has at most.</summary>
+    /// <summary>The maximum number of dead letters of one entity.</summary>
     public const int MaxDeadLettersOfOne = 20;
 
     private static readonly TimeSpan DeadKnownFor = TimeSpan.FromDays(30);
@@ -80,10 +80,10 @@ internal sealed class WriteBehindQueue(
 
     public RedisKey Key => Name("queue");
 
-    /// <summary>The token that was given out last.</summary>
+    /// <summary>The token that was issued last.</summary>
     public RedisKey LastToken => Name("token");
 
-    /// <summary>What <see cref="AofBarrier"/> writes.</summary>
+    /// <summary>The key that <see cref="AofBarrier"/> writes.</summary>
     public RedisKey DiskMark => Name("disk");
 
     private RedisKey DeadLetters => Name("dead-letters");
@@ -91,10 +91,12 @@ internal sealed class WriteBehindQueue(
     /// <summary>The ids of an entity's dead letters, the oldest first.</summary>
     private RedisKey DeadLettersOf(string id) => Name($"thing:{id}:dead-letters");
 
-    /// <summary>The state of an entity: its pending value, and the versions that were assigned.</summary>
+    /// <summary>The state of an entity: its pending value and the versions that were issued.</summary>
     public RedisKey Entity(string id) => Name($"thing:{id}");
 
-    /// <summary>A fence that a new token must be later than; 0 if it is further ahead than <see cref="MaxLead"/>.</summary>
+    /// <summary>
+    /// The fence, which a new token must be later than; 0 if it is further ahead of the clock than <see cref="MaxLead"/>.
+    /// </summary>
     public long Plausible(long fence) => fence > (time.GetUtcNow() - DateTimeOffset.UnixEpoch).TotalMicroseconds + MaxLead ? 0 : fence;
 
     /// <summary>Wakes the consumer of this process.</summary>
@@ -108,7 +110,7 @@ internal sealed class WriteBehindQueue(
             }
             catch (SemaphoreFullException)
             {
-                // Another writer was faster.
+                // Another writer has already signalled.
             }
         }
     }
@@ -155,21 +157,21 @@ internal sealed class WriteBehindQueue(
         return redis.OnStateAsync(async state => (int)await state.ScriptEvaluateAsync(FinishScript, keys, arguments), cancel);
     }
 
-    /// <summary>Decides, in one step, what becomes of a write whose row has a fence that the write may not overwrite.</summary>
+    /// <summary>Decides, in one step, about a write whose row has a fence that the write may not overwrite.</summary>
     /// <param name="fence">The row's fence.</param>
     /// <param name="version">The row's version.</param>
     /// <remarks>
     /// A fence is foreign if another state server has issued it, whose clock was ahead or whose state was lost, or if an operator has
-    /// written it. It does not tell whether the row has a later write. The version does: while a write waits, this server gives every
-    /// later one of the entity a later version. A later version is taken for a later write only if this server has issued the fence;
-    /// otherwise the write becomes a dead letter, because to persist it could undo a write that this server has lost.
-    /// A write that is accepted anew keeps its version and its place: it may overwrite the foreign fence, and no fence issued after it.
+    /// written it. Such a fence does not show whether the row has a later write. The version does: while a write waits, this server gives
+    /// every later write of the entity a later version. A later version means a later write only if this server has issued the fence.
+    /// Otherwise the write becomes a dead letter, because persisting it could undo a write that this server has lost.
+    /// A write that is accepted anew keeps its version and its place: it may overwrite the foreign fence, but no fence issued after it.
     /// <para>A synchronous write meanwhile: 1. write 1 waits, and the row has a foreign fence; 2. write 2, a synchronous one, takes a
     /// token later than that; 3. write 1 is accepted anew, under a token later still; 4. write 2 commits; 5. write 1 may not overwrite
     /// the fence of write 2, whose version is later: it is superseded. If write 2 fails, step 5 finds the foreign fence and persists
     /// write 1.</para>
     /// <para>Two consumers: 1. both hold write 1 and find a foreign fence; 2. the script accepts it anew for the first; 3. for the second
-    /// it finds no such entry, and changes nothing. The same holds if the first dies after step 2: the queue has the write once.</para>
+    /// it finds no entry and changes nothing. The same holds if the first dies after step 2: the queue has the write once.</para>
     /// <para>An earlier write: 1. writes 1 and 2 wait, and the database refuses write 2; 2. write 1 is accepted anew, under a later token
     /// than that of write 2, and is persisted; 3. write 2 finds the fence of write 1, and the row's version is not later than its own: it
     /// is accepted anew. So the version, not the token, orders the queued writes of an entity.</para>
@@ -193,7 +195,7 @@ internal sealed class WriteBehindQueue(
         return new(await length, lag < TimeSpan.Zero ? TimeSpan.Zero : lag, await dead);
     }
 
-    /// <summary>What Redis does when its memory is full, such as <c>allkeys-lru</c>.</summary>
+    /// <summary>The eviction policy of Redis when its memory is full, such as <c>allkeys-lru</c>.</summary>
     public async Task<string?> EvictionPolicyAsync(CancellationToken cancel)
     {
         var info = await redis.OnStateAsync(state => state.Multiplexer.GetServer(Key).InfoAsync("memory"), cancel);
@@ -210,7 +212,7 @@ internal sealed class WriteBehindQueue(
     public async Task<DeadLetter?> DeadLetterAsync(string id, CancellationToken cancel) =>
         (await redis.OnStateAsync(state => state.StreamRangeAsync(DeadLetters, id, id), cancel)).Select(Letter).SingleOrDefault();
 
-    /// <summary><c>false</c> where there is no such dead letter.</summary>
+    /// <summary>Drops a dead letter; <c>false</c> if none has this id.</summary>
     public async Task<bool> DropAsync(string id, CancellationToken cancel)
     {
         if (await DeadLetterAsync(id, cancel) is not { } letter)
@@ -222,7 +224,9 @@ internal sealed class WriteBehindQueue(
         return await redis.OnStateAsync(state => state.StreamDeleteAsync(DeadLetters, [(RedisValue)id]), cancel) == 1L;
     }
 
-    /// <summary>An entity was deleted: drops its dead letters. A write of it that is still queued becomes none.</summary>
+    /// <summary>
+    /// After the deletion of an entity: drops its dead letters. Its writes that are still queued will not become dead letters.
+    /// </summary>
     public Task ForgetAsync(string id, CancellationToken cancel) => redis.OnStateAsync(
         state => state.ScriptEvaluateAsync(
             ForgetScript, [DeadLetters, DeadLettersOf(id), Entity(id)], [(long)DeadKnownFor.TotalMilliseconds]),
@@ -230,14 +234,14 @@ internal sealed class WriteBehindQueue(
 
     public void Dispose() => _signal.Dispose();
 
-    /// <summary>The braces put all of it into one slot of a Redis Cluster, as one script touches several of them.</summary>
+    /// <summary>The braces put all keys of the queue into one slot of a Redis Cluster, because one script uses several of them.</summary>
     private RedisKey Name(string part) => $"{{{redis.KeyPrefix}:{name}}}:{part}";
 
     private static QueuedWrite[] Writes(StreamEntry[] entries) => [.. entries.Where(entry => !entry.IsNull).Select(Write)];
 
     private static QueuedWrite Write(StreamEntry entry) => WriteOf(entry, Token(entry.Id));
 
-    /// <remarks>An entry of an older build has neither <c>over</c> nor <c>at</c>; its token is the time, in microseconds.</remarks>
+    /// <remarks>An entry of an older build has neither <c>over</c> nor <c>at</c>; its token is the time in microseconds.</remarks>
     private static QueuedWrite WriteOf(StreamEntry entry, long token) => new(
         token,
         entry["id"]!,

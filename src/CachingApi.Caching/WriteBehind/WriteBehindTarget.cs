@@ -6,7 +6,7 @@ namespace CachingApi.Caching;
 
 internal enum PersistOutcome
 {
-    /// <summary>The row has it now, or had it already.</summary>
+    /// <summary>The row has the write now, or already had it.</summary>
     Persisted,
 
     /// <summary>The row has a fence that the write may not overwrite: see <see cref="WriteBehindQueue.ReacceptAsync"/>.</summary>
@@ -15,10 +15,10 @@ internal enum PersistOutcome
     /// <summary>Another transaction has the row locked, or has just changed it: the write is tried again soon.</summary>
     Again,
 
-    /// <summary>The database refuses it as entities are: it may be tried again.</summary>
+    /// <summary>The database refuses the write in its current state: it may be tried again.</summary>
     Refused,
 
-    /// <summary>The database will never take it.</summary>
+    /// <summary>The write can never be persisted.</summary>
     Impossible,
 }
 
@@ -26,29 +26,29 @@ internal enum PersistOutcome
 /// <param name="Reason">Why it was refused.</param>
 internal readonly record struct PersistResult(PersistOutcome Outcome, long Version, string Reason = "")
 {
-    /// <summary>The row's fence, if that keeps the write out.</summary>
+    /// <summary>The row's fence, if the write may not overwrite it.</summary>
     public long Fence { get; init; }
 }
 
-/// <summary>Where the consumer of write-behind persists to: a cache and its feature's SQL.</summary>
+/// <summary>The target of the write-behind consumer: a cache and its feature's SQL.</summary>
 internal abstract class WriteBehindTarget
 {
     /// <summary>
-    /// Persists writes, one of each entity, and invalidates what the cache holds from before; results are in the same order.
+    /// Persists writes, one per entity, and invalidates older cache entries; results are in the same order.
     /// </summary>
     /// <exception cref="Exception">The database is away.</exception>
     public abstract Task<IReadOnlyList<PersistResult>> PersistAsync(IReadOnlyList<QueuedWrite> writes, CancellationToken cancel);
 
     /// <summary>
-    /// Gives up a write: the entity goes on as the database has it, under a revision later than the write's, which is returned.
+    /// Gives up a write: the entity keeps the database's value, under a revision later than the write's. Returns that revision.
     /// </summary>
     public abstract Task<Revision> BumpVersionAsync(QueuedWrite write, CancellationToken cancel);
 
-    /// <summary>Invalidates what the cache holds of an entity whose write was given up.</summary>
+    /// <summary>Invalidates the cache entry of an entity whose write was given up.</summary>
     public abstract Task InvalidateAsync(QueuedWrite write, Revision revision, CancellationToken cancel);
 
     /// <summary>
-    /// Takes the change of a dead letter as a new write; <c>false</c> if there is no such entity, or if it cannot be changed so.
+    /// Queues the change of a dead letter as a new write; <c>false</c> if the entity does not exist or the change is not possible.
     /// </summary>
     public abstract Task<bool> RetryAsync(QueuedWrite write, CancellationToken cancel);
 }
@@ -84,8 +84,8 @@ internal abstract class WriteBehindTarget<T, TChange>(Cache<T> cache, JsonTypeIn
         var persisted = writes.Zip(results).Where(done => done.Second.Outcome is PersistOutcome.Persisted)
             .Select(done => new EntityChange(done.First.Id, new(done.Second.Version, done.First.Token))).ToArray();
 
-        // The writer's own entry has this version and stays. Without it: 1. a write is accepted; 2. its writer dies before it updates the
-        // cache; 3. the row has the write, and the cache would keep the value before it.
+        // The entry that the writer itself cached has this version and stays. Without this invalidation: 1. a write is accepted; 2. its
+        // writer dies before it updates the cache; 3. the row has the write, and the cache would keep the value before it.
         await cache.ClearDependentsOfAsync(persisted);
         await Task.WhenAll(persisted.Select(change => cache.ApplyAsync(change, cancel)));
         return results;
@@ -100,7 +100,7 @@ internal abstract class WriteBehindTarget<T, TChange>(Cache<T> cache, JsonTypeIn
         }
         catch (Exception error) when (!cancel.IsCancellationRequested && !With(writer => writer.IsTransient(error)))
         {
-            // The row refuses every change: it keeps its version, and readers are shown it again when the tombstone has expired.
+            // The row refuses every change, so it keeps its version. Readers are served it again when the tombstone has expired.
             return new(write.Version + 1, write.Token);
         }
     }
@@ -126,7 +126,7 @@ internal abstract class WriteBehindTarget<T, TChange>(Cache<T> cache, JsonTypeIn
     /// <inheritdoc cref="With"/>
     protected abstract Task<TResult> WithAsync<TResult>(Func<IWriteBehind<T, TChange>, Task<TResult>> use);
 
-    /// <summary>If the database refuses a batch because of one write in it, halves of it find out which.</summary>
+    /// <summary>If the database refuses a batch, the batch is halved until the refused write is found.</summary>
     private async Task<PersistResult[]> PersistOrSplitAsync((QueuedWrite Write, TChange? Change)[] writes, CancellationToken cancel)
     {
         try
@@ -138,7 +138,7 @@ internal abstract class WriteBehindTarget<T, TChange>(Cache<T> cache, JsonTypeIn
             return
             [
                 .. writes.Select(write => write.Change is null
-                    ? new(PersistOutcome.Impossible, write.Write.Version, "It cannot be read.")
+                    ? new(PersistOutcome.Impossible, write.Write.Version, "The queued change cannot be read.")
                     : Result(write.Write, rows)),
             ];
         }
@@ -155,14 +155,14 @@ internal abstract class WriteBehindTarget<T, TChange>(Cache<T> cache, JsonTypeIn
     }
 
     private static string Reason(Exception error) => error is System.Data.Common.DbException { SqlState: { } state }
-        ? $"The database refuses it ({state})."
-        : $"The database refuses it ({error.GetType().Name}).";
+        ? $"The database refuses the change ({state})."
+        : $"The database refuses the change ({error.GetType().Name}).";
 
     private static PersistResult Result(QueuedWrite write, Dictionary<string, PersistedRow> rows)
     {
         if (!rows.TryGetValue(write.Id, out var row))
         {
-            return new(PersistOutcome.Impossible, write.Version, "There is no such entity.");
+            return new(PersistOutcome.Impossible, write.Version, "The entity does not exist.");
         }
 
         var mayOverwrite = row.Fence <= write.Over || row.Fence > write.Token + WriteBehindQueue.MaxLead;
@@ -172,7 +172,7 @@ internal abstract class WriteBehindTarget<T, TChange>(Cache<T> cache, JsonTypeIn
             : new(PersistOutcome.Again, row.Version);
     }
 
-    /// <summary><c>null</c> if its form is not known: another version of the service may have written it.</summary>
+    /// <summary>Deserialises the change; <c>null</c> if this build cannot, because another version of the service wrote it.</summary>
     private TChange? Read(QueuedWrite write)
     {
         try

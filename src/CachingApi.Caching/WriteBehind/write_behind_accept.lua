@@ -1,20 +1,20 @@
--- Takes a write that is to be written behind: bound, pending value and queue in one step, so that none is without the others.
+-- Accepts a write for write-behind: checks the bound, sets the pending value and appends to the queue, in one step.
 -- KEYS[1]  the queue       KEYS[2]  the last token
--- KEYS[3]  the entity: version and floor (see below), turns, the last token issued to it, and of the write that is pending
---          token, value, and the highest fence that it may overwrite
+-- KEYS[3]  the entity: version and floor (see below), turns, the last token issued to it, and of the pending write its token, its
+--          value, and the highest fence that it may overwrite
 -- ARGV[1]  how many writes the queue holds at most
 -- ARGV[2]  the entity's id
 -- ARGV[3]  its version as the caller read it
--- ARGV[4]  the fence of its row as the caller read it, which the token must be later than; 0 if it is not known
--- ARGV[5]  the versions that may be changed, as ',1,2,'; '' for any
+-- ARGV[4]  the fence of its row as the caller read it; the token will be later. 0 if it is not known
+-- ARGV[5]  the versions that the entity may have, as ',1,2,'; '' for any
 -- ARGV[6]  the new value
--- Returns 0, the new version and the token: taken; 1 and 0: the queue is full; 2 and 0: the version is another; 3 and 0: a synchronous
--- writer is about, so that only the database can tell the version.
+-- Returns 0, the new version and the token: accepted; 1 and 0: the queue is full; 2 and 0: the version is another; 3 and 0: a synchronous
+-- write is under way, so only the database has the version.
 if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then
   return { 1, 0, 0 }
 end
 
--- The floor is the highest version that was given out. Of a turn taken while none was known, the writer adds 1 to the row's.
+-- The floor is the highest version that was issued. If a turn was taken while no version was known, its writer adds 1 to the row's.
 local held = redis.call('HMGET', KEYS[3], 'version', 'floor', 'turns')
 local current = math.max(tonumber(ARGV[3]), tonumber(held[1] or 0))
 local floor, turns = math.max(current, tonumber(held[2] or 0)), tonumber(held[3] or 0)
@@ -41,6 +41,6 @@ if held[3] then
   redis.call('HDEL', KEYS[3], 'turns')
 end
 if not held[1] then
-  redis.call('PERSIST', KEYS[3]) -- until the write is done with
+  redis.call('PERSIST', KEYS[3]) -- until the write is finished
 end
 return { 0, tonumber(version), tonumber(token) }

@@ -1,7 +1,7 @@
--- After a synchronous writer's commit: the version is known now, so the next write needs to leave no gap for it.
+-- After the commit of a synchronous write: the version is known now, so the next write leaves no gap for it.
 -- KEYS[1]  the entity, see write_behind_accept.lua
 -- ARGV[1]  the version that was committed
--- ARGV[2]  for how long, in milliseconds, what is known of an entity is kept
+-- ARGV[2]  for how long, in milliseconds, the state of an entity is kept
 local held = redis.call('HMGET', KEYS[1], 'floor', 'turns', 'token')
 redis.call('HSET', KEYS[1], 'floor', string.format('%.0f', math.max(tonumber(held[1] or 0), tonumber(ARGV[1]))))
 if tonumber(held[2] or 0) > 0 then

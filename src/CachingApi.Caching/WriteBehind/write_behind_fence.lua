@@ -1,9 +1,9 @@
--- Gives a synchronous writer its turn among the writes of an entity: a token later than all before it, and a version of its own.
+-- Gives a synchronous write its turn among the writes of an entity: a token later than all earlier ones, and a version of its own.
 -- KEYS[1]  the last token     KEYS[2]  the entity, see write_behind_accept.lua
--- ARGV[1]  the fence of the row, which the new token must be later than; 0 if it is not known
--- ARGV[2]  for how long, in milliseconds, what is known of an entity is kept
--- Returns the token, the version (0: the row's plus 1), and of the write that is pending token, version, and the highest fence
--- that it may overwrite (0, 0 and -1: none is).
+-- ARGV[1]  the fence of the row; the new token will be later. 0 if it is not known
+-- ARGV[2]  for how long, in milliseconds, the state of an entity is kept
+-- Returns the token, the version (0: the row's plus 1), and of the pending write its token, its version, and the highest fence that it
+-- may overwrite (0, 0 and -1: none is pending).
 local time = redis.call('TIME')
 local last = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), tonumber(ARGV[1]))
 local token = math.max(time[1] * 1000000 + time[2], last + 1)

@@ -1,12 +1,12 @@
--- Takes writes that are done with off the queue. What could not be persisted becomes a dead letter, once, whichever process tried, unless
--- the entity has been deleted (see write_behind_forget.lua).
+-- Removes finished writes from the queue. A write that could not be persisted becomes one dead letter, even if several processes tried,
+-- unless the entity has been deleted (see write_behind_forget.lua).
 -- KEYS[1]  the queue       KEYS[2]  the dead letters       KEYS[3...]  the entity of each write, see write_behind_accept.lua
 -- ARGV[1]  the consumer group
--- ARGV[2]  for how long, in milliseconds, what is known of an entity is kept
--- ARGV[3]  how many dead letters are kept in all    ARGV[4]  how many of one entity: their ids are in a list of its own, by which the
---          oldest one gives way, so that one user cannot displace the dead letters of all others
--- ARGV[5]  for how long, in milliseconds, it is known which fence a row has because of a dead letter: longer than a write waits
--- ARGV[6...]  of each write its token, the version that the entity has now, and why it is dead ('': it is not)
+-- ARGV[2]  for how long, in milliseconds, the state of an entity is kept
+-- ARGV[3]  the maximum number of dead letters    ARGV[4]  the maximum of one entity: a list holds their ids, and the oldest one is
+--          removed first, so that one user cannot displace the dead letters of all others
+-- ARGV[5]  for how long, in milliseconds, the fence that a dead letter gave its row is kept: longer than a write waits
+-- ARGV[6...]  of each write its token, the version that the entity has now, and why it is a dead letter ('': it is not)
 -- Returns how many became dead letters.
 local done, dead_letters = {}, 0
 for i = 3, #KEYS do
@@ -21,7 +21,7 @@ for i = 3, #KEYS do
       redis.call('XDEL', KEYS[2], redis.call('LPOP', letters))
     end
     dead_letters = dead_letters + 1
-    redis.call('SET', KEYS[i] .. ':dead', token, 'PX', ARGV[5]) -- the fence that its row has now, see write_behind_reaccept.lua
+    redis.call('SET', KEYS[i] .. ':dead', token, 'PX', ARGV[5]) -- the row's fence now, see write_behind_reaccept.lua
   end
   done[#done + 1] = entry
 

@@ -1,11 +1,11 @@
--- Decides what becomes of a queued write whose row has a fence that the write may not overwrite. If the row has a later write,
--- the queued one is superseded. Otherwise the fence is foreign, and the write is accepted anew under a later token.
+-- Decides about a queued write whose row has a fence that the write may not overwrite. If the row has a later write, the queued one is
+-- superseded. Otherwise the fence is foreign, and the write is accepted anew under a later token.
 -- KEYS[1]  the queue       KEYS[2]  the last token       KEYS[3]  the entity, see write_behind_accept.lua
 -- ARGV[1]  the consumer group
 -- ARGV[2]  the write's token     ARGV[3]  the write's version
 -- ARGV[4]  the row's fence       ARGV[5]  the row's version
--- ARGV[6]  for how long, in milliseconds, what is known of an entity is kept
--- Returns 0: the row has a later write; 1: which is later is not known; 2: accepted anew; 3: the queue does not hold it any more.
+-- ARGV[6]  for how long, in milliseconds, the state of an entity is kept
+-- Returns 0: the row has a later write; 1: it is not known which is later; 2: accepted anew; 3: the queue no longer holds it.
 local id, fence = ARGV[2] .. '-0', tonumber(ARGV[4])
 local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
 if not entry then
@@ -15,7 +15,7 @@ end
 local time = redis.call('TIME')
 local now, last = time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or 0)
 local held = redis.call('HMGET', KEYS[3], 'token', 'issued')
--- The fence of a write that was given up is no later write, though the row has a later version.
+-- The fence of a write that was given up does not mean a later write, although the row has a later version.
 if tonumber(ARGV[5]) > tonumber(ARGV[3]) and redis.call('GET', KEYS[3] .. ':dead') ~= ARGV[4] then
   return fence <= tonumber(held[2] or math.max(now, last)) and 0 or 1
 end

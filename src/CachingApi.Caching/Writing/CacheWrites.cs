@@ -3,12 +3,12 @@ using CachingApi.Redis;
 namespace CachingApi.Caching;
 
 /// <remarks>
-/// A write that has begun is finished, cache and all, even if its caller cancels: a commit without its invalidation would leave the old
-/// value in the cache.
+/// A write that has begun is finished, including the update of the cache, even if its caller cancels: a commit without its invalidation
+/// would leave the old value in the cache.
 /// </remarks>
 public sealed partial class Cache<T>
 {
-    /// <summary>The scripts of the queue count versions as Lua numbers, which hold integers up to this one.</summary>
+    /// <summary>The scripts of the queue count versions as Lua numbers, which are exact up to 2^53; the rest is a margin.</summary>
     private const long MaxDeferredVersion = (1L << 53) - 1_000_000;
 
     /// <summary>Without a state server, the fences of this process are times in microseconds, each later than the one before.</summary>
@@ -18,7 +18,7 @@ public sealed partial class Cache<T>
     /// <param name="commit">
     /// Changes the row if its fence is earlier than the token (or beyond <see cref="WriteFence.MaxFence"/>), and gives it that token and a
     /// version of at least <see cref="WriteFence.Version"/>. If the row has a later fence, it returns <see cref="WriteOutcome.Superseded"/>
-    /// with it and is called again.
+    /// with that fence, and the cache calls it again.
     /// </param>
     /// <exception cref="ArgumentException">The strategy is write-behind: that needs a change that can be queued.</exception>
     /// <exception cref="UnavailableException">The state server is away: nothing was committed.</exception>
@@ -42,7 +42,7 @@ public sealed partial class Cache<T>
     }
 
     /// <summary>
-    /// Updates the cache after a commit. If that fails, or without the value, the entry is invalidated whatever its version.
+    /// Updates the cache after a commit. If that fails, or if there is no value, it invalidates the entry whatever its version is.
     /// </summary>
     private async Task UpdateAsync(string id, T? committed, WriteStrategy strategy, Moment began)
     {
@@ -62,33 +62,33 @@ public sealed partial class Cache<T>
         }
         catch (Exception)
         {
-            // Such as a value that cannot be written as JSON: it is committed all the same.
+            // For example, the value cannot be serialised as JSON: it is committed nevertheless.
             await InvalidateUnorderedAsync(id);
             throw;
         }
     }
 
     /// <remarks>
-    /// The clear names no cause, because the revision is not known: with a later one, change capture would take the next change of the
-    /// entity for one that has led to a clear.
+    /// The clear names no cause, because the revision is not known. If it named a later revision, change capture would assume that the next
+    /// change of the entity has already led to a clear.
     /// </remarks>
     private Task InvalidateUnorderedAsync(string id) =>
         Task.WhenAll(InvalidateAsync(id, CancellationToken.None), ClearDependentsAsync(cause: null));
 
     /// <summary>
-    /// Writes a change by the strategy. Write-behind becomes write-through if the queue does not take the change, or if the change cannot
-    /// be deferred.
+    /// Writes a change by the given strategy. Write-behind falls back to write-through if the queue does not take the change, or if the
+    /// change cannot be deferred.
     /// </summary>
     /// <param name="versions">The versions that may be changed; <c>null</c> for any.</param>
     /// <exception cref="InvalidOperationException">The cache has no <c>WriteBehindWith</c> for changes of this type.</exception>
-    /// <exception cref="UnavailableException">The state server is away: whether the queue took the change is not known.</exception>
+    /// <exception cref="UnavailableException">The state server is away: it is not known whether the queue took the change.</exception>
     public Task<WriteResult<T>> WriteAsync<TChange>(
         string id, TChange change, IReadOnlyCollection<long>? versions, WriteStrategy strategy, CancellationToken cancel)
         where TChange : class
     {
         var target = Target as WriteBehindTarget<T, TChange>
             ?? throw new InvalidOperationException(
-                $"The cache {Name} has no writer of {typeof(TChange).Name}: declare one by WriteBehindWith.");
+                $"The cache {Name} has no writer of {typeof(TChange).Name}: declare one with WriteBehindWith.");
         cancel.ThrowIfCancellationRequested();
         return strategy is WriteStrategy.WriteBehind && _writeBehind is not null
             ? DeferAsync(_writeBehind, id, change, versions, target)
@@ -111,8 +111,8 @@ public sealed partial class Cache<T>
         var began = Moment.Now;
         var found = await GetAsync(id, CancellationToken.None);
 
-        // A precondition is compared with the row, because another client may have changed the row and the cache may not show that yet.
-        // The value is read before the change is accepted, so that no accepted change fails because of a value that cannot be read.
+        // A precondition is compared with the row, because the cache may not yet have a change that another client has made to the row.
+        // The value is read before the change is accepted, so that an accepted change cannot fail because the value cannot be read.
         var current = !found.Found ? null : versions is null ? found.Value : await LoadAsync(id, CancellationToken.None);
         if (current is null)
         {
@@ -140,12 +140,12 @@ public sealed partial class Cache<T>
     }
 
     /// <summary>
-    /// Deletes the entity: commits, then a negative entry keeps older revisions out, the dependent caches are cleared, and its dead letters
-    /// are dropped.
+    /// Deletes the entity: commits, then sets a negative entry that keeps older revisions out, clears the dependent caches, and drops the
+    /// entity's dead letters.
     /// </summary>
     /// <param name="commit">As for <see cref="WriteAsync"/>; its value is the entity as it was.</param>
     /// <exception cref="UnavailableException">
-    /// The state server is away. The entity may be deleted already; to delete it again is safe.
+    /// The state server is away. The entity may already be deleted; deleting it again is safe.
     /// </exception>
     public async Task<WriteResult<T>> DeleteAsync(
         string id, Func<WriteFence, CancellationToken, Task<WriteResult<T>>> commit, CancellationToken cancel)
@@ -154,7 +154,7 @@ public sealed partial class Cache<T>
         var began = Moment.Now;
         var (result, fence) = await CommitAsync(id, commit);
 
-        // Also if there is no such entity: an earlier call may have deleted it and failed after that.
+        // Also if the entity does not exist: an earlier call may have deleted it and failed after that.
         var forgotten = _writeBehind?.ForgetAsync(id, CancellationToken.None) ?? Task.CompletedTask;
         if (result is not { Outcome: WriteOutcome.Committed, Value: { } deleted })
         {
@@ -202,7 +202,7 @@ public sealed partial class Cache<T>
 
     private bool IsVersioned => _definition.Version is not null;
 
-    /// <summary>A commit under a fencing token, repeated with a new one if a later write was faster.</summary>
+    /// <summary>A commit under a fencing token, repeated with a new token if a later write was committed first.</summary>
     private async Task<(WriteResult<T> Result, WriteFence Fence)> CommitAsync(
         string id, Func<WriteFence, CancellationToken, Task<WriteResult<T>>> commit)
     {

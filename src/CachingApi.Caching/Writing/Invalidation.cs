@@ -4,7 +4,7 @@ namespace CachingApi.Caching;
 
 /// <summary>
 /// Invalidation, after the commit: a short-lived tombstone with the new revision takes the entry's place, so that a slow reader
-/// cannot put back the replaced entry. While Redis is away, the invalidation is queued for its return.
+/// cannot put back the replaced entry. While Redis is away, the invalidation is queued and replayed later.
 /// </summary>
 /// <remarks>
 /// The race that a plain delete loses (Nishtala et al., "Scaling Memcache at Facebook", NSDI 2013, section 3.2.1):
@@ -23,7 +23,7 @@ internal sealed class Invalidation(
     /// <summary>Longer than any load may take (see <see cref="CachingOptions.LoadTimeout"/>).</summary>
     public static TimeSpan TombstoneTtl { get; } = TimeSpan.FromSeconds(30);
 
-    /// <summary>How often an entry is written again because the cache has been cleared meanwhile; beyond that, it is queued.</summary>
+    /// <summary>How often an entry is put again because the cache was cleared meanwhile; after that, the invalidation is queued.</summary>
     private const int MaxGenerations = 5;
 
     /// <summary>Invalidates every cached revision of <paramref name="key"/> that is older than <paramref name="revision"/>.</summary>
@@ -47,10 +47,10 @@ internal sealed class Invalidation(
     }
 
     /// <summary>Clears a cache: every entry in it is invalid from now on, at the cost of one operation.</summary>
-    /// <param name="cause">The write that makes it necessary, if it is one.</param>
+    /// <param name="cause">The write that makes the clear necessary, if there is one.</param>
     public async Task ClearAsync(string cache, Cause? cause, CancellationToken cancel)
     {
-        // A new generation keeps later readers from joining a load under way, but around Redis there are no generations.
+        // A new generation keeps later readers from joining a load under way, but loads that bypass Redis have no generation.
         flights.ForgetAll($"{cache}:");
         if (!await tiers.Namespaces.ClearAsync(cache, cause).WaitAsync(cancel) && tiers.Redis.IsConfigured)
         {
@@ -58,7 +58,7 @@ internal sealed class Invalidation(
         }
     }
 
-    /// <summary>As <see cref="ClearAsync"/>, unless the writers themselves have done so for each of these causes.</summary>
+    /// <summary>As <see cref="ClearAsync"/>, unless the writers of all these causes have already cleared the cache.</summary>
     public async Task ClearUnlessCausedAsync(string cache, IReadOnlyCollection<Cause> causes, CancellationToken cancel)
     {
         flights.ForgetAll($"{cache}:");
@@ -73,8 +73,8 @@ internal sealed class Invalidation(
     }
 
     /// <summary>
-    /// Invalidates an entity whatever its version. While Redis is away, that is queued; if versions order the entries, a clear of the whole
-    /// cache is, because a tombstone without a version refuses none.
+    /// Invalidates an entity whatever its version is. While Redis is away, the invalidation is queued. If versions order the entries, a
+    /// clear of the whole cache is queued instead, because a tombstone without a version keeps no entry out.
     /// </summary>
     public async Task InvalidateAsync(Cache cache, string id, CancellationToken cancel)
     {
@@ -95,8 +95,8 @@ internal sealed class Invalidation(
 
     /// <summary>Queues an invalidation that Redis has missed.</summary>
     /// <remarks>
-    /// In this order no other write can keep an older entry in memory: either it finds the queued invalidation, or its local epoch has
-    /// passed. No later reader joins a load that has begun meanwhile, because that load may find an older entry in Redis.
+    /// This order of steps ensures that no other write can keep an older entry in memory: either it finds the queued invalidation, or its
+    /// local epoch has passed. No later reader joins a load that has begun meanwhile, because that load may find an older entry in Redis.
     /// </remarks>
     internal void Enqueue(Cache cache, string id, Revision revision)
     {
@@ -106,8 +106,8 @@ internal sealed class Invalidation(
     }
 
     /// <summary>
-    /// Evicts one entity from both tiers of every process, without a new version. A tombstone of the evicted revision takes its
-    /// place, which admits that revision again and no older one.
+    /// Evicts one entity from both tiers of every process, without a new version. A tombstone of the evicted revision replaces the entry:
+    /// it admits that revision again, but no older one.
     /// </summary>
     /// <exception cref="UnavailableException">Redis is away: only this process has evicted it.</exception>
     public async Task EvictAsync(Cache cache, string id, CancellationToken cancel)
@@ -138,16 +138,16 @@ internal sealed class Invalidation(
         return evicted;
     }
 
-    /// <summary>Puts an entry of a new revision in place, or queues that.</summary>
+    /// <summary>Puts an entry of a new revision, or queues the invalidation.</summary>
     /// <remarks>
-    /// The entry must be in the generation that is the current one after the commit:
+    /// The entry must be in the generation that is current after the commit:
     /// 1. another process clears the cache, which moves to generation 8, and loads version 1; the message is still on its way to this one;
     /// 2. this process commits version 2 and puts it into generation 7;
     /// 3. every process serves version 1 of generation 8 until its TTL ends.
-    /// So the generation is read with the put, after the commit, and if it is another one, the put is repeated there. A later generation
-    /// needs nothing: its loads begin after the commit.
-    /// A generation that this process has learnt of since the write began is given a tombstone, not the value:
-    /// 1. this process commits version 1, another one version 2, which it puts into generation 7;
+    /// So the generation is read with the put, after the commit. If it is another one, the put is repeated there. A later generation needs
+    /// no put, because its loads begin after the commit.
+    /// A generation that this process first saw after the write began gets a tombstone, not the value:
+    /// 1. this process commits version 1, another process version 2, which it puts into generation 7;
     /// 2. the cache is cleared, or Redis loses all entries and the generation with them;
     /// 3. the put of version 1 arrives in generation 8, and finds nothing there: version 1 would be served until its TTL ends.
     /// </remarks>
@@ -201,8 +201,8 @@ internal sealed class Invalidation(
         CancellationToken cancel)
         where T : class
     {
-        // This process may have served a newer version, or have queued its invalidation. The check follows the local epoch, because a
-        // version that comes later makes the local epoch invalid.
+        // This process may have served a newer version, or may have queued its invalidation. The local epoch is taken before this check,
+        // because a version that comes after the check makes the local epoch invalid.
         var (cache, id) = (key.Cache.Name, key.Id);
         var read = tiers.Memory.Begin(key.Cache, id, epoch);
         var isOlder = queue.Includes(cache, id) || revision < tiers.Seen.Highest(cache, id);
@@ -220,14 +220,14 @@ internal sealed class Invalidation(
         return write;
     }
 
-    /// <summary>Without a Redis, no other process has written, and <see cref="SeenRevisions"/> takes the place of tombstones.</summary>
+    /// <summary>Without a Redis, no other process writes, and <see cref="SeenRevisions"/> replaces tombstones.</summary>
     private void ReplaceInMemory<T>(CacheKey<T> key, Revision revision, Func<EntryKey, CacheEntry> entry) where T : class
     {
         var read = tiers.Memory.Begin(key.Cache, key.Id, epoch: null);
         var isOlder = revision < tiers.Seen.Highest(key.Cache.Name, key.Id);
         var entryKey = tiers.Namespaces.Key(key.Cache, epoch: null, key.Id);
         var written = sizeLimit.Apply(key.Cache, entryKey, entry(entryKey));
-        // Memory may evict it, and an earlier write that comes later must not take its place.
+        // Memory may evict the entry. Then an earlier write that arrives later must not take its place.
         tiers.Seen.Add(key.Cache, key.Id, written);
         if (isOlder)
         {

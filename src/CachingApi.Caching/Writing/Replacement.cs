@@ -3,8 +3,8 @@ using CachingApi.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Replacement: a value without a version takes the place of whatever is cached, in all processes. Of two writers, the later one to reach
-/// Redis wins. While Redis is away, an invalidation is queued instead.
+/// Replacement: a value without a version replaces the cached one in all processes. Of two writers, the one that reaches Redis later
+/// wins. While Redis is away, an invalidation is queued instead.
 /// </summary>
 /// <remarks>
 /// The race that a plain <c>SET</c> loses:
@@ -17,11 +17,11 @@ internal sealed class Replacement(
     Tiers tiers, Invalidation invalidation, SingleFlight<CacheResult> flights, EntrySizeLimit sizeLimit, TimeProvider time)
 {
     /// <summary>
-    /// How often the write is repeated because the cache has been cleared meanwhile; beyond that, an invalidation is queued.
+    /// How often the write is repeated because the cache was cleared meanwhile; after that, an invalidation is queued.
     /// </summary>
     private const int MaxGenerations = 5;
 
-    /// <summary>Caches a value. What <paramref name="options"/> leave out is not changed.</summary>
+    /// <summary>Caches a value. The tiers that <paramref name="options"/> skip are not changed.</summary>
     public async Task SetAsync<T>(CacheKey<T> key, T value, ReadOptions options, CancellationToken cancel) where T : class
     {
         var (cache, id) = (key.Cache, key.Id);
@@ -39,7 +39,7 @@ internal sealed class Replacement(
             invalidation.Enqueue(cache, id, default);
         }
 
-        // A load that has begun meanwhile may have begun before the write.
+        // A load that other readers could join may have begun before the write.
         Forget(cache, id);
     }
 

@@ -3,8 +3,8 @@ using CachingApi.Redis;
 namespace CachingApi.Caching;
 
 /// <summary>
-/// Write-through, after the commit: the new value takes the entry's place by compare-and-set of its revision, so that of two
-/// writers the later commit wins, in whatever order they reach Redis.
+/// Write-through, after the commit: the new value replaces the entry by compare-and-set of its revision, so that of two writers the later
+/// commit wins, in whatever order they reach Redis.
 /// </summary>
 internal sealed class WriteThrough(Invalidation invalidation, TimeProvider time)
 {

@@ -1,4 +1,4 @@
--- Sets an entry, unless a newer revision is held: nothing puts an older value over a newer one.
+-- Sets an entry, unless Redis holds a newer revision: an older value never replaces a newer one.
 -- A fill needs the lease that it was loaded under (see read_or_lease.lua); a write removes the lease, so that a load under way is not kept.
 -- KEYS[1]  the entry         KEYS[2]  its lease
 -- ARGV[1]  the new entry: header and body, see CacheEntry.cs
@@ -10,8 +10,8 @@
 -- ARGV[7]  the time, by this server's clock, before which no process knew the entry's revision ('': now)
 -- ARGV[8]  for how long, in milliseconds, tombstones are kept
 -- ARGV[9]  1 if the message is published: for a write, and for a fill that may replace a fresh entry
--- Returns the time in milliseconds, and: 0 and '': set; 1 and the entry that is held: it is as good or newer; 2 and '': it may be older
--- than what has been written since, because the lease is lost or the write is late.
+-- Returns the time in milliseconds, and: 0 and '': set; 1 and the stored entry: it is as new or newer; 2 and '': the new entry may be
+-- older than a later write, because the lease is lost or the write is late.
 local KIND, VERSION, FENCE, CREATED, BODY = 3, 13, 21, 29, 65
 local TOMBSTONE = 2
 local UNHELD = 1000
@@ -32,8 +32,8 @@ if ordered then
   end
 end
 
--- A fill is kept only if no write has come since its lease was given: a write removes the lease. That needs no tombstone, which Redis
--- may have evicted.
+-- A fill is kept only if no write has come since its lease was granted: a write removes the lease. That check needs no tombstone, which
+-- Redis may have evicted.
 local lease = redis.pcall('GET', KEYS[2])
 local mark, tokens = string.match(type(lease) == 'string' and lease or '', '^%d+ (.) (.*)$')
 local place = fill and string.find(tokens or '', ARGV[3], 1, true)
@@ -41,8 +41,8 @@ if fill and not place then
   return { now, 2, '' }
 end
 
--- A write may have been so long on the way that the entry of a later one has expired, or, if nothing is held, was evicted. If
--- entries have no revision, the one that is held does not refuse it.
+-- A write may have been delayed for so long that the entry of a later write has expired or, if Redis holds no entry, was evicted. If
+-- entries have no revision, the stored one does not refuse it.
 local age = ARGV[7] ~= '' and now - tonumber(ARGV[7]) or 0
 local refuses = ordered and (version > 0 or fence > 0)
 local late = not fill and string.byte(new, KIND) ~= TOMBSTONE and age >= (refuses and tonumber(ARGV[8]) or UNHELD)
@@ -52,13 +52,13 @@ if late then
   ttl = ARGV[8]
 end
 
--- A tombstone refuses older revisions; an entry of its own revision may stay.
+-- A tombstone keeps out older revisions; an entry of the same revision may stay.
 local tombstone = string.byte(new, KIND) == TOMBSTONE and version > 0
 local refused = ordered and (lead > 0 or lead == 0 and tombstone)
 
 if not refused then
   redis.call('SET', KEYS[1], new, 'PX', ttl)
-  -- The lease is over, unless another process has it by now: that one may load a newer value.
+  -- The lease ends, unless another process has it by now, which may load a newer value.
   if not fill or place == 1 then
     redis.call('DEL', KEYS[2])
     if mark == '+' then
@@ -67,7 +67,7 @@ if not refused then
   end
 end
 
--- Also if it was refused: the newer entry may be a reader's fill, of which there was no message.
+-- Also if the entry was refused: the newer entry may be a reader's fill, which published no message.
 if ARGV[9] == '1' then
   redis.call('PUBLISH', ARGV[4], ARGV[5])
 end

@@ -1,5 +1,5 @@
--- Takes an entry out, and keeps refusing what it refused: a tombstone of its revision stays, so that a late writer of an older
--- one is refused. The lease is removed: a load that is under way is not kept.
+-- Removes an entry. A tombstone of its revision stays, so that a late write of an older revision is still refused. The lease is removed,
+-- so that a load under way is not kept.
 -- KEYS[1]  the entry         KEYS[2]  its lease
 -- ARGV[1]  a tombstone of this key, of version 0
 -- ARGV[2]  its time to live in milliseconds

@@ -21,25 +21,25 @@ public sealed record StoredEntry
     /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
     public required string Id { get; init; }
 
-    /// <summary>Its key in Redis, of the present generation; <c>null</c> while Redis is away.</summary>
+    /// <summary>The entry's key in Redis, with the current generation; <c>null</c> while Redis is away.</summary>
     /// <example>cachingapi:users:g1796000000000:01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
     public required string? RedisKey { get; init; }
 
-    /// <summary>Whether a process is loading it now.</summary>
+    /// <summary>Whether a process is loading the entity now.</summary>
     /// <example>false</example>
     public required bool LeaseHeld { get; init; }
 
-    /// <summary>What the process that answers has in memory.</summary>
+    /// <summary>The entry in the memory of the process that answers.</summary>
     public required TierEntry Memory { get; init; }
 
-    /// <summary>What Redis has.</summary>
+    /// <summary>The entry in Redis.</summary>
     public required TierEntry Redis { get; init; }
 }
 
 /// <summary>The entry of an entity in one tier.</summary>
 public sealed record TierEntry
 {
-    /// <summary>Whether there is anything that can be read.</summary>
+    /// <summary>Whether the tier has an entry that can be read.</summary>
     /// <example>true</example>
     public required bool Present { get; init; }
 
@@ -50,32 +50,32 @@ public sealed record TierEntry
     /// <example>fresh</example>
     public required string State { get; init; }
 
-    /// <summary>How long ago it was made.</summary>
+    /// <summary>How long ago the entry was made.</summary>
     /// <example>12.5</example>
     public double? AgeSeconds { get; init; }
 
-    /// <summary>For how long it is fresh still.</summary>
+    /// <summary>For how long the entry is still fresh.</summary>
     /// <example>541.2</example>
     public double? TtlSeconds { get; init; }
 
-    /// <summary>For how long it is of any use still.</summary>
+    /// <summary>For how long the entry can still be served, fresh or stale.</summary>
     /// <example>4141.2</example>
     public double? UsableForSeconds { get; init; }
 
-    /// <summary>In what time Redis drops it.</summary>
+    /// <summary>The time until Redis removes the entry.</summary>
     /// <example>4141.2</example>
     public double? ExpiresInSeconds { get; init; }
 
-    /// <summary>The version of the entry, or, of a tombstone, the version that it requires at least; 0 if the entity has none.</summary>
+    /// <summary>The version of the entry; for a tombstone, the lowest version that it admits. 0 if the entity has no versions.</summary>
     /// <example>3</example>
     public long? Version { get; init; }
 
-    /// <summary>Header and body.</summary>
+    /// <summary>The size of the entry, header and body.</summary>
     /// <example>311</example>
     public long? SizeBytes { get; init; }
 }
 
-/// <summary>What to warm a cache with: either <c>keys</c> or <c>top</c>.</summary>
+/// <summary>The entries to warm a cache with: either <c>keys</c> or <c>top</c>.</summary>
 public sealed record WarmCache
 {
     /// <summary>The cache: <c>users</c>, <c>user-lists</c>, <c>geocoding</c> or <c>weather</c>.</summary>
@@ -90,14 +90,16 @@ public sealed record WarmCache
     /// <example>["01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f"]</example>
     public IReadOnlyList<string>? Keys { get; init; }
 
-    /// <summary>How many of the most valuable entries, 1 to 10,000: the newest users, the first pages, the configured cities.</summary>
+    /// <summary>
+    /// How many of the most useful entries to load, 1 to 10,000: the newest users, the first pages, the configured cities.
+    /// </summary>
     public int? Top { get; init; }
 }
 
-/// <summary>How far the warming of a cache is.</summary>
+/// <summary>The progress of a warming job.</summary>
 public sealed record WarmingStatus
 {
-    /// <summary>The job.</summary>
+    /// <summary>The job's id.</summary>
     /// <example>01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e</example>
     public required string Id { get; init; }
 
@@ -106,7 +108,7 @@ public sealed record WarmingStatus
     public required string Cache { get; init; }
 
     /// <summary>
-    /// <c>running</c>; <c>finished</c>, early where 20 loads in a row failed; or <c>lost</c>: its process has ended before it.
+    /// <c>running</c>; <c>finished</c>, early if 20 loads in a row failed; or <c>lost</c>: its process ended before the job.
     /// </summary>
     /// <example>running</example>
     public required string State { get; init; }
@@ -115,18 +117,18 @@ public sealed record WarmingStatus
     /// <example>1000</example>
     public required int Total { get; init; }
 
-    /// <summary>How many are loaded, or were cached before.</summary>
+    /// <summary>How many entries are loaded, or were already cached.</summary>
     /// <example>240</example>
     public required int Done { get; init; }
 
-    /// <summary>How many could not be loaded; why is in the log.</summary>
+    /// <summary>How many entries could not be loaded; the log has the reasons.</summary>
     /// <example>0</example>
     public required int Failed { get; init; }
 
-    /// <summary>When it began.</summary>
+    /// <summary>When the job began.</summary>
     public required DateTimeOffset StartedAt { get; init; }
 
-    /// <summary>When it ended.</summary>
+    /// <summary>When the job ended; <c>null</c> if it has not.</summary>
     public required DateTimeOffset? FinishedAt { get; init; }
 }
 
@@ -140,14 +142,14 @@ internal static class CacheEndpoints
 {
     private const int MaxKeys = 10_000;
 
-    /// <summary>So many keys are more than other requests may send.</summary>
+    /// <summary>The size limit of a warming request: its keys need more than the limit of other requests.</summary>
     private const int MaxWarmBytes = 1024 * 1024;
 
     public static void MapCacheAdministration(this IEndpointRouteBuilder routes)
     {
         var cache = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin").RequireRateLimit("default");
 
-        // From now on it counts.
+        // It starts to count when it is created.
         routes.ServiceProvider.GetRequiredService<Measurements>();
         cache.MapGet("/stats", Stats);
         cache.MapGet("/entries", Look).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
@@ -158,20 +160,22 @@ internal static class CacheEndpoints
         cache.MapGet("/warm/{id}", FindWarming).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
     }
 
-    /// <summary>Says what the caches do: hits, misses, loads, latencies, evictions, Redis, the write-behind queue, the limits.</summary>
+    /// <summary>
+    /// Returns the statistics of the caches: hits, misses, loads, latencies, evictions, Redis, the write-behind queue, the limits.
+    /// </summary>
     /// <remarks>
-    /// The numbers are those of the process that answers, which <c>instance</c> names, since it began; <c>/metrics</c> has the same for
-    /// Prometheus. Only those of <c>redis</c> and the length of the queue are shared by all processes.
+    /// The numbers cover the process that answers (<c>instance</c>) since its start. <c>/metrics</c> has the same numbers for Prometheus.
+    /// All processes share only the numbers of <c>redis</c> and the length of the queue.
     /// </remarks>
     internal static Ok<CacheStats> Stats(CacheStatistics statistics) => TypedResults.Ok(statistics.Read());
 
-    /// <summary>Says what each tier holds of one entry, never its body.</summary>
+    /// <summary>Returns the state of one entry in each tier, never its body.</summary>
     /// <remarks>
-    /// An entry that a tier does not have is <c>absent</c>. <c>memory</c> is that of the process that answers.
+    /// If a tier does not have the entry, its state is <c>absent</c>. <c>memory</c> is the memory of the process that answers.
     /// </remarks>
     /// <param name="key" example="users:01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f">
     /// <c>&lt;cache&gt;:&lt;id&gt;</c>, such as <c>users:01980c6e-…</c>, <c>user-lists:20:</c>, <c>geocoding:berlin</c> or
-    /// <c>weather:52.52,13.41</c>; or the whole key as Redis has it, whose generation does not matter.
+    /// <c>weather:52.52,13.41</c>; or the whole key in Redis, with any generation.
     /// </param>
     internal static async Task<Results<Ok<StoredEntry>, ValidationProblem, ProblemHttpResult>> Look(
         [Required, StringLength(500)] string key,
@@ -204,11 +208,11 @@ internal static class CacheEndpoints
 
     /// <summary>Evicts one entry from both tiers of every process.</summary>
     /// <remarks>
-    /// The next read loads it. A load that is under way is not kept, and older versions stay kept out. What is not there is
-    /// evicted too. While Redis is away the answer is 503: only the process that answers has dropped it then.
+    /// The next read loads the entry. A load under way is not cached, and older versions are still kept out. The answer is 204 even if no
+    /// tier has the entry. While Redis is away, the answer is 503: only the process that answers has evicted the entry.
     /// </remarks>
     /// <param name="key" example="users:01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f">
-    /// <c>&lt;cache&gt;:&lt;id&gt;</c>, or the whole key as Redis has it.
+    /// <c>&lt;cache&gt;:&lt;id&gt;</c>, or the whole key in Redis.
     /// </param>
     internal static async Task<Results<NoContent, ValidationProblem, ProblemHttpResult>> Evict(
         [Required, StringLength(500)] string key, IEnumerable<Cache> caches, RedisConnections redis)
@@ -227,8 +231,8 @@ internal static class CacheEndpoints
         return TypedResults.NoContent();
     }
 
-    /// <summary>Evicts a whole cache, however many entries it has, by a new generation of its keys.</summary>
-    /// <remarks>While Redis is away that is remembered, and done before anything it holds is served again.</remarks>
+    /// <summary>Evicts a whole cache at once, by a new generation of its keys.</summary>
+    /// <remarks>While Redis is away, the eviction is queued, and done before any entry in Redis is served again.</remarks>
     /// <param name="name" example="user-lists">The cache: <c>users</c>, <c>user-lists</c>, <c>geocoding</c> or <c>weather</c>.</param>
     internal static async Task<Results<NoContent, ProblemHttpResult>> Drop(string name, IEnumerable<Cache> caches)
     {
@@ -243,8 +247,8 @@ internal static class CacheEndpoints
 
     /// <summary>Warms a cache: loads entries before they are requested.</summary>
     /// <remarks>
-    /// They are loaded through the normal path, four at a time (of the weather one at a time), so what is cached already costs a
-    /// look-up. The answer's <c>Location</c> says how far it is, for an hour. One job at a time warms a cache: another is a 409.
+    /// The entries are loaded through the normal path, four at a time (weather: one at a time), so an entry that is already cached costs
+    /// one look-up. For an hour, the answer's <c>Location</c> returns the progress. If another job is warming the cache, the answer is 409.
     /// </remarks>
     internal static async Task<Results<Accepted<WarmingStatus>, ValidationProblem, ProblemHttpResult>> Warm(
         WarmCache what, IEnumerable<Cache> caches, Warming warming, CancellationToken cancel)
@@ -260,18 +264,18 @@ internal static class CacheEndpoints
         var location = $"/cache/warm/{id}";
         return begun && await warming.FindAsync(id, cancel) is var (job, running)
             ? TypedResults.Accepted(location, Shown(job, running))
-            : TypedResults.Problem($"This cache is being warmed already: see {location}.", statusCode: StatusCodes.Status409Conflict);
+            : TypedResults.Problem($"Another job is warming this cache: see {location}.", statusCode: StatusCodes.Status409Conflict);
     }
 
-    /// <summary>Says how far the warming of a cache is.</summary>
-    /// <param name="id">The job's id, from the answer that began it.</param>
+    /// <summary>Returns the progress of a warming job.</summary>
+    /// <param name="id">The job's id, from the answer that started it.</param>
     internal static async Task<Results<Ok<WarmingStatus>, ProblemHttpResult>> FindWarming(
         Guid id, Warming warming, CancellationToken cancel) =>
         await warming.FindAsync(id.ToString(), cancel) is var (job, running)
             ? TypedResults.Ok(Shown(job, running))
             : TypedResults.Problem(statusCode: StatusCodes.Status404NotFound);
 
-    /// <summary>Reads <c>cache:id</c> or <c>prefix:cache:g123:id</c>; <c>null</c> where it is neither.</summary>
+    /// <summary>Reads <c>cache:id</c> or <c>prefix:cache:g123:id</c>; <c>null</c> if the key is neither.</summary>
     private static (string Cache, string Id)? Read(string key, string prefix)
     {
         var inRedis = key.StartsWith($"{prefix}:", StringComparison.Ordinal);
@@ -290,7 +294,7 @@ internal static class CacheEndpoints
     {
         if (cache is null)
         {
-            return ("cache", $"There is no such cache; there are {string.Join(", ", caches.Select(known => known.Name))}.");
+            return ("cache", $"The cache does not exist. The caches are {string.Join(", ", caches.Select(known => known.Name))}.");
         }
 
         if (what.Keys is null == what.Top is null)
@@ -310,7 +314,7 @@ internal static class CacheEndpoints
 
         var bad = what.Keys?
             .Where(key => key is null || !cache.IsKey(key))
-            .Select(key => $"'{key}' is no key of this cache.")
+            .Select(key => $"'{key}' is not a key of this cache.")
             .FirstOrDefault();
         return bad is null ? null : ("keys", bad);
     }
@@ -345,5 +349,5 @@ internal static class CacheEndpoints
         new Dictionary<string, string[]> { ["key"] = ["<cache>:<id> is expected, such as users:01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f."] });
 
     private static ProblemHttpResult NoSuchCache() =>
-        TypedResults.Problem("There is no such cache.", statusCode: StatusCodes.Status404NotFound);
+        TypedResults.Problem("The cache does not exist.", statusCode: StatusCodes.Status404NotFound);
 }

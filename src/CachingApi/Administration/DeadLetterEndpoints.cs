@@ -13,11 +13,11 @@ namespace CachingApi.Administration;
 /// <summary>A write that was acknowledged with 202 and could not be persisted.</summary>
 public sealed record DeadWrite
 {
-    /// <summary>Its id among the dead letters.</summary>
+    /// <summary>The dead letter's id.</summary>
     /// <example>1795420800000-0</example>
     public required string Id { get; init; }
 
-    /// <summary>The cache whose entity was to be changed.</summary>
+    /// <summary>The cache of the entity.</summary>
     /// <example>users</example>
     public required string Cache { get; init; }
 
@@ -32,21 +32,21 @@ public sealed record DeadWrite
     /// <summary>The change that could not be persisted.</summary>
     public required JsonNode? Value { get; init; }
 
-    /// <summary>Why it could not be.</summary>
+    /// <summary>Why it could not be persisted.</summary>
     /// <example>The e-mail address is in use.</example>
     public required string Reason { get; init; }
 
-    /// <summary>When it was acknowledged.</summary>
+    /// <summary>When the write was acknowledged.</summary>
     public required DateTime AcceptedAt { get; init; }
 
-    /// <summary>When it was given up.</summary>
+    /// <summary>When the write was given up.</summary>
     public required DateTime DiedAt { get; init; }
 }
 
 [JsonSerializable(typeof(DeadWrite[]))]
 internal sealed partial class DeadLetterJson : JsonSerializerContext;
 
-/// <summary>What an administrator does with the writes that could not be persisted.</summary>
+/// <summary>The administration of writes that could not be persisted.</summary>
 internal static class DeadLetterEndpoints
 {
     private const string Id = @"^\d{1,18}-\d{1,18}$";
@@ -64,8 +64,8 @@ internal static class DeadLetterEndpoints
     }
 
     /// <summary>Lists writes that were acknowledged and could not be persisted, the latest first.</summary>
-    /// <remarks>The last 10,000 or so of each cache are kept, and the last 20 of one entity, until they are retried or dropped.</remarks>
-    /// <param name="limit">How many at most, 1 to 1,000.</param>
+    /// <remarks>About the last 10,000 of each cache are kept, and the last 20 of one entity, until they are retried or dropped.</remarks>
+    /// <param name="limit">The maximum number of dead letters, 1 to 1,000.</param>
     internal static async Task<Ok<DeadWrite[]>> List(
         IEnumerable<Cache> caches, HttpResponse response, CancellationToken cancel, [Range(1, 1000)] int limit = 100)
     {
@@ -82,7 +82,7 @@ internal static class DeadLetterEndpoints
         return TypedResults.Ok(letters.OrderByDescending(letter => letter.DiedAt).Take(limit).ToArray());
     }
 
-    /// <summary>Queues the write of a dead letter once more, as a new one, later than all that was written since.</summary>
+    /// <summary>Queues the write of a dead letter again, as a new write, later than all writes since.</summary>
     /// <param name="id">The id of the dead letter, from the list.</param>
     /// <param name="cache">Its cache, from the list; it is needed only if letters of two caches have the same id.</param>
     internal static async Task<Results<Accepted, ProblemHttpResult>> Retry(
@@ -99,7 +99,7 @@ internal static class DeadLetterEndpoints
         return await dead.RetryAsync(letter, cancel)
             ? TypedResults.Accepted("/cache/dead-letters")
             : TypedResults.Problem(
-                "What was to be changed is not there any more, or cannot be changed so.", statusCode: StatusCodes.Status409Conflict);
+                "The entity no longer exists, or the change is not possible any more.", statusCode: StatusCodes.Status409Conflict);
     }
 
     /// <summary>Drops a dead letter.</summary>
@@ -140,7 +140,7 @@ internal static class DeadLetterEndpoints
         DiedAt = letter.DiedAt.UtcDateTime,
     };
 
-    /// <summary>JSON as it is; other bytes as text.</summary>
+    /// <summary>The change as JSON; if its bytes are not JSON, as text.</summary>
     private static JsonNode? Value(ReadOnlyMemory<byte> value)
     {
         try

@@ -5,13 +5,13 @@ using OpenTelemetry.Metrics;
 
 namespace CachingApi.Administration;
 
-/// <summary>How long operations took, in seconds, within a tenth; <c>null</c> if none was measured.</summary>
+/// <summary>Durations of operations in seconds, accurate to a tenth; <c>null</c> if none was measured.</summary>
 internal readonly record struct Quantiles(long Count, double? P50, double? P99);
 
 /// <summary>One number of one instrument: the sum of a counter, the value of a gauge or the count of a histogram.</summary>
-/// <param name="Name">The instrument's name as Prometheus writes it, without unit and <c>_total</c>, such as <c>cache_requests</c>.</param>
-/// <param name="Total">Of a histogram, since the process began.</param>
-/// <param name="Recent">Of a histogram, within <see cref="Measurements.Window"/>.</param>
+/// <param name="Name">The instrument's name in Prometheus, without unit and <c>_total</c>, such as <c>cache_requests</c>.</param>
+/// <param name="Total">For a histogram: since the process began.</param>
+/// <param name="Recent">For a histogram: within <see cref="Measurements.Window"/>.</param>
 internal sealed record Sample(
     string Name,
     IReadOnlyDictionary<string, string> Labels,
@@ -20,19 +20,19 @@ internal sealed record Sample(
     Quantiles Recent = default);
 
 /// <summary>
-/// The metrics of this process for readers without a Prometheus: a reader of the OpenTelemetry SDK, as <c>/metrics</c> is, with finer
-/// buckets, whose counts of the last minute are kept.
+/// The metrics of this process for clients without a Prometheus. Like <c>/metrics</c>, it is a reader of the OpenTelemetry SDK, but it has
+/// finer buckets and keeps their counts of the last minute.
 /// </summary>
 internal sealed class Measurements : IDisposable
 {
-    /// <summary>What counts as recent: a minute, to the last five seconds.</summary>
+    /// <summary>The period that counts as recent: a minute, accurate to five seconds.</summary>
     public static readonly TimeSpan Window = TimeSpan.FromMinutes(1);
 
     private const int BucketsPerDoubling = 4;
 
     private static readonly TimeSpan Interval = TimeSpan.FromSeconds(5);
 
-    /// <summary>From a microsecond to four minutes.</summary>
+    /// <summary>The bounds of the buckets, from a microsecond to four minutes.</summary>
     private static readonly double[] Bounds =
     [
         .. Enumerable.Range(0, 28 * BucketsPerDoubling).Select(step => 1e-6 * Math.Pow(2, (double)step / BucketsPerDoubling)),
@@ -52,7 +52,7 @@ internal sealed class Measurements : IDisposable
     {
         (_time, Since, _reader) = (time, time.GetUtcNow(), new BaseExportingMetricReader(_exporter));
 
-        // Tests have several services in one process, each with meters of its own.
+        // Tests have several services in one process, each with its own meters.
         _provider = Sdk.CreateMeterProviderBuilder()
             .AddMeter("CachingApi.*")
             .AddView(instrument => instrument.Meter.Scope != meters ? MetricStreamConfiguration.Drop
@@ -63,7 +63,7 @@ internal sealed class Measurements : IDisposable
         _timer = time.CreateTimer(_ => Keep(), null, Interval, Interval);
     }
 
-    /// <summary>From when on it has measured: since the process began.</summary>
+    /// <summary>When the measurement began: at the start of the process.</summary>
     public DateTimeOffset Since { get; }
 
     public Sample[] Read()
@@ -110,7 +110,7 @@ internal sealed class Measurements : IDisposable
         return new(count, At(counts, count * 0.5), At(counts, count * 0.99));
     }
 
-    /// <summary>The middle of the bucket that so many are below or in.</summary>
+    /// <summary>The middle of the bucket in which the cumulative count reaches the rank.</summary>
     private static double? At(long[] counts, double rank)
     {
         var below = 0L;

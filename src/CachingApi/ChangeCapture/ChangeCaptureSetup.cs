@@ -3,9 +3,9 @@ using CachingApi.Caching;
 namespace CachingApi.ChangeCapture;
 
 /// <summary>
-/// A table whose committed changes invalidate a cache, whichever client made them. Its primary key is the id of the entries.
+/// A table whose committed changes, by any client, invalidate a cache. Its primary key is the id of the entries.
 /// </summary>
-/// <param name="OnDeleteAsync">What else a deletion of a row means.</param>
+/// <param name="OnDeleteAsync">The further effects of the deletion of a row.</param>
 internal sealed record TrackedTable(string Name, Cache Cache, Func<string, CancellationToken, Task> OnDeleteAsync);
 
 internal static class ChangeCaptureSetup
@@ -14,7 +14,7 @@ internal static class ChangeCaptureSetup
         services.AddSingleton<ChangeSource>().AddHostedService<ChangeDataCapture>();
 
     /// <summary>Lets the committed changes of a table invalidate the cache.</summary>
-    /// <param name="onDelete">What else a deletion of a row means; it may be called more than once.</param>
+    /// <param name="onDelete">The further effects of the deletion of a row; it may be called more than once.</param>
     public static CacheBuilder<T> TrackTable<T>(
         this CacheBuilder<T> cache, string table, Func<IServiceProvider, Func<string, CancellationToken, Task>>? onDelete = null)
         where T : class

@@ -9,27 +9,27 @@ using Npgsql;
 namespace CachingApi.ChangeCapture;
 
 /// <summary>
-/// Change data capture: one process at a time reads the committed changes of the database and invalidates the cached entries. So a
-/// writer that died between its commit and the invalidation, a lost message, or a change made in psql leave nothing stale.
+/// Change data capture: one process at a time reads the committed changes of the database and invalidates the cached entries. So no entry
+/// stays stale after a writer died between its commit and the invalidation, after a lost message, or after a change made in psql.
 /// </summary>
 /// <remarks>
 /// 1. a writer commits version 2 and dies; Redis and the memory of every process still have version 1;
-/// 2. the leader reads the commit from the slot, puts a tombstone of version 2 in place and publishes it;
-/// 3. if the leader dies before it has confirmed, the next one begins at the same commit: an invalidation may be repeated.
-/// Redis keeps the position up to which it has the changes, on every shard; it is written before the slot is confirmed. If it is
-/// behind the slot (an old snapshot, a new slot, another Redis) or of another timeline (a standby was promoted and commits were
-/// lost), Redis has missed changes that will not come again, and all caches of the tables are cleared, once.
+/// 2. the leader reads the commit from the slot, sets a tombstone of version 2 and publishes it;
+/// 3. if the leader dies before it has confirmed the position, the next leader begins at the same commit: it may repeat an invalidation.
+/// Every shard of Redis keeps the position up to which it has the changes. The leader writes it before it confirms the slot. If that
+/// position is behind the slot (an old snapshot, a new slot, another Redis) or of another timeline (a standby was promoted and commits
+/// were lost), Redis has missed changes that will not come again. Then all caches of the tables are cleared once.
 /// </remarks>
 internal sealed partial class ChangeDataCapture : BackgroundService
 {
-    /// <summary>More rows than this at once void all that is cached of their table.</summary>
+    /// <summary>If more rows than this change at once, the whole cache of their table is cleared.</summary>
     private const int MaxRows = 5000;
 
     private const int Parallelism = 16;
 
     private static readonly TimeSpan PollInterval = TimeSpan.FromMilliseconds(250);
 
-    /// <summary>Changes are collected for so long, so that the writers' own invalidations come first and need not be repeated.</summary>
+    /// <summary>For how long changes are collected, so that the writers' own invalidations come first and need no repetition.</summary>
     private static readonly TimeSpan Collect = TimeSpan.FromMilliseconds(25);
 
     private readonly ChangeSource _source;
@@ -53,12 +53,12 @@ internal sealed partial class ChangeDataCapture : BackgroundService
         (_wanted, _log) = (options.Value.ChangeCapture, log);
         var meter = meters.Create("CachingApi.ChangeCapture");
         _changes = meter.CreateCounter<long>(
-            "change_capture.changes", description: "Committed changes of rows that were applied to the caches, by table.");
+            "change_capture.changes", description: "Committed row changes that were applied to the caches, by table.");
         meter.CreateObservableGauge(
             "change_capture.follows", () => _follows ? 1 : 0, description: "1 in the process that reads the changes of the database.");
     }
 
-    /// <summary>Nothing is served before it is known whether a standby was promoted while no process ran.</summary>
+    /// <summary>Before any entry is served, it finds out whether a standby was promoted while no process ran.</summary>
     public override async Task StartAsync(CancellationToken cancellationToken)
     {
         if (_wanted)
@@ -98,7 +98,7 @@ internal sealed partial class ChangeDataCapture : BackgroundService
                         Log.NotPossible(_log);
                     }
 
-                    saidNotPossible = true; // until PostgreSQL is restarted with it
+                    saidNotPossible = true; // until PostgreSQL is restarted with logical WAL
                 }
                 else if (_caches.CanApply)
                 {
@@ -107,7 +107,7 @@ internal sealed partial class ChangeDataCapture : BackgroundService
                     await FollowAsync(slot, stoppingToken);
                 }
             }
-#pragma warning disable CA1031 // Whatever it is, to follow again from the position that was confirmed is the remedy.
+#pragma warning disable CA1031 // After any failure, it reads again from the confirmed position.
             catch (Exception error) when (!stoppingToken.IsCancellationRequested)
 #pragma warning restore CA1031
             {
@@ -158,7 +158,7 @@ internal sealed partial class ChangeDataCapture : BackgroundService
         }
     }
 
-    /// <summary>Whether every shard has the changes that were confirmed; if so, the positions are set to that.</summary>
+    /// <summary>Whether every shard has the confirmed changes. If so, the shards' positions are set to the confirmed one.</summary>
     private async Task<bool> CoversAsync(ChangePosition confirmed, CancellationToken cancel)
     {
         var positions = await _caches.PositionsAsync(cancel);
@@ -182,7 +182,7 @@ internal sealed partial class ChangeDataCapture : BackgroundService
 
             queue.Complete();
         }
-#pragma warning disable CA1031 // It goes to the reader of the queue.
+#pragma warning disable CA1031 // The reader of the queue receives the failure.
         catch (Exception error)
 #pragma warning restore CA1031
         {
@@ -195,7 +195,7 @@ internal sealed partial class ChangeDataCapture : BackgroundService
         Task<bool>? more = null;
         while (true)
         {
-            // Also without a change: the position moves on with what is written elsewhere on the server.
+            // Also without a change: writes to other databases of the server move the position on.
             more ??= queue.WaitToReadAsync(cancel).AsTask();
             await Task.WhenAny(more, Task.Delay(PollInterval, cancel));
             if (more.IsCompleted)
@@ -208,7 +208,7 @@ internal sealed partial class ChangeDataCapture : BackgroundService
                 await Task.Delay(Collect, cancel);
             }
 
-            // The position first: every change up to it is in the queue by now.
+            // The position is read first: every change up to it is already in the queue.
             var received = changes.Received;
             await InvalidateAsync(Take(queue), cancel);
             await _caches.WaitForRedisAsync(cancel);
@@ -234,7 +234,7 @@ internal sealed partial class ChangeDataCapture : BackgroundService
         }
     }
 
-    /// <summary>Of all changes in the queue the last one of each row.</summary>
+    /// <summary>Empties the queue and returns the last change of each row.</summary>
     private static Dictionary<(string Table, string? Id), RowChange>.ValueCollection Take(ChannelReader<RowChange> queue)
     {
         var batch = new Dictionary<(string Table, string? Id), RowChange>();
@@ -277,7 +277,7 @@ internal sealed partial class ChangeDataCapture : BackgroundService
         ? Task.WhenAll(table.Cache.ApplyAsync(change, cancel), table.OnDeleteAsync(change.Id, cancel))
         : table.Cache.ApplyAsync(change, cancel);
 
-    /// <summary>A deletion comes after the last version of the row.</summary>
+    /// <summary>The revision of a deletion is later than the row's last version.</summary>
     private static EntityChange ChangeOf(RowChange row) =>
         new(row.Id!, new(row.Deleted ? row.Version + 1 : row.Version, row.Fence), row.Deleted);
 
@@ -301,10 +301,10 @@ internal sealed partial class ChangeDataCapture : BackgroundService
         public static partial void Follows(ILogger log);
 
         [LoggerMessage(3, LogLevel.Warning,
-            "PostgreSQL removed changes from the slot {Slot} before they were read: max_slot_wal_keep_size was too small for them")]
+            "PostgreSQL removed unread changes from the slot {Slot}: max_slot_wal_keep_size was too small for them")]
         public static partial void Lost(ILogger log, string slot);
 
-        [LoggerMessage(4, LogLevel.Warning, "The changes of the database cannot be read at the moment: {Reason}")]
+        [LoggerMessage(4, LogLevel.Warning, "Change data capture cannot read the changes of the database at the moment: {Reason}")]
         public static partial void DoesNotFollow(ILogger log, string reason);
 
         [LoggerMessage(5, LogLevel.Information, "Redis may have missed changes of the database: the caches of its tables are cleared")]

@@ -13,29 +13,30 @@ using NpgsqlTypes;
 namespace CachingApi.ChangeCapture;
 
 /// <summary>A committed change of one row.</summary>
-/// <param name="Id">The row's <c>id</c>; <c>null</c> where it may be any row (<c>TRUNCATE</c>, or no <c>REPLICA IDENTITY FULL</c>).</param>
-/// <param name="Version">The row's <c>version</c>; of a deleted one, the last.</param>
+/// <param name="Id">The row's <c>id</c>; <c>null</c> if it may be any row (<c>TRUNCATE</c>, or no <c>REPLICA IDENTITY FULL</c>).</param>
+/// <param name="Version">The row's <c>version</c>; for a deleted row, the last one.</param>
 /// <param name="Fence">The row's <c>fence</c>; 0 if it has none.</param>
 internal readonly record struct RowChange(string Table, string? Id, long Version, long Fence, bool Deleted);
 
-/// <summary>Where the changes of this database can be had from: the state of its replication slot.</summary>
+/// <summary>The state of the replication slot that delivers the changes of this database.</summary>
 /// <param name="Possible">Whether PostgreSQL runs with <c>wal_level=logical</c>.</param>
 /// <param name="Bounded">Whether <c>max_slot_wal_keep_size</c> limits what a slot may keep.</param>
-/// <param name="Active">Whether a process follows it, this one or another; <c>null</c> where there is no slot.</param>
-/// <param name="Lost">Whether it had to drop WAL that no process had read yet.</param>
+/// <param name="Active">Whether any process reads from the slot; <c>null</c> if the slot does not exist.</param>
+/// <param name="Lost">Whether PostgreSQL has removed WAL of the slot that no process had read.</param>
 internal sealed record ChangeSlot(string Name, bool Possible, bool Bounded, bool? Active, bool? Lost)
 {
-    /// <summary>Whether a new one is to be made, in which the changes until now are not.</summary>
+    /// <summary>Whether a new slot must be created, which does not contain the changes until now.</summary>
     public bool IsMissing => Active is null || Lost == true;
 }
 
-/// <summary>A position in the changes of a database: how far a cache has them.</summary>
+/// <summary>A position in the changes of a database, up to which a cache has them.</summary>
 /// <param name="System">The database cluster's own id.</param>
-/// <param name="Timeline">It grows with each promotion of a standby; positions of two timelines cannot be compared.</param>
+/// <param name="Timeline">Each promotion of a standby increases it. Positions of two timelines cannot be compared.</param>
 internal readonly record struct ChangePosition(string System, uint Timeline, ulong Lsn)
 {
     /// <summary>
-    /// Whether a cache that has the changes up to here has all that a reader at <paramref name="other"/> will not see again.
+    /// Whether a cache with the changes up to this position has all changes before <paramref name="other"/>, which a reader that begins
+    /// there does not see.
     /// </summary>
     public bool Covers(ChangePosition other) => System == other.System && Timeline == other.Timeline && Lsn >= other.Lsn;
 
@@ -52,7 +53,7 @@ internal readonly record struct ChangePosition(string System, uint Timeline, ulo
 /// <summary>Opens the stream of changes for one process at a time.</summary>
 internal sealed class ChangeSource(NpgsqlDataSource postgres, IOptions<ConnectionStrings> connections, IOptions<RedisOptions> redis)
 {
-    /// <remarks>Slots belong to the whole server: the name contains the database and the key prefix of the Redis that follows it.</remarks>
+    /// <remarks>A slot belongs to the whole server, so its name contains the database and the key prefix in Redis.</remarks>
     public async Task<ChangeSlot> SlotAsync(CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
@@ -81,7 +82,7 @@ internal sealed class ChangeSource(NpgsqlDataSource postgres, IOptions<Connectio
         return (system, uint.Parse(timeline, NumberStyles.HexNumber, CultureInfo.InvariantCulture));
     }
 
-    /// <summary>The position that was confirmed last: the stream begins there.</summary>
+    /// <summary>The position that was confirmed last, at which the stream begins.</summary>
     public async Task<ChangePosition> ConfirmedAsync(ChangeSlot slot, CancellationToken cancel)
     {
         var (system, timeline) = await IdentifyAsync(cancel);
@@ -91,8 +92,8 @@ internal sealed class ChangeSource(NpgsqlDataSource postgres, IOptions<Connectio
         return new(system, timeline, (ulong)NpgsqlLogSequenceNumber.Parse(confirmed));
     }
 
-    /// <summary>Opens the stream; <c>null</c> while another process follows.</summary>
-    /// <exception cref="NpgsqlException">PostgreSQL is away or refuses: the role may not replicate, there are too many slots.</exception>
+    /// <summary>Opens the stream; <c>null</c> while another process reads it.</summary>
+    /// <exception cref="NpgsqlException">PostgreSQL is away, the role may not replicate, or there are too many slots.</exception>
     public async Task<ChangeStream?> TryOpenAsync(ChangeSlot slot, CancellationToken cancel)
     {
         if (slot is { IsMissing: false, Active: true })
@@ -121,16 +122,16 @@ internal sealed class ChangeSource(NpgsqlDataSource postgres, IOptions<Connectio
 /// The committed changes of the published tables, in the order of their commits, by PostgreSQL's logical replication (pgoutput).
 /// </summary>
 /// <remarks>
-/// The slot keeps all WAL since the position that was confirmed last, even while no process reads, and it lets in one reader at a
-/// time. If the server sets no bound on retained WAL, it is a temporary one that ends with its reader, so that a service
-/// that is gone for good cannot fill the disk.
+/// The slot keeps all WAL since the position that was confirmed last, even while no process reads, and it admits one reader at a time.
+/// If the server does not bound retained WAL, the slot is a temporary one that ends with its reader, so that a service that is removed
+/// for good cannot fill the disk.
 /// </remarks>
 internal sealed class ChangeStream : IAsyncDisposable
 {
     /// <summary>As in <c>db/002_change_capture.sql</c>.</summary>
     private const string Publication = "cachingapi";
 
-    /// <summary>How long either side waits for a sign of life: after that, another process may follow.</summary>
+    /// <summary>How long either side waits for a message from the other. After that, another process can read the stream.</summary>
     private static readonly TimeSpan Timeout = TimeSpan.FromSeconds(10);
 
     private readonly LogicalReplicationConnection _connection;
@@ -138,7 +139,7 @@ internal sealed class ChangeStream : IAsyncDisposable
 
     private ChangeStream(LogicalReplicationConnection connection, string slot) => (_connection, _slot) = (connection, slot);
 
-    /// <summary>Every change up to here has been read.</summary>
+    /// <summary>The position up to which every change has been read.</summary>
     public NpgsqlLogSequenceNumber Received => _connection.LastReceivedLsn;
 
     public static async Task<ChangeStream> OpenAsync(string connectionString, ChangeSlot slot, CancellationToken cancel)
@@ -169,8 +170,8 @@ internal sealed class ChangeStream : IAsyncDisposable
         }
     }
 
-    /// <summary>Every change since the position that was confirmed last; it waits for more.</summary>
-    /// <exception cref="NpgsqlException">PostgreSQL is away, or another process was faster.</exception>
+    /// <summary>Every change since the position that was confirmed last; the enumeration waits for more.</summary>
+    /// <exception cref="NpgsqlException">PostgreSQL is away, or another process has opened the stream first.</exception>
     public async IAsyncEnumerable<RowChange> ReadAsync([EnumeratorCancellation] CancellationToken cancel)
     {
         var options = new PgOutputReplicationOptions(Publication, PgOutputProtocolVersion.V1);
@@ -211,7 +212,7 @@ internal sealed class ChangeStream : IAsyncDisposable
         }
     }
 
-    /// <summary>Every change up to <paramref name="position"/> has been dealt with and is not needed again.</summary>
+    /// <summary>Confirms that every change up to <paramref name="position"/> has been applied and is not needed again.</summary>
     public void Confirm(NpgsqlLogSequenceNumber position) => _connection.SetReplicationStatus(position);
 
     public ValueTask DisposeAsync() => _connection.DisposeAsync();

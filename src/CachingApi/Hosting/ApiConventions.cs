@@ -16,7 +16,7 @@ internal static class ApiConventions
 {
     public const int MaxBodyBytes = 64 * 1024;
 
-    /// <summary>Longer than any id, and shorter than any token.</summary>
+    /// <summary>Ids are shorter than this; tokens are longer.</summary>
     private const int MaxPlainLength = 40;
 
     private static readonly SearchValues<char> PlainCharacters =
@@ -24,7 +24,7 @@ internal static class ApiConventions
 
     public static WebApplicationBuilder AddApiConventions(this WebApplicationBuilder builder)
     {
-        // Each host has a logger of its own: the static one would be the last host's of this process.
+        // Each host has its own logger: a static one would belong to the last host of this process.
         builder.Host.UseSerilog(
             (context, services, log) =>
             {
@@ -47,7 +47,7 @@ internal static class ApiConventions
             kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(10);
         });
         builder.Services.AddHsts(hsts => (hsts.MaxAge, hsts.IncludeSubDomains) = (TimeSpan.FromDays(365), true));
-        builder.Services.Configure<HostFilteringOptions>(hosts => hosts.IncludeFailureMessage = false); // it is HTML
+        builder.Services.Configure<HostFilteringOptions>(hosts => hosts.IncludeFailureMessage = false); // the message is HTML
         builder.Services.Configure<JsonOptions>(json => Strict(json.SerializerOptions));
         builder.Services.Configure<RouteHandlerOptions>(routes => routes.ThrowOnBadRequest = true);
         builder.Services.AddValidation();
@@ -57,8 +57,8 @@ internal static class ApiConventions
     }
 
     /// <summary>
-    /// Kestrel logs an error if a client resets its connection while the body is read, because the read is still under way when the
-    /// server drains the rest.
+    /// Kestrel logs an error if a client resets its connection while the body is being read, because the read is still under way when
+    /// Kestrel drains the rest.
     /// </summary>
     private static bool IsLostClient(LogEvent entry) =>
         entry.Exception is InvalidOperationException
@@ -67,7 +67,8 @@ internal static class ApiConventions
         && parts.Any(part => part is { Name: "Name", Value: ScalarValue { Value: "RequestBodyDrainBodyReaderInvalidState" } });
 
     /// <summary>
-    /// A path without the segments that do not have the form of names and ids: a client may write an e-mail address or a token there.
+    /// A path without the segments that do not look like names or ids, because a client may have written an e-mail address or a token
+    /// there.
     /// </summary>
     private static string Shown(string path)
     {
@@ -119,8 +120,8 @@ internal static class ApiConventions
         services.Configure<JsonOptions>(json => json.SerializerOptions.TypeInfoResolverChain.Insert(0, context));
 
     /// <summary>
-    /// JSON as RFC 8259 has it, camelCase; an unknown, doubled or mistyped field is an error. Characters stand for
-    /// themselves: the answers are never read as HTML (<c>nosniff</c>).
+    /// JSON by RFC 8259, camelCase. An unknown, duplicate or mistyped field is an error. Characters are not escaped, because browsers never
+    /// read the answers as HTML (<c>nosniff</c>).
     /// </summary>
     public static void Strict(JsonSerializerOptions json)
     {

@@ -8,8 +8,8 @@ using Serilog.Formatting;
 namespace CachingApi.Hosting;
 
 /// <summary>
-/// Writes log events to the console in the background, many at a time: no request formats its line or waits for the console. If the console
-/// is slower than the events come and the buffer is full, further events are lost; they are counted, and a line reports how many.
+/// Writes log events to the console in the background, many at a time, so that no request formats its line or waits for the console. If
+/// the console is too slow and the buffer is full, further events are lost; they are counted, and a line reports how many.
 /// </summary>
 internal sealed class BackgroundConsole : ILogEventSink, IDisposable
 {
@@ -18,7 +18,7 @@ internal sealed class BackgroundConsole : ILogEventSink, IDisposable
     private const int Capacity = 50_000;
     private const int MaxCharactersAtOnce = 64 * 1024;
 
-    /// <summary>How long events are collected: one write then takes them all.</summary>
+    /// <summary>How long events are collected before one write takes them all.</summary>
     private static readonly TimeSpan Interval = TimeSpan.FromMilliseconds(20);
 
     private static readonly TimeSpan FlushTimeout = TimeSpan.FromSeconds(5);
@@ -49,7 +49,7 @@ internal sealed class BackgroundConsole : ILogEventSink, IDisposable
         }
     }
 
-    /// <summary>Writes what is left.</summary>
+    /// <summary>Writes the remaining events.</summary>
     public void Dispose()
     {
         _events.Writer.TryComplete();
@@ -97,7 +97,7 @@ internal sealed class BackgroundConsole : ILogEventSink, IDisposable
         }
         catch (IOException)
         {
-            // The console is a pipe whose reader has gone.
+            // The console is a pipe, and its reader has exited.
             Interlocked.Add(ref _lost, events);
         }
 

@@ -8,18 +8,17 @@ using Microsoft.Net.Http.Headers;
 namespace CachingApi.Hosting;
 
 /// <summary>
-/// A cached answer over HTTP: its bytes as they are stored, with ETag, 304, Age, Cache-Control (RFC 9110, 9111) and
-/// Cache-Status (RFC 9211).
+/// A cached answer over HTTP: the stored bytes, with ETag, 304, Age, Cache-Control (RFC 9110, 9111) and Cache-Status (RFC 9211).
 /// </summary>
-/// <param name="cacheControl">What the caller, and caches between, may do with it.</param>
-/// <param name="derived">The body and its ETag, if the body is made of the stored one.</param>
+/// <param name="cacheControl">The header Cache-Control for the client and for caches between.</param>
+/// <param name="derived">The body and its ETag, if the body is derived from the stored one.</param>
 /// <param name="shape">The part of a version's ETag that depends on the shape of the type: see <see cref="ETags"/>.</param>
 internal sealed class CachedJson(CacheResult result, string cacheControl, (byte[] Body, string ETag)? derived = null, string shape = "")
     : IResult
 {
     /// <summary>
-    /// The Cache-Control of an answer that any cache may keep (RFC 9111, 5861). Its times are counted from when the entry was made, as
-    /// Age is: the difference is left to the caller.
+    /// The Cache-Control of an answer that any cache may keep (RFC 9111, 5861). Its times count from the creation of the entry, as Age
+    /// does: the client subtracts the two.
     /// </summary>
     public static string Public(CacheEntry entry, CacheOptions settings)
     {
@@ -80,7 +79,7 @@ internal sealed class CachedJson(CacheResult result, string cacheControl, (byte[
     private static string Seconds(TimeSpan age) => ((long)Math.Max(0, age.TotalSeconds)).ToString(CultureInfo.InvariantCulture);
 }
 
-/// <summary>Says of a route that its answers are cached, also when there is none: that a load failed is a Cache-Status too.</summary>
+/// <summary>Marks a route whose answers are cached. Its error answers also have a Cache-Status, for example if a load failed.</summary>
 internal sealed record CachedRoute
 {
     /// <summary>The header if nothing was cached and the source gave no usable answer.</summary>
@@ -98,8 +97,8 @@ internal static class CachedRoutes
 
 /// <summary>Entity tags (RFC 9110, section 8.8.3): <c>"v&lt;version&gt;"</c>, or a hash of the body if there is no version.</summary>
 /// <remarks>
-/// A strong tag names one sequence of bytes. So if a build changes the shape of the type, its tags differ from those of the builds
-/// before: <c>"v&lt;version&gt;-&lt;shape&gt;"</c>. Otherwise a client that has the old bytes would be answered 304.
+/// A strong tag identifies one sequence of bytes. So if a build changes the shape of the type, its tags differ from those of earlier
+/// builds: <c>"v&lt;version&gt;-&lt;shape&gt;"</c>. Otherwise a client that has the old bytes would receive 304.
 /// </remarks>
 internal static class ETags
 {
@@ -119,8 +118,8 @@ internal static class ETags
         && tags.Any(tag => tag.Equals(EntityTagHeaderValue.Any) || tag.Tag.Equals(etag, StringComparison.Ordinal));
 
     /// <summary>
-    /// The versions that <c>If-Match</c> allows; <c>null</c> if any is allowed. Tags that are weak, malformed, of another shape or not
-    /// ours allow nothing, so a precondition that cannot be read never counts as met.
+    /// The versions that <c>If-Match</c> allows; <c>null</c> if any is allowed. Tags that are weak, malformed, foreign or of another shape
+    /// allow no version, so a precondition that cannot be read never counts as met.
     /// </summary>
     public static long[]? Versions(string? ifMatch, string shape)
     {

@@ -6,8 +6,8 @@ using Serilog.Formatting.Compact;
 namespace CachingApi.Hosting;
 
 /// <summary>
-/// Writes a log event as one line of compact JSON. The characters that <see cref="ConsoleText"/> escapes are escaped here, too: JSON itself
-/// asks for that below U+0020 only.
+/// Writes a log event as one line of compact JSON. It also escapes the characters that <see cref="ConsoleText"/> escapes; JSON itself
+/// requires that only below U+0020.
 /// </summary>
 internal sealed class ConsoleJson : ITextFormatter
 {

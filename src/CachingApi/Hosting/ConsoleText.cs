@@ -7,8 +7,8 @@ using Serilog.Formatting.Display;
 namespace CachingApi.Hosting;
 
 /// <summary>
-/// Writes a log event as one line of text, and an exception in indented lines after it. Control characters are escaped, so that text of a
-/// request cannot begin a line of its own or send commands to the terminal.
+/// Writes a log event as one line of text, and an exception in indented lines after it. It escapes control characters, so that text from a
+/// request cannot begin a new line or send commands to the terminal.
 /// </summary>
 internal sealed class ConsoleText : ITextFormatter
 {
@@ -26,10 +26,10 @@ internal sealed class ConsoleText : ITextFormatter
         }
     }
 
-    /// <summary>Escapes what <see cref="IsUnsafe"/> names, as JSON and C# do.</summary>
+    /// <summary>Escapes the characters of <see cref="IsUnsafe"/>, as JSON and C# do.</summary>
     public static string Escape(string text)
     {
-        // Printable ASCII needs no escape, and most lines have nothing else.
+        // Printable ASCII needs no escape, and most lines are printable ASCII.
         if (text.AsSpan().IndexOfAnyExceptInRange(' ', '~') < 0 || !text.Any(IsUnsafe))
         {
             return text;
@@ -44,7 +44,7 @@ internal sealed class ConsoleText : ITextFormatter
         return escaped.ToString();
     }
 
-    /// <summary>Control characters, line breaks, and marks without a shape, such as those that turn the direction of text.</summary>
+    /// <summary>Control characters, line breaks, and invisible marks, such as those that change the direction of text.</summary>
     private static bool IsUnsafe(char character) => char.GetUnicodeCategory(character)
         is UnicodeCategory.Control or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator or UnicodeCategory.Format;
 }

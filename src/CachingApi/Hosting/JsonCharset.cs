@@ -4,8 +4,8 @@ using Microsoft.Net.Http.Headers;
 namespace CachingApi.Hosting;
 
 /// <summary>
-/// Lets JSON in UTF-8 in, however the <c>charset</c> spells it (quoted, without the hyphen, in any letter case), and refuses every other
-/// charset with a 415: JSON between systems is UTF-8 (RFC 8259, section 8.1). The framework throws at a charset that it does not know.
+/// Accepts JSON in UTF-8 for any spelling of the <c>charset</c> (quoted, without the hyphen, in any letter case), and refuses every other
+/// charset with a 415: JSON between systems is UTF-8 (RFC 8259, section 8.1). The framework throws for an unknown charset.
 /// </summary>
 internal static class JsonCharset
 {

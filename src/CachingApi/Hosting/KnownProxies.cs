@@ -13,7 +13,7 @@ internal sealed class NetworkOptions : IValidatableObject
     /// <summary>The proxies whose forwarded headers are trusted: addresses, or networks such as <c>10.0.0.0/8</c>.</summary>
     public string[] KnownProxies { get; init; } = [];
 
-    /// <summary>How many connections a process has open at once; it closes further ones at once.</summary>
+    /// <summary>The maximum number of open connections of a process, which closes further ones at once.</summary>
     [Range(1, 1_000_000)]
     public int MaxConnections { get; init; } = 10_000;
 
@@ -32,8 +32,8 @@ internal sealed class NetworkOptions : IValidatableObject
 }
 
 /// <summary>
-/// Takes a client's address and scheme from <c>X-Forwarded-For</c> and <c>X-Forwarded-Proto</c>, as far back as each hop is a known
-/// proxy; these headers are ignored if they come from any other client.
+/// Takes a client's address and scheme from <c>X-Forwarded-For</c> and <c>X-Forwarded-Proto</c>, as far back as each hop is a known proxy.
+/// It ignores these headers from any other client.
 /// </summary>
 internal static class KnownProxies
 {
@@ -45,7 +45,7 @@ internal static class KnownProxies
         {
             headers.ForwardedHeaders = ForwardedHeaders.XForwardedFor | ForwardedHeaders.XForwardedProto;
             headers.ForwardLimit = null;
-            headers.KnownProxies.Clear(); // the framework trusts this machine
+            headers.KnownProxies.Clear(); // by default, the framework trusts this machine
             headers.KnownIPNetworks.Clear();
             foreach (var proxy in network.Value.KnownProxies)
             {
@@ -67,7 +67,7 @@ internal static class KnownProxies
         return app;
     }
 
-    /// <summary>Limits the server's connections, at start because the options are validated after the server is built.</summary>
+    /// <summary>Limits the server's connections at start, because the options are validated after the server is built.</summary>
     private sealed class ConnectionLimits(IOptions<KestrelServerOptions> kestrel, IOptions<NetworkOptions> network) : IHostedService
     {
         public Task StartAsync(CancellationToken cancellationToken)

@@ -1,13 +1,14 @@
 namespace CachingApi.Hosting;
 
 /// <summary>
-/// The page at <c>/</c>, which draws <c>/cache/stats</c>: static files, shipped with the service and open to all, as it shows nothing
-/// without an administrator's session. Like Swagger's pages it is not limited.
+/// The page at <c>/</c>, which draws <c>/cache/stats</c>. Its static files are public, because the page shows no data without an
+/// administrator's session. Like Swagger's pages, it has no rate limit.
 /// </summary>
 internal static class LivePage
 {
     /// <summary>
-    /// Own scripts and styles only, nothing inline; asks this service only; makes no markup of text (Trusted Types), and sends no form.
+    /// Only the service's own scripts and styles, none inline; requests only to this service; no markup from text (Trusted Types); no
+    /// forms.
     /// </summary>
     public const string ContentSecurityPolicy =
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -17,7 +18,7 @@ internal static class LivePage
 
     public static WebApplication UseLivePage(this WebApplication app)
     {
-        // Only for requests that no endpoint answers. Browsers ask again each time, by ETag, so that none shows an earlier build's page.
+        // Only for requests without an endpoint. Browsers revalidate by ETag each time, so that none shows an earlier build's page.
         app.UseWhen(static context => context.GetEndpoint() is null, static files => files
             .UseDefaultFiles()
             .UseStaticFiles(new StaticFileOptions { OnPrepareResponse = file => file.Context.Response.Headers.CacheControl = "no-cache" }));

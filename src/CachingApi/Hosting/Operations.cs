@@ -9,7 +9,7 @@ using OpenTelemetry.Trace;
 
 namespace CachingApi.Hosting;
 
-/// <summary>What operators look at: health, metrics and traces.</summary>
+/// <summary>Health, metrics and traces, for operators.</summary>
 internal static class Operations
 {
     public static IServiceCollection AddOperations(this IServiceCollection services, IConfiguration configuration)
@@ -22,7 +22,7 @@ internal static class Operations
                     "Npgsql",
                     "System.Runtime",
                     "Microsoft.AspNetCore.Hosting")
-                // To Prometheus _count is a part of a histogram: promtool says so.
+                // In Prometheus, the suffix _count belongs to histograms; promtool reports other uses.
                 .AddView("db.client.connection.count", "db.client.connections")
                 .AddView(instrument => IsShown(instrument) ? null : MetricStreamConfiguration.Drop)
                 .AddPrometheusExporter(prometheus =>
@@ -57,7 +57,7 @@ internal static class Operations
             .AllowAnonymous().WithMetadata(new HttpMethodMetadata(["GET", "HEAD"]), new OperationsRoute(OnEveryPort: false));
     }
 
-    /// <summary>Whether a chart, an alert or the documentation uses an instrument; of the service's own all are used.</summary>
+    /// <summary>Whether a chart, an alert or the documentation uses an instrument; they use all of the service's own.</summary>
     private static bool IsShown(Instrument instrument) => instrument.Meter.Name switch
     {
         "Npgsql" => instrument.Name is "db.client.operation.duration" or "db.client.connection.count",
@@ -75,7 +75,7 @@ internal static class Operations
         await Report(context, report);
     }
 
-    /// <summary>What a monitor asks for every few seconds fills neither log nor traces.</summary>
+    /// <summary>Requests that monitors repeat every few seconds, which are left out of the log and the traces.</summary>
     public static bool IsOperation(PathString path) =>
         path.StartsWithSegments("/health") || path.StartsWithSegments("/metrics") || path.StartsWithSegments("/cache/stats");
 
@@ -88,7 +88,7 @@ internal static class Operations
                 check => check.Key, check => check.Value.Description ?? check.Value.Status.ToString().ToLowerInvariant())));
     }
 
-    /// <summary>The readiness, computed once a second at most, however often clients ask for it.</summary>
+    /// <summary>The readiness, computed at most once a second, even if clients ask for it more often.</summary>
     internal sealed class Readiness(HealthCheckService checks, TimeProvider time)
     {
         private static readonly TimeSpan MaxAge = TimeSpan.FromSeconds(1);
@@ -113,7 +113,7 @@ internal static class Operations
 
     private sealed record Health(string Status, Dictionary<string, string> Checks);
 
-    /// <summary>Without PostgreSQL the service still answers from its caches: it is degraded and stays ready.</summary>
+    /// <summary>Without PostgreSQL, the service still answers from its caches: it is degraded and stays ready.</summary>
     private sealed class PostgresHealth(NpgsqlDataSource postgres) : IHealthCheck
     {
         public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default)
@@ -127,12 +127,14 @@ internal static class Operations
             }
             catch (Exception error) when (error is NpgsqlException or TimeoutException or OperationCanceledException)
             {
-                return HealthCheckResult.Degraded("away: what is cached is still answered");
+                return HealthCheckResult.Degraded("away: cached data is still served");
             }
         }
     }
 
-    /// <summary>Without the cache the service reads from PostgreSQL; without the state it cannot check sessions.</summary>
+    /// <summary>
+    /// Without the cache's Redis, the service reads from PostgreSQL; without the state's Redis, it cannot check sessions.
+    /// </summary>
     private sealed class RedisHealth(RedisConnections redis, CachingHealth caching) : IHealthCheck
     {
         public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default)

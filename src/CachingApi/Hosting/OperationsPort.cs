@@ -12,10 +12,10 @@ internal sealed class OperationsOptions
 }
 
 /// <summary>Marks an endpoint for operators.</summary>
-/// <param name="OnEveryPort">Whether the service's own port has it, too, while there is one for operations.</param>
+/// <param name="OnEveryPort">Whether the service's own port has the route, too, if there is a port for operations.</param>
 internal sealed record OperationsRoute(bool OnEveryPort);
 
-/// <summary>A port on which the service answers operators only, so that a proxy for the public does not forward to it.</summary>
+/// <summary>A port for operators only, so that a public proxy does not forward to the routes on it.</summary>
 internal static class OperationsPort
 {
     public static WebApplicationBuilder AddOperationsPort(this WebApplicationBuilder builder)
@@ -23,7 +23,7 @@ internal static class OperationsPort
         builder.Services.AddValidatedOptions<OperationsOptions>("Operations");
         if (!int.TryParse(builder.Configuration["Operations:Port"], out var port) || port is < 1 or > 65535)
         {
-            return builder; // the validation names a bad value
+            return builder; // the validation reports a bad value
         }
 
         if (builder.Configuration.GetSection("Kestrel:Endpoints").Exists())
@@ -39,8 +39,8 @@ internal static class OperationsPort
     }
 
     /// <summary>
-    /// Answers 404 if the route is not on the port that the request came to. The port is the connection's, because a client can write any
-    /// <c>Host</c>.
+    /// Answers 404 if the route is not on the port that received the request. The connection determines the port, because a client can send
+    /// any <c>Host</c>.
     /// </summary>
     public static void UseOperationsPort(this WebApplication app)
     {
@@ -54,7 +54,7 @@ internal static class OperationsPort
         });
     }
 
-    /// <summary>The addresses that the server would listen on without the port for operations, found as the server does.</summary>
+    /// <summary>The addresses that the server would listen on without the port for operations, by the server's own rules.</summary>
     private static string[] Urls(ConfigurationManager configuration)
     {
         if (Split(configuration["urls"]) is { Length: > 0 } urls)

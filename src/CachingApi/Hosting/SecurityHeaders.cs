@@ -1,8 +1,8 @@
 namespace CachingApi.Hosting;
 
 /// <summary>
-/// The security headers of every answer (OWASP, HTTP Security Response Headers Cheat Sheet): JSON is not sniffed, framed, run or
-/// handed to other sites; the pages of Swagger run the service's own scripts only.
+/// The security headers of every answer (OWASP, HTTP Security Response Headers Cheat Sheet). Browsers do not sniff, frame or run JSON, nor
+/// give it to other sites; the pages of Swagger run only the service's own scripts.
 /// </summary>
 internal static class SecurityHeaders
 {
@@ -14,13 +14,13 @@ internal static class SecurityHeaders
 
     public static void UseSecurityHeaders(this WebApplication app) => app.Use(static (context, next) =>
     {
-        // At the very start of the answer: an error clears what was set before.
+        // When the answer starts, because an error clears headers that were set before.
         context.Response.OnStarting(Describe, context);
         return next(context);
     });
 
     /// <summary>
-    /// Answers 400 to a <c>Host</c> that is no name (such as <c>xn--</c>). The framework throws when a later step reads it.
+    /// Answers 400 to a <c>Host</c> that is not a valid name (such as <c>xn--</c>). The framework throws when a later step reads it.
     /// </summary>
     public static void UseHostCheck(this WebApplication app) => app.Use(static (context, next) =>
     {
@@ -31,7 +31,7 @@ internal static class SecurityHeaders
         catch (ArgumentException)
         {
             context.Request.Headers.Host = "";
-            var problem = Results.Problem("The header Host is no name.", statusCode: StatusCodes.Status400BadRequest);
+            var problem = Results.Problem("The header Host is not a valid name.", statusCode: StatusCodes.Status400BadRequest);
             return problem.ExecuteAsync(context);
         }
 

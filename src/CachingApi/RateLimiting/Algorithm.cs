@@ -7,7 +7,7 @@ namespace CachingApi.RateLimiting;
 
 /// <summary>An algorithm's answer to a request for permits.</summary>
 /// <param name="Wait">Milliseconds until there are enough permits; 0 if there are, and the request has acquired them.</param>
-/// <param name="Available">How many permits there were before the request, without those that were leased together with it.</param>
+/// <param name="Available">The number of permits before the request, without those that were leased together with it.</param>
 /// <param name="Reset">Milliseconds until there are more permits than are left now.</param>
 internal readonly record struct Permits(long Wait, long Available, long Reset)
 {
@@ -49,7 +49,7 @@ internal abstract class Algorithm
         Lua.Load(typeof(Algorithm), "token_bucket.lua"),
         Lua.Load(typeof(Algorithm), "rate_limit.lua"));
 
-    /// <summary>The script's name in Redis. If a call passed the text, the library would hash it each time.</summary>
+    /// <summary>The script's name in Redis, so that the library does not hash the text at each call.</summary>
     [SuppressMessage("Security", "CA5350", Justification = "Redis names scripts by their SHA-1.")]
     public static byte[] ScriptHash { get; } = SHA1.HashData(Encoding.UTF8.GetBytes(Script));
 
@@ -59,7 +59,7 @@ internal abstract class Algorithm
         SlidingWindow => new SlidingWindow(),
         SlidingWindowCounter => new SlidingWindowCounter(),
         TokenBucket => new TokenBucket(),
-        _ => throw new ArgumentOutOfRangeException(nameof(name), name, "There is no such algorithm."),
+        _ => throw new ArgumentOutOfRangeException(nameof(name), name, "Unknown algorithm."),
     };
 
     /// <summary>Acquires permits if there are enough.</summary>
@@ -70,8 +70,8 @@ internal abstract class Algorithm
     public abstract Permits Acquire(long now, long limit, long window, int cost, long? granted = null);
 
     /// <summary>
-    /// The time that a state of windows goes by. If the clock was set back to before the window, it is the window's start, because a
-    /// window that began anew would grant its permits twice.
+    /// The time that a state with windows uses. If the clock was set back to before the window, it is the window's start, because otherwise
+    /// the window would begin anew and grant its permits twice.
     /// </summary>
     protected static long ClockOf(long start, long now, long window) => start <= now + window ? Math.Max(now, start) : now;
 

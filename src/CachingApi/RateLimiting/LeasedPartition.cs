@@ -3,13 +3,15 @@ namespace CachingApi.RateLimiting;
 /// <summary>One partition of a policy in this process: its rate, and its lease if there is one.</summary>
 internal sealed class LeasedPartition(PermitLeases leases, TimeProvider time)
 {
-    /// <summary>A lease has the permits that are expected to be used in this time.</summary>
+    /// <summary>A lease has the permits that this process expects to use in this time.</summary>
     private const double HorizonMilliseconds = 50;
 
-    /// <summary>A partition is hot if it is expected to need this many permits more in that time: about 100 requests per second.</summary>
+    /// <summary>
+    /// A partition is hot if it will probably need this many further permits in that time: about 100 requests per second.
+    /// </summary>
     private const int HotFrom = 4;
 
-    /// <summary>A partition is idle when so many sweeps in a row have found no request.</summary>
+    /// <summary>A partition is idle when this many sweeps in a row have found no request.</summary>
     private const int IdleSweeps = 4;
 
     private readonly Lock _lock = new();
@@ -56,7 +58,7 @@ internal sealed class LeasedPartition(PermitLeases leases, TimeProvider time)
         }
     }
 
-    /// <summary>Keeps the permits that a call has leased. What is left of the lease before it is refunded.</summary>
+    /// <summary>Keeps the permits that a call has leased, and refunds the rest of the lease before.</summary>
     public void Granted(LeaseRequest asked, int permits, Permits answer)
     {
         PermitRequest? unused;
@@ -68,7 +70,7 @@ internal sealed class LeasedPartition(PermitLeases leases, TimeProvider time)
         leases.Refund(unused);
     }
 
-    /// <summary>The call was answered or has failed: the next one may request a lease.</summary>
+    /// <summary>Called when the call was answered or has failed: the next one may request a lease.</summary>
     public void Asked()
     {
         lock (_lock)
@@ -77,9 +79,9 @@ internal sealed class LeasedPartition(PermitLeases leases, TimeProvider time)
         }
     }
 
-    /// <summary>Ends a lease whose time has come.</summary>
-    /// <param name="idle">Whether the partition can be removed; it leases nothing more then.</param>
-    /// <returns>What is left of the lease, to be refunded.</returns>
+    /// <summary>Ends an expired lease.</summary>
+    /// <param name="idle">Whether the partition can be removed; then it leases no more permits.</param>
+    /// <returns>The rest of the lease, to be refunded.</returns>
     public PermitRequest? Sweep(out bool idle)
     {
         lock (_lock)
@@ -95,7 +97,7 @@ internal sealed class LeasedPartition(PermitLeases leases, TimeProvider time)
     }
 
     /// <summary>Ends the lease.</summary>
-    /// <returns>What is left of it, to be refunded.</returns>
+    /// <returns>The rest of the lease, to be refunded.</returns>
     public PermitRequest? Close()
     {
         lock (_lock)
@@ -112,7 +114,7 @@ internal sealed class LeasedPartition(PermitLeases leases, TimeProvider time)
         var elapsed = time.GetElapsedTime(_measuredAt, now).TotalMilliseconds / HorizonMilliseconds;
         var decay = Math.Exp(-elapsed);
 
-        // As if the requests since the last measurement had been spread evenly.
+        // Assumes that the requests since the last measurement were evenly distributed.
         var weight = elapsed < 1e-6 ? 1 : (1 - decay) / elapsed;
         _recent = _recent * decay + (requested - _measured) * weight;
         (_measured, _measuredAt) = (requested, now);
@@ -120,7 +122,7 @@ internal sealed class LeasedPartition(PermitLeases leases, TimeProvider time)
     }
 }
 
-/// <summary>That the call for a request's own permits leases further ones.</summary>
-/// <param name="Further">How many, if the script's bound allows it.</param>
+/// <summary>A request for a lease, as part of the call for a request's own permits.</summary>
+/// <param name="Further">How many further permits to lease, if the script's bound allows it.</param>
 /// <param name="Sent">A timestamp before the call was sent.</param>
 internal sealed record LeaseRequest(LeasedPartition Partition, PermitRequest Request, int Further, long Sent);

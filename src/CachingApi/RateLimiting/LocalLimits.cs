@@ -5,11 +5,11 @@ namespace CachingApi.RateLimiting;
 
 /// <summary>
 /// The limits' states in this process, which decide while Redis is unavailable. They also count the permits that this process acquires
-/// from Redis, so that a client gains nothing by making Redis slow in the middle of a window.
+/// from Redis, so that a client gains no permits by making Redis slow in the middle of a window.
 /// </summary>
 internal sealed class LocalLimits(TimeProvider time)
 {
-    /// <summary>How many keys are kept at most: a flood of new keys evicts those that are seldom used, and needs no more memory.</summary>
+    /// <summary>The maximum number of keys. A flood of new keys evicts those that are seldom used, and uses no more memory.</summary>
     public const int Capacity = 10_000;
 
     private readonly ConcurrentLfu<string, Algorithm> _states =

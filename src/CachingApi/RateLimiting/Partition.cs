@@ -7,7 +7,9 @@ using Microsoft.AspNetCore.Authentication;
 
 namespace CachingApi.RateLimiting;
 
-/// <summary>Requests of one partition are counted together. Without a user, session, key or account, it is the address.</summary>
+/// <summary>
+/// Requests of one partition count together. If a request has no user, session, key or account, its partition is the address.
+/// </summary>
 internal static class Partition
 {
     public const string Ip = "ip";
@@ -25,12 +27,12 @@ internal static class Partition
     /// <summary>The name of a request's partition, such as <c>ip:203.0.113.7</c>. Secrets and personal data are hashed in it.</summary>
     public static async ValueTask<string> OfAsync(HttpContext context, string partition, RateLimit limit) => partition switch
     {
-        // A client that is limited by address only is denied without a session look-up.
+        // If a client is limited by address only, no session look-up is needed to deny it.
         User => Name(User, (await AuthenticateAsync(context))?.Identity?.Name),
         Session => Name(Session, (await AuthenticateAsync(context))?.FindFirstValue(SessionIdClaim)),
         ApiKey => Name(ApiKey, Hash(context.Request.Headers[ApiKeyHeader])),
         Network => $"{Network}:{NetworkOf(context.Connection.RemoteIpAddress)}",
-        // By network as well: if an account's attempts were counted together, a stranger could use up those of its owner.
+        // By network as well: if all attempts on an account counted together, an attacker could use up the permits of its owner.
         Account when limit.Account is not null && Hash(await limit.Account(context)) is { } account =>
             $"{Account}:{account}:{Address(context.Connection.RemoteIpAddress)}",
         _ => null,
@@ -42,7 +44,7 @@ internal static class Partition
         : Unmapped(address) is { AddressFamily: not AddressFamily.InterNetworkV6 } v4 ? $"ip:{v4}"
         : $"ip:{Prefix(address, 8)}/64";
 
-    /// <summary>The network of an address, about as large as one organisation has: /24 for IPv4, /48 for IPv6.</summary>
+    /// <summary>The network of an address, about the size that one organisation has: /24 for IPv4, /48 for IPv6.</summary>
     public static string NetworkOf(IPAddress? address) =>
         address is null ? "unknown"
         : Unmapped(address) is { AddressFamily: not AddressFamily.InterNetworkV6 } v4 ? $"{Prefix(v4, 3)}/24"

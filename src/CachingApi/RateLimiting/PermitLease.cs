@@ -2,7 +2,7 @@ namespace CachingApi.RateLimiting;
 
 /// <summary>Permits that Redis has counted as used, for this process to use until the lease ends.</summary>
 /// <param name="request">The request whose call leased them.</param>
-/// <param name="permits">How many.</param>
+/// <param name="permits">How many permits were leased.</param>
 /// <param name="answer">The answer to that request.</param>
 /// <param name="sent">A timestamp before the call was sent.</param>
 internal sealed class PermitLease(PermitRequest request, int permits, Permits answer, long sent, TimeProvider time)
@@ -12,7 +12,7 @@ internal sealed class PermitLease(PermitRequest request, int permits, Permits an
 
     private const long MaxMilliseconds = 100;
 
-    /// <summary>Redis's time is rounded down by less than a millisecond; the other one is for clocks that run at different rates.</summary>
+    /// <summary>One millisecond because Redis's time is rounded down, and one because clocks run at different rates.</summary>
     private const long MarginMilliseconds = 2;
 
     private const int Closed = int.MinValue;
@@ -41,11 +41,11 @@ internal sealed class PermitLease(PermitRequest request, int permits, Permits an
     public bool TryAcquire(int cost) => !HasEnded && TryTake(cost);
 
     /// <summary>Returns permits that were acquired but not used.</summary>
-    /// <returns>Whether it took them back: a closed lease does not, so they must be refunded.</returns>
+    /// <returns><c>false</c> if the lease is closed: then the permits must be refunded.</returns>
     public bool TryReturn(int cost) => TryTake(-cost);
 
-    /// <summary>Closes the lease, so that no permit is acquired any more.</summary>
-    /// <returns>The permits that were left, to be refunded; <c>null</c> if there were none.</returns>
+    /// <summary>Closes the lease, so that no further permit can be acquired from it.</summary>
+    /// <returns>The remaining permits, to be refunded; <c>null</c> if there are none.</returns>
     public PermitRequest? Close() => Interlocked.Exchange(ref _left, Closed) is > 0 and var left ? Unused(left) : null;
 
     /// <summary>Permits of this lease, to be refunded.</summary>

@@ -3,17 +3,17 @@ using System.Collections.Concurrent;
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// Leases of permits for hot partitions. The call that decides a request takes further permits with it, as many as this process expects
-/// to need in the next 50 ms; later requests use them without a round trip.
+/// Leases of permits for hot partitions. The call that decides a request also acquires as many further permits as this process expects to
+/// need in the next 50 ms; later requests use them without a round trip.
 /// </summary>
 /// <remarks>
 /// <para>
-/// The total over all processes never exceeds the limit: Redis counts leased permits as used when it grants them, and each is used here
-/// once, or refunded once, or lost. The script grants at most one sixteenth of the permits that remain, so that near the limit each
-/// request is decided by itself. A lease ends 100 ms after its call was sent, and with the window that granted it:
+/// The total over all processes never exceeds the limit: Redis counts leased permits as used when it grants them, and this process uses
+/// each one once, refunds it once, or loses it. The script grants at most one sixteenth of the remaining permits, so that near the limit
+/// each request is decided individually. A lease ends 100 ms after its call was sent, and with the window that granted it:
 /// (1) the call is sent; (2) Redis grants permits of a window that ends in 30 ms; (3) the reply is late, and the window ends;
-/// (4) the next window begins with all its permits. A lease counted from the reply would now add permits of the window before. Counted from
-/// (1), by the clock that no adjustment moves, it has ended.
+/// (4) the next window begins with all its permits. If the lease's time counted from the reply, the lease would now add permits of the
+/// window before. Counted from (1), by a monotonic clock, the lease has ended.
 /// </para>
 /// <para>
 /// A process that crashes loses its leases: their permits stay used. A reply that arrives after its request has given up still brings
@@ -22,7 +22,7 @@ namespace CachingApi.RateLimiting;
 /// </remarks>
 internal sealed class PermitLeases : IAsyncDisposable
 {
-    /// <summary>How many partitions are measured at most. Requests of further partitions are decided one by one.</summary>
+    /// <summary>The maximum number of measured partitions. Requests of further partitions are decided individually.</summary>
     public const int Capacity = 10_000;
 
     private static readonly TimeSpan SweepInterval = TimeSpan.FromMilliseconds(50);
@@ -44,8 +44,8 @@ internal sealed class PermitLeases : IAsyncDisposable
     public int Count => Volatile.Read(ref _count);
 
     /// <summary>
-    /// Whether a policy's permits can be leased: not those of the exact log, and not those of a policy that denies requests while Redis
-    /// is unavailable, such as a login's.
+    /// Whether a policy's permits can be leased: not if it uses the exact log, and not if it denies requests while Redis is unavailable,
+    /// such as the policy of logins.
     /// </summary>
     public static bool Allows(RateLimitPolicy policy) =>
         policy is { Algorithm: not Algorithm.SlidingWindow, OnStoreFailure: not StoreFailure.Closed, Limit: > PermitLease.Share };
@@ -106,7 +106,7 @@ internal sealed class PermitLeases : IAsyncDisposable
         return leasing ?? requests;
     }
 
-    /// <summary>Refunds what is left of all leases.</summary>
+    /// <summary>Refunds the rest of all leases.</summary>
     public async ValueTask DisposeAsync()
     {
         await _timer.DisposeAsync();
@@ -147,7 +147,7 @@ internal sealed class PermitLeases : IAsyncDisposable
         }
     }
 
-    /// <summary>Refunds permits to Redis. A refund that fails is lost, which is the strict side.</summary>
+    /// <summary>Refunds permits to Redis. If that fails, the permits are lost, so the limit still holds.</summary>
     public void Refund(PermitRequest? unused)
     {
         if (unused is not null)
@@ -178,7 +178,7 @@ internal sealed class PermitLeases : IAsyncDisposable
             }
         }
 
-        // In this order: a partition that is added meanwhile finds the flag down and starts the timer itself.
+        // In this order: a caller that adds a partition meanwhile finds the flag cleared and starts the timer itself.
         Volatile.Write(ref _sweeping, 0);
         if (Count > 0)
         {

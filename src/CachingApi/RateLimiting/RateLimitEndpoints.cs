@@ -85,8 +85,8 @@ internal static class RateLimitEndpoints
 
     /// <summary>Acquires one permit of a policy, and returns how many are left.</summary>
     /// <remarks>
-    /// The policies <c>demo-*</c> exist to be tried. For any other policy this route has permits of its own: a request here does not use
-    /// those of the routes that the policy limits, and a browser's request for another site returns 403.
+    /// The policies <c>demo-*</c> are for experiments. For any other policy, this route has its own permits: a request here does not use
+    /// permits of the routes that the policy limits, and a browser's request for another site returns 403.
     /// </remarks>
     /// <param name="policy">The policy's name, such as <c>demo-fixed-window</c>.</param>
     internal static Results<Ok<LimitState>, ProblemHttpResult> Acquire(string policy, RateLimitPolicies policies, HttpContext context)

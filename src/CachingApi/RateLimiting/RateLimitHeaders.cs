@@ -8,7 +8,7 @@ namespace CachingApi.RateLimiting;
 /// </summary>
 internal static class RateLimitHeaders
 {
-    /// <summary>Clients' timers tick every few milliseconds, so they may fire this much early.</summary>
+    /// <summary>Clients' timers tick every few milliseconds, so a client may retry this much too early.</summary>
     private const long EarlyMilliseconds = 10;
 
     /// <summary>The policies' quotas: <c>"login";q=10;w=60</c> is 10 permits in a window of 60 seconds.</summary>
@@ -17,7 +17,7 @@ internal static class RateLimitHeaders
         : string.Join(", ", All(decision).SelectMany(one => one.Required).Distinct().Select(policy => policy.Quota));
 
     /// <summary>
-    /// The permits that are left: <c>"login";r=7;t=42</c> is 7 permits, and more in 42 seconds. An open policy has no entry while Redis is
+    /// The remaining permits: <c>"login";r=7;t=42</c> is 7 permits, and more in 42 seconds. An open policy has no entry while Redis is
     /// unavailable.
     /// </summary>
     public static string Limits(Decision decision) => decision is { Earlier: null, Policies: [var only] }
@@ -30,7 +30,7 @@ internal static class RateLimitHeaders
     private static string Limit(Decision decision, PolicyDecision policy) => policy.Permits is not { } permits ? "" : string.Create(
         CultureInfo.InvariantCulture, $"\"{policy.Request.Policy.Name}\";r={policy.Left(decision.Allowed)};t={Seconds(permits.Reset)}");
 
-    /// <summary>Seconds until a denied client may try again: at least one.</summary>
+    /// <summary>Seconds until a denied client can try again; at least one.</summary>
     public static long RetryAfter(Decision decision) =>
         Seconds(Denied(decision).Max(policy => policy.Permits!.Value.Wait) + EarlyMilliseconds);
 

@@ -18,7 +18,7 @@ internal sealed partial class RateLimitOptions : IValidatableObject
         {
             if (!Name().IsMatch(name))
             {
-                results.Add(new("a name holds lower-case letters, digits and hyphens only", [$"Policies:{name}"]));
+                results.Add(new("a name may contain only lower-case letters, digits and hyphens", [$"Policies:{name}"]));
             }
 
             var problems = new List<ValidationResult>();
@@ -71,7 +71,7 @@ internal sealed class RateLimitSettings : IValidatableObject
     public IEnumerable<ValidationResult> Validate(ValidationContext validationContext) =>
         Algorithm == RateLimiting.Algorithm.SlidingWindow && Limit > RateLimiting.SlidingWindow.MaxLimit
             ? [new(
-                $"a sliding-window has {RateLimiting.SlidingWindow.MaxLimit} permits at most; a sliding-window-counter may have more",
+                $"a sliding-window has at most {RateLimiting.SlidingWindow.MaxLimit} permits; a sliding-window-counter can have more",
                 [nameof(Limit)])]
             : [];
 }

@@ -23,7 +23,7 @@ internal sealed class RateLimitPolicy(string name, RateLimitSettings settings)
     public string OnStoreFailure => settings.OnStoreFailure;
 
     /// <summary>
-    /// The quota in the form of <see cref="RateLimitHeaders.Policies"/>. It is made once, because every limited answer contains it.
+    /// The quota in the form of <see cref="RateLimitHeaders.Policies"/>. It is built once, because every limited answer contains it.
     /// </summary>
     public string Quota { get; } = string.Create(
         CultureInfo.InvariantCulture,

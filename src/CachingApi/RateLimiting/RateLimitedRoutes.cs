@@ -25,7 +25,7 @@ internal sealed class RateLimitedRoutes : IValidateOptions<RateLimitOptions>
     private static IEnumerable<RateLimit> LimitsOf(Endpoint endpoint) =>
         endpoint.Metadata.OfType<RateLimit>().Concat(endpoint.Metadata.OfType<DeferredRateLimit>().Select(deferred => deferred.Limit));
 
-    /// <param name="cost">The most that a request costs, deferred permits included.</param>
+    /// <param name="cost">The maximum cost of a request, including deferred permits.</param>
     private static string? Problem(Endpoint endpoint, string name, int cost, RateLimitOptions options) =>
         !options.Policies.TryGetValue(name, out var policy) ? $"RateLimits:Policies:{name}: {endpoint.DisplayName} needs this policy"
         : cost > policy.Limit ? $"RateLimits:Policies:{name}:Limit: {endpoint.DisplayName} costs {cost}"

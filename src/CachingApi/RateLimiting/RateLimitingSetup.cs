@@ -23,8 +23,8 @@ internal static class RateLimitingSetup
     }
 
     /// <summary>
-    /// Limits requests before the middleware that follows. Authentication is part of that, so a client that is limited by address is denied
-    /// without it.
+    /// Limits requests before the middleware after it, which includes authentication. So a client that is limited by address is denied
+    /// without authentication.
     /// </summary>
     public static WebApplication UseRateLimits(this WebApplication app)
     {

@@ -4,12 +4,12 @@ using StackExchange.Redis;
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// The limits' states in Redis (the state server). One script decides on all policies of a request that share a slot; outside of a Redis
-/// Cluster all of them do. The clock is that of Redis, so that all processes go by the same time.
+/// The limits' states in Redis (the state server). One script decides on all policies of a request that share a slot; without a Redis
+/// Cluster, all of them do. The clock is that of Redis, so that all processes use the same time.
 /// </summary>
 /// <remarks>
-/// After a failure, Redis gets no request for 200 ms; then one request in each 200 ms tries again. So only a few requests wait for an
-/// unavailable Redis, and none for longer than <see cref="RedisOptions.StateDeadline"/>.
+/// After a failure, no request uses Redis for 200 ms; then one request in each 200 ms tries again. So only a few requests wait for an
+/// unavailable Redis, and none of them longer than <see cref="RedisOptions.StateDeadline"/>.
 /// </remarks>
 internal sealed partial class RedisLimits(RedisConnections redis, TimeProvider time, ILogger<RedisLimits> log)
 {
@@ -17,7 +17,7 @@ internal sealed partial class RedisLimits(RedisConnections redis, TimeProvider t
 
     private static readonly TimeSpan RetryAfter = TimeSpan.FromMilliseconds(200);
 
-    /// <summary>One call of the script decides the requests of the same moment, one after the other.</summary>
+    /// <summary>One call of the script decides simultaneous requests, one after the other.</summary>
     private readonly Coalescer<PermitRequest[], Permits[]> _calls =
         new(redis.State.Multiplexer, () => MaxTogether, request => request[0].Key, requests => DecideAsync(redis.State, requests));
 
@@ -48,8 +48,8 @@ internal sealed partial class RedisLimits(RedisConnections redis, TimeProvider t
     }
 
     /// <summary>
-    /// Refunds permits. Redis ignores it if another server or another window granted them. If Redis is unavailable, they are lost, which
-    /// is the strict side.
+    /// Refunds permits. Redis ignores the refund if another server or another window granted them. If Redis is unavailable, the permits are
+    /// lost, so the limit still holds.
     /// </summary>
     public Task RefundAsync(PermitRequest[] acquired) => acquired.Length == 0
         ? Task.CompletedTask
@@ -90,7 +90,7 @@ internal sealed partial class RedisLimits(RedisConnections redis, TimeProvider t
     }
 
     /// <remarks>
-    /// A lease is kept here, not by the request: the request may have been cancelled, or have given up, before the reply arrives.
+    /// This method keeps the lease, not the request: the request may have been cancelled, or may have given up, before the reply arrives.
     /// </remarks>
     private static async Task<Permits[][]> DecideAsync(IDatabase state, PermitRequest[][] requests)
     {
@@ -186,7 +186,7 @@ internal sealed partial class RedisLimits(RedisConnections redis, TimeProvider t
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Warning, "Redis does not decide on rate limits, each policy's OnStoreFailure applies: {Reason}")]
+        [LoggerMessage(1, LogLevel.Warning, "Redis does not decide on rate limits; the OnStoreFailure of each policy applies: {Reason}")]
         public static partial void Away(ILogger log, string reason);
 
         [LoggerMessage(2, LogLevel.Information, "Redis decides on rate limits again")]

@@ -2,7 +2,7 @@ namespace CachingApi.RateLimiting;
 
 /// <summary>A request for permits of one policy.</summary>
 /// <param name="Key">The key of its partition's state.</param>
-/// <param name="Cost">How many permits; below zero for a refund.</param>
+/// <param name="Cost">The number of permits; below zero for a refund.</param>
 internal sealed record PermitRequest(RateLimitPolicy Policy, string Key, int Cost)
 {
     /// <summary>The lease that its call requests as well.</summary>
@@ -26,10 +26,10 @@ internal enum PermitOutcome
 
 /// <summary>The decision of one policy.</summary>
 /// <param name="Permits">Its permits; <c>null</c> if Redis is unavailable and the policy does not count in this process.</param>
-/// <param name="By">How it was decided, as the metrics name it.</param>
+/// <param name="By">The outcome as the metrics name it.</param>
 internal readonly record struct PolicyDecision(PermitRequest Request, PermitOutcome Outcome, Permits? Permits, string By)
 {
-    /// <summary>How many permits are left; a request that is not let in spends none.</summary>
+    /// <summary>The remaining permits; a denied request spends none.</summary>
     public long Left(bool allowed) => Math.Max(0, (Permits?.Available ?? 0) - (allowed ? Request.Cost : 0));
 }
 
@@ -38,7 +38,7 @@ internal sealed record Decision(PermitOutcome Outcome, PolicyDecision[] Policies
 {
     public bool Allowed => Outcome is PermitOutcome.Allowed;
 
-    /// <summary>All policies that the request must meet; a rejection from memory is one policy's.</summary>
+    /// <summary>All policies that the request must meet; a rejection from memory concerns only one of them.</summary>
     public RateLimitPolicy[] Required { get; init; } = [];
 
     /// <summary>The earlier decision on the same request, by other policies.</summary>

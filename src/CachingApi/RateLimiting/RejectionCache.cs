@@ -10,12 +10,12 @@ namespace CachingApi.RateLimiting;
 /// <remarks>
 /// Redis counts leased permits as used, so a rejection may end before its time:
 /// (1) another process leases permits; (2) the last of the others are used, and Redis denies a request of this process; (3) the other
-/// process refunds its lease. So the first rejection by a policy that can be leased holds for 200 ms, when every lease of that moment has
-/// ended. The next one holds until there are permits again.
+/// process refunds its lease. So the first rejection by a policy that can be leased holds for 200 ms; by then, every lease of that moment
+/// has ended. The next one holds until there are permits again.
 /// </remarks>
 internal sealed class RejectionCache(TimeProvider time)
 {
-    /// <summary>How many rejections are kept at most. An evicted one costs a round trip.</summary>
+    /// <summary>The maximum number of rejections. An evicted one costs a round trip.</summary>
     public const int Capacity = 10_000;
 
     private const long FirstMilliseconds = 200;
@@ -66,8 +66,8 @@ internal sealed class RejectionCache(TimeProvider time)
     public void Forget(PermitRequest request) => _rejections.TryRemove((request.Key, request.Cost));
 }
 
-/// <summary>That there were not enough permits, and for how long.</summary>
-/// <param name="holds">Milliseconds in which it is the answer to further requests.</param>
+/// <summary>A rejection, because there were not enough permits, and how long it holds.</summary>
+/// <param name="holds">Milliseconds for which it is the answer to further requests.</param>
 internal sealed class Rejection(RateLimitPolicy policy, Permits permits, long asked, long holds, TimeProvider time)
 {
     public RateLimitPolicy Policy => policy;
@@ -79,6 +79,8 @@ internal sealed class Rejection(RateLimitPolicy policy, Permits permits, long as
 
     public Permits Permits => permits with { Wait = Left, Reset = Math.Max(1, permits.Reset - permits.Wait + Left) };
 
-    /// <summary>Whether it held at a timestamp: a request of then was sent before it was known.</summary>
+    /// <summary>
+    /// Whether the rejection already held at a timestamp: a request of that time was sent before the rejection was known.
+    /// </summary>
     public bool HeldAt(long timestamp) => time.GetElapsedTime(asked, timestamp).TotalMilliseconds < holds;
 }

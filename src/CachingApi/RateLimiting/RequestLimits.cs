@@ -6,18 +6,18 @@ using Microsoft.AspNetCore.Http.HttpResults;
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// Decides on a request by the limits in its endpoint's metadata. The middleware applies most of them; the endpoint applies those that it
-/// defers.
+/// Decides on a request by the limits in its endpoint's metadata. The middleware applies most limits; the endpoint applies the ones that
+/// it defers.
 /// </summary>
 internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter limiter)
 {
-    /// <summary>Whether a policy exists to be tried; all others limit a route of the service.</summary>
+    /// <summary>Whether a policy is for experiments only; all others limit a route of the service.</summary>
     public static bool IsDemo(string policy) => policy.StartsWith("demo-", StringComparison.Ordinal);
 
     /// <summary>Acquires permits of limits that the endpoint defers: see <see cref="RateLimitExtensions.DeferRateLimit"/>.</summary>
     /// <param name="names">The policies of those limits.</param>
     /// <returns>The answer to a request that is denied; <c>null</c> if it may go on.</returns>
-    /// <exception cref="UnavailableException">Redis does not answer, and a policy lets no request in without it.</exception>
+    /// <exception cref="UnavailableException">Redis does not answer, and a policy admits no request without it.</exception>
     public Task<ProblemHttpResult?> AcquireDeferredAsync(HttpContext context, params string[] names) =>
         AcquireAsync(context, Deferred(context, names));
 
@@ -33,7 +33,7 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
 
     /// <summary>Acquires permits of the endpoint's other limits.</summary>
     /// <returns>The answer to a request that is denied; <c>null</c> if it may go on.</returns>
-    /// <exception cref="UnavailableException">Redis does not answer, and a policy lets no request in without it.</exception>
+    /// <exception cref="UnavailableException">Redis does not answer, and a policy admits no request without it.</exception>
     public Task<ProblemHttpResult?> AcquireAsync(HttpContext context) =>
         AcquireAsync(context, context.GetEndpoint()?.Metadata.GetOrderedMetadata<RateLimit>() ?? []);
 
@@ -60,7 +60,7 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
             .Select(deferred => deferred.Limit).Where(limit => names.Contains(limit.Policy)) ?? [],
     ];
 
-    /// <summary>The policies of limits; <c>null</c> if there is nothing to acquire, or no policy of a name.</summary>
+    /// <summary>The policies of limits; <c>null</c> if there are no permits to acquire, or if a name has no policy.</summary>
     private RateLimitPolicy[]? Named(HttpContext context, IReadOnlyList<RateLimit> limits)
     {
         if (limits.Count == 0 || !policies.Enabled)
@@ -83,7 +83,7 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
     }
 
     /// <remarks>
-    /// Partitions are found one by one, so that a client that is denied by address costs no session look-up and its body is not read.
+    /// Partitions are found one by one. So if a client is denied by address, its session is not looked up and its body is not read.
     /// </remarks>
     private async Task<Decision> DecideAsync(HttpContext context, IReadOnlyList<RateLimit> limits, RateLimitPolicy[] named)
     {
@@ -108,8 +108,8 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
     }
 
     /// <summary>
-    /// Whether <c>GET /limits/{policy}</c> requests a permit of a policy that limits another route. Those requests have permits of their
-    /// own: if they used the route's, an image on any page could use up a visitor's logins.
+    /// Whether <c>GET /limits/{policy}</c> requests a permit of a policy that limits another route. Those requests have their own permits:
+    /// if they used the route's, an image on any page could use up a visitor's logins.
     /// </summary>
     private static bool IsProbe(RateLimit limit, RateLimitPolicy policy) => limit.Policy is null && !IsDemo(policy.Name);
 
@@ -119,7 +119,7 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
         var before = context.Features.Get<Decision>();
         if (before is not null)
         {
-            // The endpoint has acquired more permits: for a policy in both decisions, the later state counts.
+            // The endpoint has acquired further permits: if a policy is in both decisions, the later state counts.
             var later = decision.Policies.Select(policy => policy.Request.Policy).ToHashSet();
             PolicyDecision[] others = [.. before.Policies.Where(policy => !later.Contains(policy.Request.Policy))];
             decision = decision with { Earlier = before with { Policies = others } };
@@ -158,7 +158,7 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
         context.Response.Headers.CacheControl = "no-store";
         return TypedResults.Problem(
             statusCode: StatusCodes.Status429TooManyRequests,
-            detail: $"Too many requests; come back in {seconds} s.",
+            detail: $"Too many requests: try again in {seconds} s.",
             extensions: new Dictionary<string, object?>
             {
                 ["violated-policies"] = RateLimitHeaders.Denied(decision).Select(policy => policy.Request.Policy.Name).ToArray(),

@@ -1,13 +1,13 @@
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// A number of permits within any stretch of time of the window's length, exactly. It keeps the time of each permit (8 bytes), so
-/// limits are bounded (<see cref="MaxLimit"/>).
+/// A number of permits within any period of the window's length, exactly. It stores the time of each permit (8 bytes), so limits are
+/// bounded (<see cref="MaxLimit"/>).
 /// </summary>
 /// <remarks>
-/// Bound: any stretch of the window's length grants at most the limit. A leased permit would be logged before it is used, so this
-/// algorithm is never leased. A permit is logged at the end of its millisecond, so that it never leaves the window early. If the clock is
-/// set back, time stands still until it has caught up; if it is set back by more than a window, the log begins anew.
+/// Bound: any period of the window's length grants at most the limit. A leased permit would be logged before it is used, so permits of this
+/// algorithm are never leased. A permit is logged at the end of its millisecond, so that it never leaves the window early. If the clock is
+/// set back, time stands still until the clock has caught up; if it is set back by more than a window, the log begins anew.
 /// </remarks>
 internal sealed class SlidingWindow : Algorithm
 {

@@ -1,8 +1,8 @@
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// A number of permits within about any stretch of time of the window's length: those of this window, and those of the window before by
-/// the part of it that still counts, as if they had been spread evenly. It keeps two counters, whatever the limit is.
+/// Approximately a number of permits within any period of the window's length. It counts the permits of this window, and the part of the
+/// previous window's permits that would still count if they were evenly distributed. It keeps two counters, whatever the limit is.
 /// </summary>
 /// <remarks>
 /// <para>
@@ -58,7 +58,7 @@ internal sealed class SlidingWindowCounter : Algorithm
                 return clock - now + left - room * window / _previous;
             }
 
-            // Not before this window is the previous one.
+            // Not before the current window has become the previous one.
             return clock - now + left
                 + (_current == 0 ? 0 : window - Math.Min(window, Math.Max(0, limit - permits) * window / _current));
         }

@@ -5,18 +5,18 @@ namespace CachingApi.RateLimiting;
 /// </summary>
 /// <remarks>
 /// <para>
-/// The state is what is missing from a full bucket, so that a raised limit counts at once. It is counted in parts of a permit: a
-/// permit has as many parts as the window has milliseconds, and <c>limit</c> parts come back in each millisecond. So no rounding loses
-/// permits. If the clock is set back, no permit comes back until it has caught up; if it is set back by more than a window, the bucket is
-/// full.
+/// The state is the number of permits that are missing from a full bucket, so that a raised limit counts at once. It counts parts of a
+/// permit: a permit has as many parts as the window has milliseconds, and <c>limit</c> parts come back in each millisecond. So no rounding
+/// loses permits. If the clock is set back, no permit comes back until the clock has caught up; if it is set back by more than a window,
+/// the bucket is full.
 /// </para>
 /// <para>
-/// Bound without leases: in any stretch of d milliseconds, limit + d × limit / window permits are used. With leases:
-/// limit + (d + 100) × limit / window, because each permit used in the stretch was taken at most 100 ms before it:
+/// Bound without leases: in any period of d milliseconds, limit + d × limit / window permits are used. With leases:
+/// limit + (d + 100) × limit / window, because each permit used in the period was taken at most 100 ms before the period:
 /// (1) the bucket is full, and a process leases k permits; (2) within the next 100 ms, up to 100 × limit / window permits come back;
 /// (3) other processes take all of the bucket, and the first uses its k permits at the same moment.
-/// A refund does not add to that: it returns the permits less what the bucket gained since they were granted, so the bucket never holds
-/// more than if they had not been taken.
+/// A refund does not add to that: it returns the permits minus those that the bucket gained since the grant, so the bucket never holds
+/// more than if the permits had not been taken.
 /// </para>
 /// </remarks>
 internal sealed class TokenBucket : Algorithm

@@ -1,8 +1,8 @@
 -- Decides on requests, one after the other, each by several policies at once. All policies are checked before any permit is spent,
--- so a denied request spends nothing.
--- The algorithms' files stand before this one. Each defines a function
+-- so a denied request spends no permit.
+-- The algorithms' files come before this one. Each defines a function
 --   (state, now, limit, window, cost, granted) -> wait, available, reset, next state, its time to live
--- Every state is one string, and one command sets it together with its expiry: no crash can come between the two.
+-- Every state is one string, and one command sets it together with its expiry, so that no crash can separate the two.
 -- KEYS     the states of the first request's policies, then of the next one's
 -- ARGV     1 if the reply must name the server, else 0. Then for each request: how many policies, and for each of them algorithm,
 --          limit, window in milliseconds, cost, how many further permits to lease, and time and server of the grant if the cost
@@ -26,7 +26,7 @@ while last < #KEYS do
   for i = first, last do
     local state = redis.pcall('GET', KEYS[i])
     if type(state) ~= 'string' then
-      state = '' -- there is none, or the key holds foreign data
+      state = '' -- the state does not exist, or the key holds foreign data
     end
 
     local decide, limit, window = algorithms[ARGV[argument + 1]], tonumber(ARGV[argument + 2]), tonumber(ARGV[argument + 3])

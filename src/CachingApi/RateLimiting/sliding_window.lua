@@ -4,7 +4,7 @@ algorithms['sliding-window'] = function(state, now, limit, window, cost)
     return (struct.unpack('>i8', state, 8 * permit - 7))
   end
 
-  -- The permits that have left the window stand in front: find the first that has not.
+  -- The permits that have left the window come first: find the first one that has not.
   local count = math.floor(#state / 8)
   local first, beyond = 1, count + 1
   while first < beyond do

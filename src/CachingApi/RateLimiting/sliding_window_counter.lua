@@ -26,7 +26,7 @@ algorithms['sliding-window-counter'] = function(state, now, limit, window, cost,
       return clock - now + left - math.floor(room * window / previous)
     end
 
-    -- Not before this window is the previous one.
+    -- Not before the current window has become the previous one.
     return clock - now + left
       + (current == 0 and 0 or window - math.min(window, math.floor(math.max(0, limit - permits) * window / current)))
   end

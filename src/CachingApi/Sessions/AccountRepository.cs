@@ -3,7 +3,7 @@ using Npgsql;
 
 namespace CachingApi.Sessions;
 
-/// <summary>What logging in needs to know of a user.</summary>
+/// <summary>The part of a user that a login needs.</summary>
 internal sealed record Account
 {
     public required Guid Id { get; init; }
@@ -42,7 +42,7 @@ internal sealed class AccountRepository(NpgsqlDataSource postgres)
             cancellationToken: cancel));
     }
 
-    /// <summary>The e-mail address and the name of a user, which are no good passwords.</summary>
+    /// <summary>The e-mail address and the name of a user, which the password must not resemble.</summary>
     public async Task<(string Email, string DisplayName)?> NamesAsync(Guid id, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
@@ -57,7 +57,9 @@ internal sealed class AccountRepository(NpgsqlDataSource postgres)
             "SELECT role FROM users WHERE id = @id", new { id }, cancellationToken: cancel));
     }
 
-    /// <summary>Sets a password's hash, unless it is not the expected one any more. No cached copy of a user holds it.</summary>
+    /// <summary>
+    /// Replaces a password's hash if it is still the expected one. Cached users do not contain it, so nothing is invalidated.
+    /// </summary>
     public async Task<bool> ChangePasswordAsync(Guid id, string expected, string hash, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);

@@ -4,28 +4,28 @@ using Npgsql;
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// Confirms in PostgreSQL that an administrator's session is still one: a session keeps the role that its user had at login, and the
-/// role may change by any means, also in psql. So the loss of the role takes effect within half a second, in every process, also
-/// without change data capture.
+/// Confirms in PostgreSQL that the user of an administrator's session still has the role. A session keeps the role that its user had at
+/// login, and any client can change the role, for example psql. So the loss of the role takes effect within half a second in every
+/// process, even without change data capture.
 /// </summary>
 /// <remarks>
-/// While PostgreSQL does not answer, the role holds that the session has, so that an administrator can see what is wrong. The role cannot
-/// change meanwhile; and the first process that sees a change ends the user's sessions for all processes.
+/// While PostgreSQL does not answer, the session's role counts, so that an administrator can diagnose the outage. The role cannot change
+/// meanwhile. The first process that sees a change ends the user's sessions for all processes.
 /// </remarks>
 internal sealed partial class AdminRights(AccountRepository accounts, TimeProvider time, ILogger<AdminRights> log)
 {
     private static readonly TimeSpan ConfirmEvery = TimeSpan.FromMilliseconds(500);
 
-    /// <summary>How long a request waits for PostgreSQL if this process has confirmed the role before, and if it has not.</summary>
+    /// <summary>How long a request waits for PostgreSQL: if this process has confirmed the role before, and if it has not.</summary>
     private static readonly TimeSpan Deadline = TimeSpan.FromMilliseconds(250), FirstDeadline = TimeSpan.FromSeconds(1);
 
-    /// <summary>The administrators, and the timestamps of the last questions about them.</summary>
+    /// <summary>The administrators, and the timestamps of their last confirmations.</summary>
     private readonly ConcurrentDictionary<Guid, long> _confirmed = new();
 
-    /// <summary>Notes that a user has just logged in as an administrator.</summary>
+    /// <summary>Records that a user has just logged in as an administrator.</summary>
     public void Confirm(Guid userId) => _confirmed[userId] = time.GetTimestamp();
 
-    /// <summary>Whether a user who was an administrator at login still is one.</summary>
+    /// <summary>Whether a user that was an administrator at login still is one.</summary>
     public async ValueTask<bool> HoldAsync(Guid userId, CancellationToken cancel)
     {
         var isConfirmed = _confirmed.TryGetValue(userId, out var confirmed);
@@ -69,7 +69,7 @@ internal sealed partial class AdminRights(AccountRepository accounts, TimeProvid
     private static partial class Log
     {
         [LoggerMessage(1, LogLevel.Warning,
-            "PostgreSQL does not confirm the role of an administrator, that of the session holds: {Reason}")]
+            "PostgreSQL does not confirm the role of an administrator, so the role in the session counts: {Reason}")]
         public static partial void NotConfirmed(ILogger log, string reason);
     }
 }

@@ -4,10 +4,10 @@ namespace CachingApi.Sessions;
 
 internal static class AdministratorActions
 {
-    /// <summary>The live page reads it once per second, and it holds figures only.</summary>
+    /// <summary>The live page reads this route once per second, and it contains only numbers.</summary>
     private const string NotLogged = "/cache/stats";
 
-    /// <summary>Logs each request that a user may make as an administrator only.</summary>
+    /// <summary>Logs each request that requires the role of an administrator.</summary>
     public static IApplicationBuilder UseAdministratorActionLog(this IApplicationBuilder app) => app.Use(static async (context, next) =>
     {
         if (!IsAction(context))

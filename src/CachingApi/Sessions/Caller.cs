@@ -3,23 +3,23 @@ using Microsoft.AspNetCore.Authorization;
 
 namespace CachingApi.Sessions;
 
-/// <summary>Who is calling, and what they may do.</summary>
+/// <summary>The caller's identity and rights: the authorization policies.</summary>
 internal static class Caller
 {
     public const string UserIdClaim = "sub";
     public const string RoleClaim = "role";
     public const string AdminRole = "admin";
 
-    /// <summary>Whoever is logged in.</summary>
+    /// <summary>Any user with a session.</summary>
     public const string Anyone = "Session";
 
     /// <summary>Administrators.</summary>
     public const string Admin = "Admin";
 
-    /// <summary>The user whom the route's <c>id</c> names.</summary>
+    /// <summary>The user that the route's <c>id</c> names.</summary>
     public const string Self = "Self";
 
-    /// <summary>The user whom the route's <c>id</c> names, and administrators.</summary>
+    /// <summary>The user that the route's <c>id</c> names, and administrators.</summary>
     public const string SelfOrAdmin = "SelfOrAdmin";
 
     public static void AddPolicies(AuthorizationOptions options)

@@ -8,10 +8,10 @@ namespace CachingApi.Sessions;
 /// Sheet).
 /// </summary>
 /// <remarks>
-/// So is a request that changes nothing but costs its sender something, such as permits (<see cref="SameSiteOnly"/>).
-/// A request is exempt only if its session comes from a bearer token, because no browser adds that by itself. Login and registration
+/// It also rejects a request that changes nothing but uses up its sender's permits (<see cref="SameSiteOnly"/>).
+/// A request is exempt only if its session comes from a bearer token, because no browser adds that itself. Login and registration
 /// are never exempt: a forged login would put the victim into the attacker's account, and both spend permits of the victim's address.
-/// The check comes before the rate limits, so that a forged request spends none.
+/// The check comes before the rate limits, so that a forged request spends no permits.
 /// </remarks>
 internal static class CrossSiteForgery
 {
@@ -26,7 +26,7 @@ internal static class CrossSiteForgery
         context.RequestServices.GetRequiredService<SecurityEvents>().Write(SecurityEvents.CrossSiteRequest, "denied", context);
         await Results.Problem(
             statusCode: StatusCodes.Status403Forbidden,
-            detail: "A browser has sent this request for another site.").ExecuteAsync(context);
+            detail: "A browser sent this request for another site.").ExecuteAsync(context);
     });
 
     private static bool IsChecked(HttpContext context)
@@ -41,7 +41,7 @@ internal static class CrossSiteForgery
             || (HasSessionCookie(request) && SessionAuthentication.TokenOf(request) is not { Transport: SessionTransport.Bearer });
     }
 
-    /// <summary>In any letter case and any number: a cookie that authentication does not accept is checked, too.</summary>
+    /// <summary>In any letter case, also if there are several: a cookie that authentication does not accept counts, too.</summary>
     private static bool HasSessionCookie(HttpRequest request) =>
         request.Headers.Cookie.Any(header => header!.Contains(SessionAuthentication.CookieName, StringComparison.OrdinalIgnoreCase));
 }

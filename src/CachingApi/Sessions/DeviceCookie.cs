@@ -4,8 +4,8 @@ using System.Security.Cryptography;
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// The cookie by which a browser is recognised that has logged in before: see <see cref="LoginBackoff"/>. It authenticates no request. Its
-/// token is 256 random bits, so an attacker cannot guess it, and the server keeps only its hash.
+/// The cookie that identifies a browser that has logged in before: see <see cref="LoginBackoff"/>. It authenticates no request. Its token
+/// is 256 random bits, so an attacker cannot guess it, and the server keeps only its hash.
 /// </summary>
 internal static class DeviceCookie
 {
@@ -15,7 +15,7 @@ internal static class DeviceCookie
 
     public static string New() => Base64Url.EncodeToString(RandomNumberGenerator.GetBytes(Bytes));
 
-    /// <summary>The token of a request; <c>null</c> if it has none, or what it has cannot be one.</summary>
+    /// <summary>The token of a request; <c>null</c> if it has none, or none of the right form.</summary>
     public static string? Read(HttpRequest request) =>
         RequestCookies.Find(request, Name) is { Length: Length } token && Base64Url.IsValid(token) ? token : null;
 

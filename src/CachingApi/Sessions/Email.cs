@@ -4,7 +4,7 @@ using System.Text;
 
 namespace CachingApi.Sessions;
 
-/// <summary>E-mail addresses as accounts are known by.</summary>
+/// <summary>E-mail addresses that identify accounts.</summary>
 internal static class Email
 {
     public const int MaxLength = 254;
@@ -12,12 +12,12 @@ internal static class Email
     /// <summary>In UTF-16 units, before it is composed.</summary>
     private const int MaxUnits = 4 * MaxLength;
 
-    /// <summary>The form in which two addresses are compared: letter case and the composition of characters don't count.</summary>
+    /// <summary>The form in which two addresses are compared, regardless of letter case and the composition of characters.</summary>
     public static string Key(string email) => (Composed(email) ?? email.Trim()).ToLowerInvariant();
 
     /// <summary>
-    /// The composed form (NFC). <c>null</c> if a text has none, because it holds code points that are no characters, and if it is much too
-    /// long for an address, because the time to compose it grows with the square of its length.
+    /// The composed form (NFC). <c>null</c> if the text contains code points that are not characters, or if it is much too long for an
+    /// address, because the time to compose it grows with the square of its length.
     /// </summary>
     public static string? Composed(string text)
     {
@@ -48,7 +48,7 @@ public sealed class EmailFormatAttribute() : ValidationAttribute("This is not an
             return false;
         }
 
-        return text.Length is 0 or > Email.MaxLength // other attributes speak of these
+        return text.Length is 0 or > Email.MaxLength // other attributes report these
             || (MailAddress.TryCreate(text, out var address)
                 && address.Address == text
                 && !text.Any(character => char.IsWhiteSpace(character) || char.IsControl(character))

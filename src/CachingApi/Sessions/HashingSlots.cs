@@ -1,13 +1,13 @@
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// Lets a few callers hash at once. The others wait for a bounded time, in two queues: those that are likely to be the accounts' owners
-/// come first, so that a flood of guesses delays itself. After <see cref="MaxInARow"/> of them one of the others has its turn.
-/// In each queue the networks take turns, so that one network with many accounts delays itself most.
+/// Limits how many callers hash at once. The others wait for a bounded time in two queues. Callers that are probably the accounts' owners
+/// come first, so that a flood of guesses mostly delays the guesses; after <see cref="MaxInARow"/> of them, one of the others has its turn.
+/// In each queue the networks take turns, so that a network with many accounts mostly delays its own requests.
 /// </summary>
 internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider time)
 {
-    /// <summary>How many wait in each queue at most, and of one network.</summary>
+    /// <summary>The maximum number of waiting callers in each queue, and of one network in it.</summary>
     public const int MaxWaiting = 100, MaxWaitingOfOne = 10;
 
     public const int MaxInARow = 3;
@@ -60,7 +60,7 @@ internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider tim
         }
     }
 
-    /// <summary>Passes the slot on.</summary>
+    /// <summary>Passes the slot to the next caller, or frees it.</summary>
     public void Leave()
     {
         lock (_lock)
@@ -87,7 +87,7 @@ internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider tim
         }
     }
 
-    /// <summary>Callers in the order of their networks' turns, and of one network in the order in which they came.</summary>
+    /// <summary>Callers in the order of their networks' turns; callers of one network in the order of their arrival.</summary>
     private sealed class FairQueue
     {
         private readonly Dictionary<string, LinkedList<TaskCompletionSource>> _waiting = [];
@@ -118,7 +118,7 @@ internal sealed class HashingSlots(int slots, TimeSpan maxWait, TimeProvider tim
             return callers.AddLast(new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously));
         }
 
-        /// <summary>Takes the next caller out.</summary>
+        /// <summary>Removes and returns the next caller.</summary>
         public TaskCompletionSource Next()
         {
             var network = _turns.First!.Value;

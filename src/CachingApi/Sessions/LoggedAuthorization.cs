@@ -5,7 +5,7 @@ using Microsoft.AspNetCore.Authorization.Policy;
 
 namespace CachingApi.Sessions;
 
-/// <summary>Logs a session that is rejected, and a request that its caller may not make, then answers as the framework does.</summary>
+/// <summary>Logs rejected sessions and forbidden requests, then answers as the framework does.</summary>
 internal sealed class LoggedAuthorization(SecurityEvents events) : IAuthorizationMiddlewareResultHandler
 {
     private readonly AuthorizationMiddlewareResultHandler _inner = new();

@@ -8,36 +8,38 @@ namespace CachingApi.Sessions;
 /// <summary>The client that attempts to log in.</summary>
 /// <param name="Network">The network that its address counts for.</param>
 /// <param name="Device">The token of its device cookie; <c>null</c> if it has none.</param>
-/// <param name="UserAgent">What it calls itself.</param>
+/// <param name="UserAgent">The client's <c>User-Agent</c>.</param>
 /// <param name="Neighbours">The larger network (/24, /48) with which it shares the processors that hash.</param>
 internal sealed record LoginClient(string Network, string? Device, string UserAgent, string Neighbours);
 
 /// <summary>An attempt that takes a password.</summary>
-/// <param name="Wait">How long it must wait; zero if it may go on, and is counted.</param>
-/// <param name="IsKnown">Whether a network or device that has logged in to the account before, or a live session, makes it.</param>
-/// <param name="Counts">The keys that count it, its own first.</param>
-/// <param name="Id">Which attempt has set the wait of the next one.</param>
+/// <param name="Wait">How long the client must wait; zero if the attempt may go on and was counted.</param>
+/// <param name="IsKnown">
+/// Whether it comes from a network or device that has logged in to the account before, or from a live session.
+/// </param>
+/// <param name="Counts">The keys that count it, the client's own first.</param>
+/// <param name="Id">Identifies the attempt that has set the wait of the next one.</param>
 internal sealed record LoginAttempt(TimeSpan Wait, bool IsKnown, RedisKey[] Counts, RedisValue Id);
 
 /// <summary>
-/// Exponential back-off: after some wrong passwords each further attempt must wait, twice as long every time. Failures count by account
-/// and network together, so that a stranger's failures never keep the owner out. A looser count by account alone bounds what many
-/// networks can try together.
+/// Exponential back-off: after some wrong passwords, each further attempt must wait twice as long as the one before. Failures count by
+/// account and network together, so that an attacker's failures never keep the owner out. A higher limit by account alone bounds the
+/// attempts of many networks together.
 /// </summary>
 /// <remarks>
 /// A network or device that has logged in to the account before is not subject to the count by account alone (OWASP, "Slow Down Online
-/// Guessing Attacks with Device Cookies"), because that count is the one that strangers can fill. A device counts by itself, so that
-/// others in its network do not keep it out. The device cookie holds a random token, and Redis the hash of it: unlike a signed cookie,
-/// it needs no key that all processes share.
-/// An attempt counts for the account, which may change its e-mail address; without an account for the address of the request. So the
-/// answer does not reveal whether there is an account.
-/// An attempt by a live session, such as a change of the password, counts by that session alone.
+/// Guessing Attacks with Device Cookies"), because attackers can fill that count. A device has its own count, so that others in its
+/// network do not keep it out. The device cookie holds a random token, and Redis holds its hash: unlike a signed cookie, it needs no key
+/// that all processes share.
+/// An attempt counts for the account, whose e-mail address may change. If there is no account, it counts for the address in the request,
+/// so the answer does not reveal whether the account exists.
+/// An attempt by a live session, such as a change of the password, counts for that session alone.
 /// </remarks>
 internal sealed class LoginBackoff(RedisConnections redis)
 {
     public const int FreeFailures = 10;
 
-    /// <summary>Of all networks and devices together that are not known.</summary>
+    /// <summary>The free failures of all unknown networks and devices together.</summary>
     public const int FreeFailuresOfAccount = 100;
 
     private const int MaxKnown = 40;
@@ -69,7 +71,9 @@ internal sealed class LoginBackoff(RedisConnections redis)
     public Task<LoginAttempt> AttemptAsync(Session session, CancellationToken cancel) =>
         CountAsync([Prefix($"{session.UserId}") + session.Id], isKnown: true, cancel);
 
-    /// <summary>The password was right: its failures are forgotten, and its network and device are known from now on.</summary>
+    /// <summary>
+    /// After a right password: removes the client's failures, and records its network and device as known to the account.
+    /// </summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task SucceededAsync(LoginAttempt attempt, Guid userId, LoginClient client, CancellationToken cancel)
     {
@@ -79,17 +83,17 @@ internal sealed class LoginBackoff(RedisConnections redis)
         return redis.OnStateAsync(state => state.ScriptEvaluateAsync(SuccessScript, keys, arguments), cancel);
     }
 
-    /// <summary>The account forgets which networks and devices it knows, because one of them may be a thief's.</summary>
+    /// <summary>Removes the known networks and devices of the account, because one of them may belong to a thief.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task ForgetKnownAsync(Guid userId, CancellationToken cancel) =>
         redis.OnStateAsync(state => state.KeyDeleteAsync(KnownOf(userId)), cancel);
 
-    /// <summary>The password was right: the failures of a live session are forgotten.</summary>
+    /// <summary>After a right password: removes the failures of a live session.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task SucceededAsync(LoginAttempt attempt, CancellationToken cancel) =>
         redis.OnStateAsync(state => state.KeyDeleteAsync(attempt.Counts), cancel);
 
-    /// <summary>No password was checked, so the attempt does not count.</summary>
+    /// <summary>Takes an attempt back, because no password was checked.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task WithdrawAsync(LoginAttempt attempt, CancellationToken cancel) =>
         redis.OnStateAsync(state => state.ScriptEvaluateAsync(WithdrawScript, attempt.Counts, [attempt.Id]), cancel);

@@ -3,11 +3,11 @@ using Microsoft.AspNetCore.Identity;
 
 namespace CachingApi.Sessions;
 
-/// <summary>What the check of an account's password has found.</summary>
-/// <param name="Account"><c>null</c> if there is no such account.</param>
+/// <summary>The outcome of the check of an account's password.</summary>
+/// <param name="Account"><c>null</c> if the account does not exist.</param>
 internal readonly record struct PasswordCheck(LoginAttempt Attempt, Account? Account, PasswordVerificationResult Result)
 {
-    /// <summary>Of a check whose <see cref="Result"/> is not a success.</summary>
+    /// <summary>The refusal, if <see cref="Result"/> is not a success.</summary>
     public PasswordAttempt Refusal => new(false, Attempt.Wait, UserId: Account?.Id);
 }
 
@@ -15,7 +15,7 @@ internal readonly record struct PasswordCheck(LoginAttempt Attempt, Account? Acc
 internal sealed partial class PasswordChecks(
     AccountRepository accounts, Passwords passwords, LoginBackoff backoff, SessionMetrics metrics, ILogger<PasswordChecks> log)
 {
-    /// <summary>Of a login.</summary>
+    /// <summary>Checks the password of a login.</summary>
     public async Task<PasswordCheck> CheckAsync(string email, string password, LoginClient client, CancellationToken cancel)
     {
         var account = await accounts.FindAsync(email, cancel);
@@ -23,7 +23,7 @@ internal sealed partial class PasswordChecks(
         return await CheckAsync(attempt, account, password, client.Neighbours, cancel);
     }
 
-    /// <summary>Of a live session's user.</summary>
+    /// <summary>Checks the password of a live session's user.</summary>
     /// <param name="network">The client's network: see <see cref="HashingSlots"/>.</param>
     public async Task<PasswordCheck> CheckAsync(Session current, string password, string network, CancellationToken cancel)
     {
@@ -31,7 +31,7 @@ internal sealed partial class PasswordChecks(
         return await CheckAsync(attempt, await accounts.FindAsync(current.UserId, cancel), password, network, cancel);
     }
 
-    /// <summary>Hashes a password that was right as new ones are hashed, if its hash is of an older kind.</summary>
+    /// <summary>Hashes a right password again with the current parameters, if its hash has older ones.</summary>
     public async Task RehashAsync(PasswordCheck check, string password, string network, CancellationToken cancel)
     {
         if (check is not { Result: PasswordVerificationResult.SuccessRehashNeeded, Account: { } account })
@@ -45,11 +45,11 @@ internal sealed partial class PasswordChecks(
         }
         catch (UnavailableException)
         {
-            Log.NotRehashed(log); // the next login will
+            Log.NotRehashed(log); // the next login tries again
         }
     }
 
-    /// <summary>Gives an account another password, unless that has changed since it was read.</summary>
+    /// <summary>Changes an account's password, unless it has changed since the account was read.</summary>
     public async Task<bool> ChangeAsync(Account account, string password, string network, CancellationToken cancel)
     {
         var hash = await passwords.HashAsync(password, preferred: true, network, cancel);
@@ -77,7 +77,7 @@ internal sealed partial class PasswordChecks(
         }
         catch (UnavailableException)
         {
-            // No processor was free to check it: the attempt does not count.
+            // No processor was free to check the password, so the attempt does not count.
             await backoff.WithdrawAsync(attempt, cancel);
             throw;
         }
@@ -85,7 +85,7 @@ internal sealed partial class PasswordChecks(
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Information, "A password could not be hashed anew: too many are waiting")]
+        [LoggerMessage(1, LogLevel.Information, "A password was not hashed again, because too many passwords wait for a processor")]
         public static partial void NotRehashed(ILogger log);
     }
 }

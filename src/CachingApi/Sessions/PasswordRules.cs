@@ -6,32 +6,32 @@ using System.Text;
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// What a password must not be: one of those that attackers try first (NIST SP 800-63B, section 5.1.1.2), in any letter case, also with
-/// digits or punctuation around it; a sequence, a repetition, or little more than the account's own e-mail address and name.
+/// The rules for new passwords. A password must not be one that attackers try first (NIST SP 800-63B, section 5.1.1.2), in any letter case,
+/// also with digits or punctuation around it; nor a sequence, a repetition, or little more than the account's e-mail address and name.
 /// </summary>
 /// <remarks>Every rule uses the form that is hashed (<see cref="Passwords.Normalized"/>) and counts characters.</remarks>
 internal static class PasswordRules
 {
-    /// <summary>So many different characters it has at least.</summary>
+    /// <summary>The minimum number of different characters.</summary>
     private const int MinDistinct = 5;
 
-    /// <summary>So many characters are left at least if each sequence, such as <c>abcdef</c> or <c>qwertz</c>, counts as two.</summary>
+    /// <summary>The minimum length if each sequence, such as <c>abcdef</c> or <c>qwertz</c>, counts as two characters.</summary>
     private const int MinBesidesSequences = 8;
 
-    /// <summary>A password that repeats so few characters is refused.</summary>
+    /// <summary>A password that repeats a group of at most this many characters is refused.</summary>
     private const int MaxRepeated = 6;
 
-    /// <summary>What lies side by side on keyboards.</summary>
+    /// <summary>The rows of keyboards.</summary>
     private static readonly string[] Rows = ["qwertyuiop", "qwertzuiop", "azertyuiop", "asdfghjkl", "zxcvbnm", "yxcvbnm", "1234567890"];
 
-    /// <summary>So many letters are left at least when the account's own words are taken out.</summary>
+    /// <summary>The minimum number of letters without the account's own words.</summary>
     private const int MinOtherLetters = 6;
 
     private const int MinWord = 3;
 
     private static readonly Lazy<FrozenSet<string>> Common = new(Read);
 
-    /// <summary>Shorter words that people combine with a year or other digits.</summary>
+    /// <summary>Short words that people combine with a year or other digits.</summary>
     private static readonly FrozenSet<string> Words = new[]
     {
         "spring", "summer", "autumn", "fall", "winter", "january", "february", "march", "april", "may", "june", "july", "august",
@@ -47,10 +47,10 @@ internal static class PasswordRules
         Rune[] characters = [.. password.EnumerateRunes().Take(Passwords.MaxLength + 1)];
         var core = Core(password);
         return characters.Length is < Passwords.MinLength or > Passwords.MaxLength
-                ? $"{Passwords.MinLength} to {Passwords.MaxLength} characters are needed."
+                ? $"A password has {Passwords.MinLength} to {Passwords.MaxLength} characters."
             : Common.Value.Contains(password) || Common.Value.Contains(core) || Words.Contains(core)
-                ? "This password is one of the most common ones."
-            : characters.Distinct().Count() < MinDistinct ? $"At least {MinDistinct} different characters are needed."
+                ? "This password is one of the most common passwords."
+            : characters.Distinct().Count() < MinDistinct ? $"A password has at least {MinDistinct} different characters."
             : Repeated(characters) <= MaxRepeated || BesidesSequences(password) < MinBesidesSequences
                 ? "This password is a repetition or a sequence."
             : null;
@@ -74,7 +74,7 @@ internal static class PasswordRules
     }
 
     /// <summary>
-    /// How many characters at the beginning the password repeats to its end: of <c>abcabcab</c> 3, without a repetition all.
+    /// The length of the group that the password repeats up to its end: 3 for <c>abcabcab</c>; its whole length if it repeats none.
     /// </summary>
     private static int Repeated(Rune[] characters)
     {
@@ -106,7 +106,7 @@ internal static class PasswordRules
     }
 
     /// <summary>
-    /// 1 or -1 if one character follows the other in the alphabet or on a keyboard, forward or backward; 0 if they are the same.
+    /// 1 or -1 if one character follows the other in the alphabet or on a keyboard, forward or backward; 0 if both are the same.
     /// </summary>
     private static int? Step(char first, char second)
     {
@@ -140,7 +140,9 @@ internal static class PasswordRules
         }
     }
 
-    /// <summary>The password without what is not a letter at its beginning and end: of <c>Winter2026!</c> it is <c>Winter</c>.</summary>
+    /// <summary>
+    /// The password without characters other than letters at its beginning and end: <c>Winter</c> for <c>Winter2026!</c>.
+    /// </summary>
     private static string Core(string password)
     {
         var (start, end) = (0, password.Length);
@@ -167,8 +169,8 @@ internal static class PasswordRules
 }
 
 /// <summary>
-/// A password that an account has: of so many characters at most, as the form that is hashed counts them. As a string's length, that shows
-/// in the OpenAPI document.
+/// A password of an existing account, with a maximum length in the form that is hashed. As an attribute of a string's length, the
+/// bound is in the OpenAPI document.
 /// </summary>
 [AttributeUsage(AttributeTargets.Property)]
 public class PasswordAttribute() : StringLengthAttribute(Passwords.MaxLength)
@@ -182,7 +184,7 @@ public class PasswordAttribute() : StringLengthAttribute(Passwords.MaxLength)
 [AttributeUsage(AttributeTargets.Property)]
 public sealed class NewPasswordAttribute : PasswordAttribute
 {
-    /// <summary>Sets the shortest length.</summary>
+    /// <summary>Sets the minimum length.</summary>
     public NewPasswordAttribute() => MinimumLength = Passwords.MinLength;
 
     /// <inheritdoc/>

@@ -7,8 +7,8 @@ using Microsoft.Extensions.Options;
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// Hashes passwords (PBKDF2 with HMAC-SHA512, by the framework's hasher). That is slow on purpose, so only half of the
-/// processors may be at it at once: a flood of logins leaves the other requests theirs.
+/// Hashes passwords (PBKDF2 with HMAC-SHA512, by the framework's hasher). Hashing is slow on purpose, so it uses at most half of the
+/// processors at once: during a flood of logins, the rest stay free for other requests.
 /// </summary>
 internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimeProvider time)
 {
@@ -18,10 +18,10 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
     /// <summary>In characters.</summary>
     public const int MinLength = 12, MaxLength = 128;
 
-    /// <summary>In UTF-16 units, before normalisation: several make one character.</summary>
+    /// <summary>In UTF-16 units, before normalisation; one character can have several units.</summary>
     private const int MaxUnits = 8 * MaxLength;
 
-    /// <summary>How long a password waits for a processor at most.</summary>
+    /// <summary>The maximum time that a password waits for a processor.</summary>
     public static readonly TimeSpan MaxWait = TimeSpan.FromSeconds(2);
 
     private static readonly object NoUser = new();
@@ -42,7 +42,7 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
     public async Task<bool> VerifyAsync(string? hash, string password, bool preferred, string network, CancellationToken cancel) =>
         await CheckAsync(hash, password, preferred, network, cancel) is not PasswordVerificationResult.Failed;
 
-    /// <summary>As <see cref="VerifyAsync"/>; and says so if the hash should be made anew.</summary>
+    /// <summary>As <see cref="VerifyAsync"/>; the result also shows whether the password should be hashed again.</summary>
     /// <exception cref="UnavailableException">No processor is free within <see cref="MaxWait"/>.</exception>
     public Task<PasswordVerificationResult> CheckAsync(
         string? hash, string password, bool preferred, string network, CancellationToken cancel) =>
@@ -53,7 +53,7 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
         var normalized = Normalized(password);
         if (hash is null || !IsHash(hash))
         {
-            // As often as below, so that the time does not reveal whether there is such an account.
+            // As many times as below, so that the time does not reveal whether the account exists.
             _hasher.VerifyHashedPassword(NoUser, _dummy.Value, normalized);
             if (normalized != password)
             {
@@ -74,8 +74,8 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
 
     /// <summary>One form (NFC) for all keyboards: é is one character on some and two on others (NIST SP 800-63B, 5.1.1.2).</summary>
     /// <remarks>
-    /// Normalisation throws at the noncharacter U+FFFE, and at a lone surrogate, which JSON cannot hold. Its time grows with the square of
-    /// the length, so a text that is too long for a password in any form stays as it is.
+    /// Normalisation throws for the noncharacter U+FFFE, and for a lone surrogate, which JSON cannot contain. Its time grows with the
+    /// square of the length, so a text that is too long for a password in any form is not normalised.
     /// </remarks>
     public static string Normalized(string password) =>
         password.Length > MaxUnits || password.Contains('\uFFFE', StringComparison.Ordinal)
@@ -83,8 +83,8 @@ internal sealed class Passwords(IOptions<PasswordHasherOptions> options, TimePro
             : password.Normalize(NormalizationForm.FormC);
 
     /// <summary>
-    /// Whether the hasher can verify a password with it at all. With anything else, such as the empty hash of a sample user, it would
-    /// answer at once or throw, which reveals that there is such an account.
+    /// Whether the hasher can verify a password with this hash. With another value, such as the empty hash of a sample user, the hasher
+    /// would return at once or throw, which would reveal that the account exists.
     /// </summary>
     /// <remarks>Version 3 of ASP.NET Core Identity: the byte 1, then algorithm, iterations and length of the salt, 32 bits each.</remarks>
     private static bool IsHash(string hash)

@@ -6,19 +6,20 @@ using Microsoft.AspNetCore.Http.HttpResults;
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// Guards what takes an account over or destroys it: the caller must have given the password lately, so that a stolen session does not
-/// suffice.
+/// Guards operations that take an account over or destroy it: the caller must have given the password recently, so that a stolen session
+/// does not suffice.
 /// </summary>
 internal sealed class RecentAuthentication(SessionService sessions, RequestLimits limits, SecurityEvents events)
 {
     public const string ProblemType = "reauthentication-required";
 
     /// <summary>
-    /// The policy that limits how many passwords a session checks: the right one is not slowed down, and each takes a processor.
+    /// The policy that limits how many passwords a session checks. The back-off does not slow down right passwords, and each check takes a
+    /// processor.
     /// </summary>
     public const string Policy = "password";
 
-    /// <summary>How long after the password was given no other is asked for.</summary>
+    /// <summary>How long after a password no other is required.</summary>
     public static readonly TimeSpan MaxAge = TimeSpan.FromMinutes(10);
 
     /// <summary>The answer to a request whose session is too old; <c>null</c> if it may go on.</summary>
@@ -45,8 +46,8 @@ internal sealed class RecentAuthentication(SessionService sessions, RequestLimit
     }
 
     /// <summary>Checks the caller's password.</summary>
-    /// <param name="keep">Whether later requests of the session need not give it.</param>
-    /// <returns>The answer if it is wrong, or may not be tried yet.</returns>
+    /// <param name="keep">Whether the session's later requests need no password.</param>
+    /// <returns>The answer if the password is wrong, or may not be tried yet.</returns>
     public async Task<ProblemHttpResult?> ReauthenticateAsync(HttpContext context, string password, bool keep, CancellationToken cancel)
     {
         if (await limits.AcquireDeferredAsync(context, Policy) is { } refusal)
@@ -73,6 +74,6 @@ internal sealed class RecentAuthentication(SessionService sessions, RequestLimit
 
         var seconds = (long)Math.Ceiling(attempt.Wait.TotalSeconds);
         response.Headers.RetryAfter = seconds.ToString(CultureInfo.InvariantCulture);
-        return TypedResults.Problem($"Too many tries; come back in {seconds} s.", statusCode: StatusCodes.Status429TooManyRequests);
+        return TypedResults.Problem($"Too many attempts: try again in {seconds} s.", statusCode: StatusCodes.Status429TooManyRequests);
     }
 }

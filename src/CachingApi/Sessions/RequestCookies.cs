@@ -1,12 +1,12 @@
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// Reads cookies by their exact names. The framework compares names without letter case, so <c>__HOST-SESSION</c>, which another
-/// subdomain may be able to set, would be taken for <c>__Host-session</c>.
+/// Reads cookies by their exact names. The framework ignores letter case, so it would accept <c>__HOST-SESSION</c>, which another subdomain
+/// may be able to set, as <c>__Host-session</c>.
 /// </summary>
 internal static class RequestCookies
 {
-    /// <summary>The value of a cookie; <c>null</c> if the request has none of this name, or several.</summary>
+    /// <summary>The value of a cookie; <c>null</c> if the request has no cookie or several cookies of this name.</summary>
     public static string? Find(HttpRequest request, string name)
     {
         string? found = null;

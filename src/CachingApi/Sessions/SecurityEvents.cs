@@ -4,8 +4,8 @@ using CachingApi.Redis;
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// Logs what matters for security: the event, its outcome, the user's id, the session's id and the client's network, never an e-mail
-/// address, a password or a token.
+/// Logs security events: name, outcome, the user's id, the session's id and the client's network; never an e-mail address, a password or
+/// a token.
 /// </summary>
 internal sealed partial class SecurityEvents(ILogger<SecurityEvents> log)
 {
@@ -31,7 +31,7 @@ internal sealed partial class SecurityEvents(ILogger<SecurityEvents> log)
         Log.Event(log, name, outcome, userId ?? session?.UserId, sessionId ?? session?.Id, Network(context));
     }
 
-    /// <summary>Writes the outcome <c>unavailable</c> if an attempt could not be made because something that it needs is away.</summary>
+    /// <summary>Writes the outcome <c>unavailable</c> if an attempt could not be made because a server that it needs is away.</summary>
     public async Task<T> WatchAsync<T>(string name, HttpContext context, Func<Task<T>> attempt)
     {
         try
@@ -45,7 +45,7 @@ internal sealed partial class SecurityEvents(ILogger<SecurityEvents> log)
         }
     }
 
-    /// <summary>Writes what an administrator did: the route and the user that it names, if it names one.</summary>
+    /// <summary>Writes an administrator's action: the route, and the user that it names, if it names one.</summary>
     public void WriteAction(HttpContext context, string outcome)
     {
         var session = context.Features.Get<Session>();

@@ -5,18 +5,18 @@ using CachingApi.Redis;
 
 namespace CachingApi.Sessions;
 
-/// <summary>How a session's token travels.</summary>
+/// <summary>How the client sends a session's token.</summary>
 [JsonConverter(typeof(CamelCaseEnum<SessionTransport>))]
 public enum SessionTransport
 {
     /// <summary>In the cookie <c>__Host-session</c>, which scripts cannot read: for browsers.</summary>
     Cookie,
 
-    /// <summary>In the body, to be sent back as <c>Authorization: Bearer</c>: for everything else.</summary>
+    /// <summary>In the body, to be sent as <c>Authorization: Bearer</c>: for all other clients.</summary>
     Bearer,
 }
 
-/// <summary>What it takes to log in.</summary>
+/// <summary>A login.</summary>
 public sealed class CreateSession
 {
     /// <summary>The account's e-mail address, in any letter case.</summary>
@@ -29,50 +29,50 @@ public sealed class CreateSession
     [Required, Password]
     public string Password { get; init; } = "";
 
-    /// <summary>How the token travels; <c>cookie</c> unless said otherwise.</summary>
+    /// <summary>How the client sends the token; <c>cookie</c> if it is not set.</summary>
     /// <example>bearer</example>
     public SessionTransport? Transport { get; init; }
 }
 
-/// <summary>A session: who is logged in, and for how long.</summary>
+/// <summary>A session: the user that is logged in, and for how long.</summary>
 public sealed record Session
 {
-    /// <summary>The session's id, which is no secret: knowing it lets nobody in.</summary>
+    /// <summary>The session's id. It is not a secret: it does not authenticate a request.</summary>
     /// <example>01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e</example>
     public required Guid Id { get; init; }
 
-    /// <summary>Whose session it is.</summary>
+    /// <summary>The id of the session's user.</summary>
     /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
     public required Guid UserId { get; init; }
-
+    
     /// <summary><c>user</c> or <c>admin</c>.</summary>
     /// <example>user</example>
     public required string Role { get; init; }
 
-    /// <summary>What the client called itself at login.</summary>
+    /// <summary>The client's <c>User-Agent</c> at login.</summary>
     /// <example>curl/8.5.0</example>
     public required string Device { get; init; }
 
-    /// <summary>When it began.</summary>
+    /// <summary>When the session began.</summary>
     public required DateTime CreatedAt { get; init; }
 
-    /// <summary>When it was last used, to the minute.</summary>
+    /// <summary>When the session was last used, accurate to a minute.</summary>
     public required DateTime LastSeenAt { get; init; }
 
-    /// <summary>When it ends if it is not used again; every use moves this on, up to the absolute limit.</summary>
+    /// <summary>When the session ends if it is not used again. Every use extends it, up to the absolute limit.</summary>
     public required DateTime ExpiresAt { get; init; }
 
-    /// <summary>Whether it is the one that asks.</summary>
+    /// <summary>Whether it is the session of this request.</summary>
     public bool Current { get; init; }
 
     [JsonIgnore]
     internal SessionTransport Transport { get; init; }
 
-    /// <summary>When the password was given: Redis says how long ago that was.</summary>
+    /// <summary>When the password was given, from the age that Redis returned.</summary>
     [JsonIgnore]
     internal Moment AuthenticatedAt { get; init; }
 
-    /// <summary>How long ago the password was given. It goes on while the session is in memory.</summary>
+    /// <summary>How long ago the password was given. It keeps growing while the session is in memory.</summary>
     [JsonIgnore]
     internal TimeSpan SinceAuthentication =>
         TimeSpan.FromMilliseconds(Moment.Now.Milliseconds - AuthenticatedAt.Milliseconds);
@@ -81,26 +81,26 @@ public sealed record Session
 /// <summary>A session that has just begun.</summary>
 public sealed class NewSession
 {
-    /// <summary>The session's id, which is no secret.</summary>
+    /// <summary>The session's id. It is not a secret.</summary>
     /// <example>01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e</example>
     public required Guid Id { get; init; }
 
-    /// <summary>Whose session it is.</summary>
+    /// <summary>The id of the session's user.</summary>
     /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
     public required Guid UserId { get; init; }
-
-    /// <summary>When it ends if it is not used.</summary>
+    
+    /// <summary>When the session ends if it is not used.</summary>
     public required DateTime ExpiresAt { get; init; }
 
-    /// <summary>For <c>bearer</c> only: the token. It is shown this once and kept nowhere.</summary>
+    /// <summary>For <c>bearer</c> only: the token. Only this answer contains it; the server keeps its hash.</summary>
     /// <example>AZgMbn0AeyCdTzpLXG1-jwJ5m0yv3sKq8ZrXo1bNhT4uQwEcVfRtGyHjUkLpMnBv</example>
     public string? Token { get; init; }
 }
 
-/// <summary>A new password, and the one until now.</summary>
+/// <summary>A change of the password.</summary>
 public sealed class ChangePassword
 {
-    /// <summary>The password until now.</summary>
+    /// <summary>The current password.</summary>
     /// <example>a long and unusual sentence</example>
     [Required, Password]
     public string CurrentPassword { get; init; } = "";
@@ -111,7 +111,7 @@ public sealed class ChangePassword
     public string NewPassword { get; init; } = "";
 }
 
-/// <summary>The caller's password, once more.</summary>
+/// <summary>A repetition of the caller's password.</summary>
 public sealed class Reauthenticate
 {
     /// <summary>The caller's password.</summary>

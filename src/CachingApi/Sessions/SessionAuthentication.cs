@@ -7,7 +7,7 @@ using Microsoft.Extensions.Options;
 
 namespace CachingApi.Sessions;
 
-/// <summary>The authentication scheme: says who is calling, by the session whose token came as a cookie or as a bearer token.</summary>
+/// <summary>The authentication scheme: identifies the caller by the session whose token is in the cookie or the bearer token.</summary>
 internal sealed class SessionAuthentication(
     SessionStore sessions,
     AdminRights rights,
@@ -23,7 +23,7 @@ internal sealed class SessionAuthentication(
 
     private const string BearerPrefix = "Bearer ";
 
-    /// <summary>The token that a request carries, and how; a bearer token comes before a cookie.</summary>
+    /// <summary>The token of a request, and how it was sent. A bearer token takes precedence over a cookie.</summary>
     public static (SessionToken Token, SessionTransport Transport)? TokenOf(HttpRequest request)
     {
         var header = request.Headers.Authorization.ToString();
@@ -46,10 +46,10 @@ internal sealed class SessionAuthentication(
 
         try
         {
-            // A token counts only in the way it was given out: one that leaked from a cookie is of no use as a bearer token.
+            // A token is valid only in the way it was issued: a token that leaked from a cookie is useless as a bearer token.
             if (await sessions.UseAsync(token, Context.RequestAborted) is not { } session || session.Transport != transport)
             {
-                return AuthenticateResult.Fail("There is no such session.");
+                return AuthenticateResult.Fail("The session does not exist.");
             }
 
             if (session.Role is Caller.AdminRole && !await rights.HoldAsync(session.UserId, Context.RequestAborted))
@@ -77,7 +77,7 @@ internal sealed class SessionAuthentication(
         }
     }
 
-    /// <summary>401, unless nobody knows whether the session is good: that is an outage (503), and no reason to drop the token.</summary>
+    /// <summary>401; but 503 if the session could not be checked, because an outage is no reason for a client to drop its token.</summary>
     protected override async Task HandleChallengeAsync(AuthenticationProperties properties)
     {
         var result = await HandleAuthenticateOnceSafeAsync();

@@ -5,34 +5,34 @@ using StackExchange.Redis;
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// Publishes to the other processes which users' sessions have ended, over pub/sub of the state server, and finds out whether this process
-/// has received all that they published.
+/// Publishes the ends of users' sessions to the other processes, over pub/sub of the state server, and finds out whether this process has
+/// received everything that they published.
 /// </summary>
 /// <remarks>
 /// The script that ends sessions publishes it in the same step, so no process can die between the two. Pub/sub may lose that message. So
-/// the process then counts the end, before it answers its client: one script gives the end a number, later than every number before,
-/// keeps it in one key, and publishes it with the number before it. Four times per second each process sends itself a heartbeat through
-/// the same key: a script publishes the heartbeat's time of sending and the last number. A number that does not follow the last one
-/// received is a gap, and empties memory. Memory is trusted for 0.75 s from the time at which the last heartbeat was sent.
-/// <para>So a lost message lets no process serve an ended session for more than 0.75 s:</para>
+/// the process then counts the end, before it answers its client: one script gives the end a number later than every earlier number, keeps
+/// it in one key, and publishes it together with the previous number. Four times per second, each process sends itself a heartbeat through
+/// the same key: a script publishes the heartbeat's time of sending and the last number. A number that does not follow the last received
+/// one is a gap, and the process clears its memory. Memory is trusted for 0.75 s from the time at which the last heartbeat was sent.
+/// <para>So after a lost message, no process serves an ended session for more than 0.75 s:</para>
 /// 1. process B receives a heartbeat that it sent at time t, with the number 7, which is the last that B received;
 /// 2. process A ends a session, counts it as 8, and answers its client; B receives neither message;
-/// 3. B's next heartbeat has the number 8: B empties its memory, and goes on from 8;
-/// 4. or no heartbeat comes back: B stops to serve from memory at t + 0.75 s, and step 2 was after t.
-/// <para>In step 3, B cannot keep an old session: what was read before has an earlier epoch, and a read that begins afterwards finds the
-/// session ended. This needs no order between connections, no confirmation of the subscription, and no notice of reconnections. A state
-/// server that lost its data has another number, because numbers are times in microseconds.</para>
-/// <para>On a cluster, the key of the number is at one master, which publishes numbers and heartbeats; every node forwards them.
-/// The script that ends a session runs at the master of its user. If the process dies before it has counted the end, no client has
+/// 3. B's next heartbeat has the number 8: B clears its memory, and goes on from 8;
+/// 4. or no heartbeat comes back: B stops serving from memory at t + 0.75 s, and step 2 was after t.
+/// <para>In step 3, B cannot keep an old session: sessions that were read before have an earlier epoch, and a read that begins afterwards
+/// finds the session ended. This needs no order between connections, no confirmation of the subscription, and no detection of
+/// reconnections. A state server that lost its data has another number, because numbers are times in microseconds.</para>
+/// <para>On a cluster, the key of the number is on one master, which publishes numbers and heartbeats; every node forwards them.
+/// The script that ends a session runs on the master of its user. If the process dies before it has counted the end, no client has
 /// received an answer, and the message of that script is the only one.</para>
 /// </remarks>
 internal sealed partial class SessionBackplane(RedisConnections redis, SessionMemory memory, ILogger<SessionBackplane> log)
     : BackgroundService
 {
-    /// <summary>For how long a heartbeat proves that every end was received, from the time at which it was sent.</summary>
+    /// <summary>For how long after its sending a heartbeat proves that every end was received.</summary>
     private const long TrustedFor = 750;
 
-    /// <summary>After how long without a heartbeat, although Redis accepts them, the subscription is replaced.</summary>
+    /// <summary>The subscription is replaced if no heartbeat arrives for this long although Redis accepts them.</summary>
     private const long ResubscribeAfter = 5000;
 
     private static readonly TimeSpan HeartbeatInterval = TimeSpan.FromMilliseconds(250);
@@ -66,8 +66,8 @@ internal sealed partial class SessionBackplane(RedisConnections redis, SessionMe
     }
 
     /// <remarks>
-    /// A subscription that is registered while Redis is away is registered once, without an error, and the library puts it in force with
-    /// each new connection. If it does not, the subscription is replaced; its queue ends then.
+    /// A subscription can be registered while Redis is away, without an error; the library restores it with each new connection. If the
+    /// library fails to do so, the subscription is replaced, and its queue ends.
     /// </remarks>
     private async Task ReceiveAsync(ISubscriber subscriber, CancellationToken cancel)
     {
@@ -126,7 +126,7 @@ internal sealed partial class SessionBackplane(RedisConnections redis, SessionMe
         using var timer = new PeriodicTimer(HeartbeatInterval);
         do
         {
-            // No heartbeat waits for the one before.
+            // A heartbeat does not wait for the one before.
             _ = BeatAsync(cancel);
             if (Volatile.Read(ref _unansweredSince) is var since and > 0 && Moment.Now.Milliseconds - since > ResubscribeAfter
                 && _subscription is { } subscription)
@@ -160,7 +160,7 @@ internal sealed partial class SessionBackplane(RedisConnections redis, SessionMe
         [LoggerMessage(2, LogLevel.Information, "Messages about ended sessions may have been lost: sessions in memory are read again")]
         public static partial void Gap(ILogger log);
 
-        [LoggerMessage(3, LogLevel.Warning, "The sessions' channel received something that is not a message")]
+        [LoggerMessage(3, LogLevel.Warning, "The sessions' channel received an invalid message")]
         public static partial void Unreadable(ILogger log);
     }
 }

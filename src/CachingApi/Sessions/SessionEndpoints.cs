@@ -18,7 +18,7 @@ internal static class SessionEndpoints
         sessions.MapPost("/", LogIn).AllowAnonymous()
             .RequireRateLimit("login").RequireRateLimit("login-network").RequireRateLimit("login-account", account: AccountAsync)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status401Unauthorized);
-        // Each session has permits of its own here, so that the thief of one cannot keep the owner from ending it.
+        // Each session has its own permits here, so that the thief of a session cannot keep the owner from ending it.
         sessions.MapGet("/", List).RequireRateLimit(SessionLimit);
         sessions.MapDelete("/", EndOthers).RequireRateLimit(SessionLimit);
         sessions.MapGet("/current", Current).RequireRateLimit("default");
@@ -36,9 +36,9 @@ internal static class SessionEndpoints
 
     /// <summary>Logs in.</summary>
     /// <remarks>
-    /// With <c>transport: "cookie"</c>, the token is set as the cookie <c>__Host-session</c>, which browsers keep on https and
-    /// on localhost only. With <c>"bearer"</c> it is in the body. A session that the request carries is ended. The first login by cookie
-    /// also sets <c>__Host-device</c>: with it, wrong passwords that others try do not delay this browser's logins.
+    /// With <c>transport: "cookie"</c>, the answer sets the token as the cookie <c>__Host-session</c>, which browsers accept only over
+    /// https and on localhost. With <c>"bearer"</c>, the token is in the body. If the request has a session, that session ends. The first
+    /// login by cookie also sets <c>__Host-device</c>: with it, wrong passwords of other clients do not delay this browser's logins.
     /// </remarks>
     internal static async Task<Results<Created<NewSession>, ProblemHttpResult>> LogIn(
         CreateSession credentials, HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
@@ -75,7 +75,7 @@ internal static class SessionEndpoints
         return TypedResults.Created("/sessions/current", login.Session);
     }
 
-    /// <summary>Lists my sessions, the one last used first.</summary>
+    /// <summary>Lists my sessions, the last used one first.</summary>
     internal static async Task<Ok<Session[]>> List(HttpContext context, SessionService sessions, CancellationToken cancel) =>
         TypedResults.Ok(await sessions.ListAsync(Mine(context), cancel));
 
@@ -93,7 +93,7 @@ internal static class SessionEndpoints
         return TypedResults.NoContent();
     }
 
-    /// <summary>Ends all my sessions but this one.</summary>
+    /// <summary>Ends all my sessions except this one.</summary>
     internal static async Task<NoContent> EndOthers(
         HttpContext context, SessionService sessions, SecurityEvents events, CancellationToken cancel)
     {
@@ -102,10 +102,10 @@ internal static class SessionEndpoints
         return TypedResults.NoContent();
     }
 
-    /// <summary>Gives my password once more.</summary>
+    /// <summary>Repeats my password.</summary>
     /// <remarks>
-    /// For ten minutes after that, as after a login, my e-mail address can be changed and my account be deleted without the password.
-    /// Wrong passwords count by session, and delay no login.
+    /// For ten minutes after that, as after a login, I can change my e-mail address and delete my account without the password. Wrong
+    /// passwords count by session, and delay no login.
     /// </remarks>
     internal static async Task<Results<NoContent, ProblemHttpResult>> Reauthenticate(
         Reauthenticate credentials, HttpContext context, RecentAuthentication authentication, CancellationToken cancel) =>
@@ -115,9 +115,9 @@ internal static class SessionEndpoints
 
     /// <summary>Changes my password.</summary>
     /// <remarks>
-    /// My other sessions end. A session by cookie goes on under a new cookie, one by bearer token under its own token. Wrong
-    /// passwords count by session: wrong passwords of failed logins delay no change. The account forgets which networks and devices it
-    /// knew, except this one.
+    /// My other sessions end. A session by cookie continues with a new cookie, a session by bearer token with the same token. Wrong
+    /// passwords count by session, so failed logins delay no change. All known networks and devices of the account are removed, except this
+    /// one.
     /// </remarks>
     internal static async Task<Results<NoContent, ValidationProblem, ProblemHttpResult>> ChangePassword(
         Guid id,
@@ -158,7 +158,7 @@ internal static class SessionEndpoints
         return TypedResults.NoContent();
     }
 
-    /// <summary>Says who I am.</summary>
+    /// <summary>Returns my session.</summary>
     internal static Ok<Session> Current(HttpContext context) => TypedResults.Ok(Mine(context));
 
     /// <summary>Logs out.</summary>
@@ -187,8 +187,8 @@ internal static class SessionEndpoints
 
     private static SessionToken TokenOf(HttpContext context) => SessionAuthentication.TokenOf(context.Request)!.Value.Token;
 
-    /// <summary>The account that a login is about, whether there is such a one or not; <c>null</c> where the body does not say.</summary>
-    /// <remarks>The body is read as the handler will read it, so that no way of writing one names an account to one of them only.</remarks>
+    /// <summary>The account that a login names, whether or not it exists; <c>null</c> if the body names none.</summary>
+    /// <remarks>The body is parsed as the handler will parse it, so that both always see the same account.</remarks>
     private static async ValueTask<string?> AccountAsync(HttpContext context)
     {
         var request = context.Request;
@@ -204,7 +204,7 @@ internal static class SessionEndpoints
         }
         catch (Exception error) when (error is JsonException or IOException)
         {
-            return null; // the handler finds the same, and says so
+            return null; // the handler fails in the same way and returns the error
         }
         finally
         {

@@ -2,13 +2,13 @@ using System.Diagnostics.Metrics;
 
 namespace CachingApi.Sessions;
 
-/// <summary>What happens to sessions: created, refused (wrong e-mail address or password), ended, revoked (all of a user's).</summary>
+/// <summary>Counts events of sessions: created, refused (wrong e-mail address or password), ended, revoked (all of a user's).</summary>
 internal sealed class SessionMetrics(IMeterFactory meters)
 {
     public const string MeterName = "CachingApi.Sessions";
 
     private readonly Counter<long> _events =
-        meters.Create(MeterName).CreateCounter<long>("sessions", description: "What happened to sessions.");
+        meters.Create(MeterName).CreateCounter<long>("sessions", description: "Logins and ends of sessions, by event.");
 
     public void Count(string name) => _events.Add(1, new KeyValuePair<string, object?>("event", name));
 }

@@ -3,12 +3,12 @@ using Microsoft.AspNetCore.Identity;
 
 namespace CachingApi.Sessions;
 
-/// <summary>What came of an attempt that takes a password.</summary>
-/// <param name="Done">Whether the password was right, and what was asked for has been done.</param>
-/// <param name="Wait">For how long the account takes no attempts; zero where it does.</param>
+/// <summary>The outcome of an operation that takes a password.</summary>
+/// <param name="Done">Whether the password was right and the operation has been done.</param>
+/// <param name="Wait">How long the client must wait before the next attempt; zero if it need not wait.</param>
 /// <param name="Session">The new session of a login.</param>
-/// <param name="Token">The token that is in force now.</param>
-/// <param name="UserId">The account's user, if there is such an account.</param>
+/// <param name="Token">The token that is valid now.</param>
+/// <param name="UserId">The account's user, if the account exists.</param>
 /// <param name="Problem">Why the new password is refused, if it is.</param>
 internal sealed record PasswordAttempt(
     bool Done, TimeSpan Wait = default, NewSession? Session = null, SessionToken? Token = null, Guid? UserId = null, string? Problem = null)
@@ -18,7 +18,7 @@ internal sealed record PasswordAttempt(
 }
 
 /// <summary>
-/// Logging in and out: the session store pattern. Sessions live in Redis, and for a while in the memory of the processes that use them.
+/// Login and logout: the session store pattern. Sessions are in Redis, and for a while in the memory of the processes that use them.
 /// </summary>
 internal sealed class SessionService(
     AccountRepository accounts,
@@ -33,14 +33,14 @@ internal sealed class SessionService(
     /// <summary>The sessions whose password is being checked.</summary>
     private readonly ConcurrentDictionary<Guid, bool> _checking = new();
 
-    /// <summary>Begins a session with a token of its own, and ends the one before.</summary>
+    /// <summary>Begins a session with a new token, and ends the previous one.</summary>
     /// <remarks>
     /// The account is read again at the end:
     /// 1. a login reads the account and finds the old password right;
     /// 2. the password is changed, and the user's sessions are ended;
-    /// 3. the login begins a session, which nothing would end any more.
+    /// 3. the login begins a session, which would not end with the others.
     /// </remarks>
-    /// <param name="previous">The token of the request, and how it came.</param>
+    /// <param name="previous">The token of the request, and how it was sent.</param>
     public async Task<PasswordAttempt> LogInAsync(
         CreateSession login, LoginClient client, (SessionToken Token, SessionTransport Transport)? previous, CancellationToken cancel)
     {
@@ -72,8 +72,8 @@ internal sealed class SessionService(
         return new(true, Session: session, Token: token, UserId: account.Id);
     }
 
-    /// <summary>Checks the password of a session's user once more.</summary>
-    /// <param name="token">The session's token, if it is to be noted that the password was given; <c>null</c> otherwise.</param>
+    /// <summary>Checks the password of a session's user again.</summary>
+    /// <param name="token">The session's token, if the session must record that the password was given; <c>null</c> otherwise.</param>
     /// <param name="network">The client's network: see <see cref="HashingSlots"/>.</param>
     public Task<PasswordAttempt> ReauthenticateAsync(
         string password, Session current, SessionToken? token, string network, CancellationToken cancel) =>
@@ -103,7 +103,7 @@ internal sealed class SessionService(
         metrics.Count("ended");
     }
 
-    /// <summary>A user's sessions, the one last used first.</summary>
+    /// <summary>A user's sessions, the last used one first.</summary>
     public async Task<Session[]> ListAsync(Session current, CancellationToken cancel) =>
     [
         .. (await sessions.ListAsync(current.UserId, cancel))
@@ -111,7 +111,7 @@ internal sealed class SessionService(
             .OrderByDescending(session => session.LastSeenAt),
     ];
 
-    /// <summary>Ends one of a user's sessions; <c>false</c> where there is no such one.</summary>
+    /// <summary>Ends one of a user's sessions; <c>false</c> if it does not exist.</summary>
     public async Task<bool> EndAsync(Guid userId, Guid id, CancellationToken cancel)
     {
         var ended = await sessions.EndAsync(userId, id, cancel);
@@ -124,7 +124,7 @@ internal sealed class SessionService(
     }
 
     /// <summary>
-    /// Ends all sessions of a user, and forgets the networks and devices that are known to the account: it is deleted, or changes hands.
+    /// Ends all sessions of a user, and removes the known networks and devices of the account, because it is deleted or has a new owner.
     /// </summary>
     public async Task ForgetAsync(Guid userId, CancellationToken cancel)
     {
@@ -139,8 +139,8 @@ internal sealed class SessionService(
         metrics.Count("revoked");
     }
 
-    /// <summary>Ends all sessions of a user but the current one.</summary>
-    /// <param name="always">Whether they end also if the current one has ended meanwhile.</param>
+    /// <summary>Ends all sessions of a user except the current one.</summary>
+    /// <param name="always">Whether the others end even if the current one has ended meanwhile.</param>
     public async Task EndOthersAsync(SessionToken current, bool always, CancellationToken cancel)
     {
         await sessions.EndOthersAsync(current, current, always, cancel);
@@ -148,8 +148,8 @@ internal sealed class SessionService(
     }
 
     /// <summary>
-    /// Changes a password, ends the user's other sessions, and gives the current one another token where the answer can carry it
-    /// (a cookie can).
+    /// Changes a password, ends the user's other sessions, and gives the current session another token if the answer can transport it (by a
+    /// cookie).
     /// </summary>
     public Task<PasswordAttempt> ChangePasswordAsync(
         ChangePassword change, Session current, SessionToken token, LoginClient client, CancellationToken cancel) =>
@@ -174,7 +174,7 @@ internal sealed class SessionService(
             return check.Refusal;
         }
 
-        // From here on it is finished even if the caller goes away: a new password with old sessions would be half of it.
+        // From here on, the change is finished even if the caller disconnects: otherwise old sessions could outlive the new password.
         if (!await checks.ChangeAsync(account, change.NewPassword, client.Neighbours, cancel))
         {
             return new(false);
@@ -194,8 +194,8 @@ internal sealed class SessionService(
     }
 
     /// <summary>
-    /// Lets a session check one password at a time, and answers the others with a wait: with the right password nothing else slows a
-    /// session down, and its parallel requests would take all the processors that hash.
+    /// Lets a session check one password at a time, and answers its other requests with a wait. The back-off does not slow down a session
+    /// with the right password, so its parallel requests would take all the processors that hash.
     /// </summary>
     private async Task<PasswordAttempt> OneAtATimeAsync(Session current, Func<Task<PasswordAttempt>> attempt)
     {
@@ -215,7 +215,7 @@ internal sealed class SessionService(
         }
     }
 
-    /// <remarks>A token that came in another way than it was given out authenticates nothing, so it does not end its session.</remarks>
+    /// <remarks>A token that was sent in another way than it was issued authenticates no request, so it does not end its session.</remarks>
     private async Task EndAsync((SessionToken Token, SessionTransport Transport)? previous, CancellationToken cancel)
     {
         if (previous is var (token, cameBy) && await sessions.UseAsync(token, cancel) is { } session && session.Transport == cameBy)

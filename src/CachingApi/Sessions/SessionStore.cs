@@ -6,8 +6,8 @@ using StackExchange.Redis;
 namespace CachingApi.Sessions;
 
 /// <summary>
-/// Sessions in Redis (the state server), one script per operation. The clock is Redis's own, so that all processes agree on
-/// what has expired. Sessions in use are kept in <see cref="SessionMemory"/>, too.
+/// Sessions in Redis (the state server), one script per operation. The clock is that of Redis, so that all processes agree on expiry.
+/// Sessions in use are also kept in <see cref="SessionMemory"/>.
 /// </summary>
 internal sealed class SessionStore(
     RedisConnections redis, SessionMemory memory, SessionBackplane backplane, IOptions<SessionPolicy> policy, TimeProvider time)
@@ -19,13 +19,13 @@ internal sealed class SessionStore(
     private static readonly string AuthenticatedScript = Lua.Load(typeof(SessionStore), "session_authenticated.lua");
     private static readonly string RevokeScript = Lua.Load(typeof(SessionStore), "session_revoke.lua");
 
-    /// <summary>How many sessions a user has at most: one more ends the one that has not been used for longest.</summary>
+    /// <summary>The maximum number of sessions of a user: a further one ends the one that was not used for the longest time.</summary>
     public const int MaxSessions = 100;
 
     private readonly long _idle = (long)policy.Value.Idle.TotalMilliseconds;
     private readonly long _absolute = (long)policy.Value.Absolute.TotalMilliseconds;
 
-    /// <summary>How often Redis notes that a session is used. Memory does not serve a session beyond the next time.</summary>
+    /// <summary>How often Redis records the use of a session. Memory does not serve a session beyond the next time.</summary>
     private readonly long _noteUse = (long)Math.Min(60_000, policy.Value.Idle.TotalMilliseconds / 20);
 
     /// <summary>Begins a session.</summary>
@@ -51,7 +51,7 @@ internal sealed class SessionStore(
         return (token, new() { Id = id, UserId = userId, ExpiresAt = FromUnixMilliseconds(created[0]), Token = shown });
     }
 
-    /// <summary>The session of a token, which counts as used now; <c>null</c> where there is none, or none any more.</summary>
+    /// <summary>The session of a token, and records its use; <c>null</c> if the session does not exist or has ended.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public async ValueTask<Session?> UseAsync(SessionToken token, CancellationToken cancel)
     {
@@ -75,7 +75,7 @@ internal sealed class SessionStore(
         return session;
     }
 
-    /// <summary>Notes that the password was given now, if the session still exists.</summary>
+    /// <summary>Records that the password was given now, if the session still exists.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public async Task AuthenticatedAsync(SessionToken token, CancellationToken cancel)
     {
@@ -98,17 +98,19 @@ internal sealed class SessionStore(
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task EndAsync(SessionToken token, CancellationToken cancel) => EndAsync(token.UserId, "", token.Hash, cancel);
 
-    /// <summary>Ends one of a user's sessions; <c>false</c> where there is no such one.</summary>
+    /// <summary>Ends one of a user's sessions; <c>false</c> if it does not exist.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task<bool> EndAsync(Guid userId, Guid id, CancellationToken cancel) => EndAsync(userId, id.ToString(), "", cancel);
 
-    /// <summary>Ends all of a user's sessions, however many, by one value that they are compared with.</summary>
+    /// <summary>Ends all of a user's sessions at once, by one value that each use compares with the session.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task EndAllAsync(Guid userId, CancellationToken cancel) =>
         EndAsync(userId, RevokeScript, [RevokedKey(userId), IndexKey(userId)], [_absolute, true], cancel);
 
-    /// <summary>As <see cref="EndAllAsync"/>, but one goes on, under another token or its own; <c>false</c> if it has ended.</summary>
-    /// <param name="always">Whether the others end also if that one has ended.</param>
+    /// <summary>
+    /// As <see cref="EndAllAsync"/>, except for one, which continues under another token or its own; <c>false</c> if it has ended.
+    /// </summary>
+    /// <param name="always">Whether the others end even if that one has ended.</param>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public Task<bool> EndOthersAsync(SessionToken current, SessionToken next, bool always, CancellationToken cancel) => EndAsync(
         current.UserId,
@@ -120,10 +122,10 @@ internal sealed class SessionStore(
     private Task<bool> EndAsync(Guid userId, string id, string hash, CancellationToken cancel) =>
         EndAsync(userId, EndScript, [IndexKey(userId)], [Prefix(userId), id, hash], cancel);
 
-    /// <summary>Runs a script that ends sessions of a user, and sees to it that no process serves them from memory.</summary>
+    /// <summary>Runs a script that ends sessions of a user, and ensures that no process serves them from memory.</summary>
     /// <remarks>
-    /// The end is counted also if the script has found nothing to end: an earlier request may have ended the session, and have failed
-    /// before it counted that.
+    /// The end is counted even if the script found no session to end: an earlier request may have ended the session and failed before it
+    /// counted the end.
     /// </remarks>
     private async Task<bool> EndAsync(Guid userId, string script, RedisKey[] keys, RedisValue[] arguments, CancellationToken cancel)
     {

@@ -9,8 +9,8 @@ namespace CachingApi.Sessions;
 internal readonly record struct TokenHash(UInt128 First, UInt128 Second);
 
 /// <summary>
-/// A session's token: the user's id (16 bytes), then 256 random bits, in base64url. The id in front lets everything of one
-/// user lie in one slot of a Redis Cluster, so that one script decides on a session and on the user's revocation together.
+/// A session's token: the user's id (16 bytes), then 256 random bits, in base64url. With the id, all keys of one user can be in one slot of
+/// a Redis Cluster, so that one script decides on a session and on the user's revocation together.
 /// </summary>
 internal readonly record struct SessionToken
 {
@@ -20,15 +20,15 @@ internal readonly record struct SessionToken
 
     private SessionToken(string text, Guid userId) => (Text, UserId) = (text, userId);
 
-    /// <summary>The secret itself: for the client alone, never for a log or a key.</summary>
+    /// <summary>The secret itself: only for the client, never for a log or a key.</summary>
     public string Text { get; }
 
     public Guid UserId { get; }
 
-    /// <summary>What Redis knows the session by: nobody logs in with that.</summary>
+    /// <summary>The hash that Redis stores; it cannot be used to log in.</summary>
     public string Hash => Convert.ToHexStringLower(SHA256.HashData(Encoding.ASCII.GetBytes(Text)));
 
-    /// <summary>The same as a value: what memory knows the session by.</summary>
+    /// <summary>The hash as a value: the key in memory.</summary>
     public TokenHash Digest
     {
         get
@@ -49,7 +49,7 @@ internal readonly record struct SessionToken
         return new(Base64Url.EncodeToString(bytes), userId);
     }
 
-    /// <summary>Reads what a client sent; <c>null</c> for anything that cannot be a token, before Redis is asked.</summary>
+    /// <summary>Parses a token from a client; <c>null</c> for a text that cannot be a token, so that Redis is not asked.</summary>
     public static SessionToken? Parse(string text)
     {
         Span<byte> bytes = stackalloc byte[16 + RandomBytes];

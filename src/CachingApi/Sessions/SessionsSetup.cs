@@ -13,7 +13,7 @@ internal static class SessionsSetup
         services.AddValidatedOptions<SessionPolicy>("Sessions");
         services.Configure<PasswordHasherOptions>(hasher => hasher.IterationCount = Passwords.Iterations);
         services.AddJson(SessionJson.Default);
-        // AddAuthentication would bring data protection, whose keys nothing here needs.
+        // AddAuthentication would add data protection, whose keys this service does not need.
         services.AddWebEncoders();
         services.AddAuthenticationCore(options => options.DefaultScheme = SessionAuthentication.SchemeName);
         new AuthenticationBuilder(services)
@@ -52,7 +52,7 @@ internal static class SessionsSetup
             .AddSingleton<SessionService>();
     }
 
-    /// <summary>Says who is calling, and what they may do.</summary>
+    /// <summary>Authenticates and authorizes requests.</summary>
     public static WebApplication UseSessions(this WebApplication app)
     {
         app.UseAuthentication();

@@ -1,11 +1,11 @@
--- Counts an attempt to log in as a failure until it turns out well, so that attempts made at the same time count as well.
+-- Counts an attempt to log in as a failure until it has succeeded, so that simultaneous attempts count as well.
 -- KEYS[1]  the failures of the client at this account since its last success, and until when the next attempt must wait
 --          (milliseconds); kept for an hour after the last failure
--- KEYS[2]  the same of all unknown clients of the account, if this one is unknown; kept for an hour after the first failure, so that
---          one client alone, whose own count slows it down, never fills it
--- ARGV     the first wait and the longest, and how long failures are kept, in milliseconds; how many failures are free of KEYS[1],
---          and of KEYS[2]; the id of this attempt
--- Returns for how many milliseconds the attempt must wait; 0 where it may go on, and is counted.
+-- KEYS[2]  the same for all unknown clients of the account, if this one is unknown; kept for an hour after the first failure, so that
+--          one client alone, which its own count slows down, never fills it
+-- ARGV     the first wait and the longest, and how long failures are kept, in milliseconds; how many failures are free in KEYS[1],
+--          and in KEYS[2]; the id of this attempt
+-- Returns for how many milliseconds the attempt must wait; 0 if it may go on, and was counted.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local failures, wait = {}, 0

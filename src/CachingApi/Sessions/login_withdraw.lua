@@ -1,6 +1,6 @@
--- No password was checked: what login_attempt.lua has counted does not count.
--- KEYS     what counted the attempt
--- ARGV[1]  its id: the wait of the next attempt ends if no later attempt has set it
+-- Takes back an attempt that login_attempt.lua has counted, because no password was checked.
+-- KEYS     the keys that counted the attempt
+-- ARGV[1]  the attempt's id: the wait of the next attempt ends, unless a later attempt has set it
 for _, key in ipairs(KEYS) do
   if tonumber(redis.call('HGET', key, 'failures') or 0) > 0 then
     redis.call('HINCRBY', key, 'failures', -1)

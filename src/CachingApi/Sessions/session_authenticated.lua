@@ -1,4 +1,4 @@
--- Notes that the user of a session has just given the password. Only what exists is changed, so a session that was ended cannot come back.
+-- Records that the user of a session has just given the password. It changes only an existing session, so an ended one cannot come back.
 -- KEYS[1]  the session
 -- ARGV     the channel of the sessions, and the message for the processes that have the session in memory
 if redis.call('EXISTS', KEYS[1]) == 1 then

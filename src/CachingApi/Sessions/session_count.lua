@@ -1,6 +1,6 @@
--- Gives an end of sessions a number, later than every number before, and publishes it with the number before it.
+-- Gives an end of sessions a number later than every earlier number, and publishes it together with the previous number.
 -- KEYS[1]  the number of the last end: the time in microseconds
--- ARGV[1]  the channel of the sessions      ARGV[2]  whose sessions have ended
+-- ARGV[1]  the channel of the sessions      ARGV[2]  the user of the ended sessions
 local time = redis.call('TIME')
 local before = redis.call('GET', KEYS[1]) or '0'
 local number = string.format('%.0f', math.max(time[1] * 1000000 + time[2], tonumber(before) + 1))

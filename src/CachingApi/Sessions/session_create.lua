@@ -1,10 +1,10 @@
 -- Begins a session.
 -- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
--- KEYS[3]  the index: of each of the user's sessions the id and the hash of its token, which is the end of its key. Revocation
---          empties it, so none of those in it is revoked.
--- ARGV     id, role, transport, device, idle limit and absolute limit in milliseconds, how many sessions a user has at most,
---          the channel of the sessions, and the message for the processes that have in memory the session that ends for it
--- Returns the time at which it ends if it is not used, in Unix milliseconds, and 1 if another session has ended for it.
+-- KEYS[3]  the index: the id of each of the user's sessions, and the hash of its token, which is the end of its key. Revocation
+--          empties the index, so no session in it is revoked.
+-- ARGV     id, role, transport, device, idle limit and absolute limit in milliseconds, the maximum number of sessions of a user,
+--          the channel of the sessions, and the message for the processes that have the session in memory that this one replaces
+-- Returns the time at which the session ends if it is not used, in Unix milliseconds, and 1 if it has replaced another session.
 local HASH = 64
 local prefix, hash = string.sub(KEYS[1], 1, -HASH - 1), string.sub(KEYS[1], -HASH)
 local time = redis.call('TIME')
@@ -12,7 +12,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local born = math.max(time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or 0) + 1)
 local idle, absolute, ended = tonumber(ARGV[5]), tonumber(ARGV[6]), 0
 
--- The index holds no more than so many: what has ended leaves it first, then the session that has not been used for longest.
+-- The index is bounded: ended sessions are removed from it first, then the session that was not used for the longest time.
 if redis.call('HLEN', KEYS[3]) >= tonumber(ARGV[7]) then
   local index, alive, oldest = redis.call('HGETALL', KEYS[3]), 0, nil
   for i = 1, #index, 2 do

@@ -1,9 +1,9 @@
 -- Ends one session of a user.
 -- KEYS[1]  the index
--- ARGV[1]  what the keys of the sessions begin with: they lie in the index's slot
--- ARGV[2]  the session's id, or ''        ARGV[3]  the hash of its token where its id is ''
+-- ARGV[1]  the prefix of the sessions' keys, which are in the index's slot
+-- ARGV[2]  the session's id, or ''        ARGV[3]  the hash of its token if its id is ''
 -- ARGV[4], ARGV[5]  the channel of the sessions, and the message for the processes that have the session in memory
--- Returns 1, or 0 where there was no such session any more.
+-- Returns 1, or 0 if the session did not exist any more.
 local id, hash = ARGV[2], ARGV[3]
 if id == '' then
   id = redis.call('HGET', ARGV[1] .. hash, 'id')

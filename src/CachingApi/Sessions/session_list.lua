@@ -1,7 +1,7 @@
--- Lists a user's sessions; what has expired leaves the index.
+-- Lists a user's sessions, and removes expired ones from the index.
 -- KEYS[1]  the index
--- ARGV[1]  what the keys of the sessions begin with: they lie in the index's slot
--- Returns of each session what session_use.lua does.
+-- ARGV[1]  the prefix of the sessions' keys, which are in the index's slot
+-- Returns for each session the same fields as session_use.lua.
 local index, sessions = redis.call('HGETALL', KEYS[1]), {}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

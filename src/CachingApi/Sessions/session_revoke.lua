@@ -1,10 +1,10 @@
--- Ends all sessions of a user that have begun up to now, however many, but one if it is given; that one may go on under a new token.
+-- Ends all sessions of a user that have begun up to now, except one if it is given; that one may continue under a new token.
 -- KEYS[1]  the time up to which the user's sessions are revoked, in microseconds
--- KEYS[2]  the index        KEYS[3], KEYS[4]  the session that goes on, and where it goes on (optional)
--- ARGV[1]  the absolute limit of a session in milliseconds: none of those meant lives longer
--- ARGV[2]  1 if the others end also if the session that was to go on has ended: a thief may have ended it meanwhile
+-- KEYS[2]  the index        KEYS[3], KEYS[4]  the session that continues, and its new key (optional)
+-- ARGV[1]  the absolute limit of a session in milliseconds: no revoked session lives longer
+-- ARGV[2]  1 if the others end even if the session that should continue has ended: a thief may have ended it meanwhile
 -- ARGV[3], ARGV[4]  the channel of the sessions, and the message for the processes that have the sessions in memory
--- Returns 1, or 0 if the session that was to go on had ended before.
+-- Returns 1, or 0 if the session that should continue had already ended.
 local HASH, INDEX = 64, 5
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -19,7 +19,7 @@ end
 
 redis.call('SET', KEYS[1], string.format('%.0f', revoked), 'PX', ARGV[1])
 redis.call('PUBLISH', ARGV[3], ARGV[4])
--- Revoked sessions are refused in any case; they are removed because they hold what the user's devices call themselves.
+-- Revoked sessions are refused in any case. They are removed because they contain the names of the user's devices.
 local prefix = string.sub(KEYS[2], 1, -INDEX - 1)
 for _, hash in ipairs(redis.call('HVALS', KEYS[2])) do
   if prefix .. hash ~= KEYS[3] then

@@ -1,6 +1,6 @@
--- Reads a session and moves its idle limit on. Only what exists is changed, so a session that was ended cannot come back.
+-- Reads a session and extends its idle limit. It changes only an existing session, so an ended one cannot come back.
 -- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
--- ARGV[1]  idle limit      ARGV[2]  after how long its use is noted again (milliseconds): the fewer writes, the shorter the idle limit
+-- ARGV[1]  idle limit      ARGV[2]  after how long its use is recorded again (milliseconds): the fewer writes, the shorter the idle limit
 -- Returns nil, or id, role, transport, device, created, seen, until, how long ago the password was given, and the time (milliseconds).
 local session = redis.call('HMGET', KEYS[1], 'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born', 'authenticated')
 if not session[1] then
@@ -15,7 +15,7 @@ if born <= tonumber(redis.call('GET', KEYS[2]) or 0) then
   return nil
 end
 
--- The absolute limit ends the session by its time to live.
+-- The key's time to live enforces the absolute limit.
 local idle = tonumber(ARGV[1])
 if now - seen >= tonumber(ARGV[2]) then
   session[6] = string.format('%.0f', now)
@@ -23,7 +23,7 @@ if now - seen >= tonumber(ARGV[2]) then
   redis.call('PEXPIRE', KEYS[1], math.min(idle, ends - now))
 end
 
--- A session of an older build has not noted it: then it was given at login.
+-- A session of an older build has no such field: then the password was given at login.
 session[8] = string.format('%.0f', now - tonumber(session[9] or session[5]))
 session[9] = string.format('%.0f', now)
 return session

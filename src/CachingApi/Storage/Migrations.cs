@@ -6,14 +6,14 @@ using Npgsql;
 
 namespace CachingApi.Storage;
 
-/// <summary>What the service does with its database: the section <c>Database</c>.</summary>
+/// <summary>The options of the service's database: the section <c>Database</c>.</summary>
 internal sealed class DatabaseOptions
 {
     /// <summary>Adds the users of <c>db/sample-data.sql</c>, once.</summary>
     public bool SampleData { get; init; }
 
     /// <summary>
-    /// Migrates the schema at start. If not, the role needs no rights on the schema; the command <c>migrate</c> migrates as another role.
+    /// Migrates the schema at start. If <c>false</c>, the role needs no rights on the schema; another role runs the command <c>migrate</c>.
     /// </summary>
     public bool Migrate { get; init; } = true;
 
@@ -25,11 +25,11 @@ internal sealed class DatabaseOptions
 }
 
 /// <summary>
-/// Brings the schema up to date before the first request is taken: the scripts of <c>db/</c>, in order, each once.
+/// Migrates the schema before the first request: runs the scripts of <c>db/</c> in order, each once.
 /// </summary>
 /// <remarks>
-/// DbUp does not lock: of several processes that start together on an empty database, all but one would fail. So each
-/// first takes the same advisory lock, on a connection of its own, and the ones that waited find nothing left to do.
+/// DbUp does not lock: if several processes start together on an empty database, all but one would fail. So each process first takes the
+/// same advisory lock, on its own connection. The processes that waited find the schema already migrated.
 /// </remarks>
 internal sealed partial class Migrations(
     NpgsqlDataSource postgres,
@@ -63,7 +63,7 @@ internal sealed partial class Migrations(
 
         await GrantAsync(connection, cancellationToken);
 
-        // The lock belongs to the server's session, which a pooled connection would keep.
+        // The lock belongs to the database session, which a pooled connection would keep open.
         command.CommandText = "SELECT pg_advisory_unlock($1)";
         await command.ExecuteNonQueryAsync(cancellationToken);
     }
@@ -72,7 +72,7 @@ internal sealed partial class Migrations(
 
     private static bool IsMigration(string script) => script.StartsWith("db/0", StringComparison.Ordinal);
 
-    /// <exception cref="InvalidOperationException">The schema is not that of this build.</exception>
+    /// <exception cref="InvalidOperationException">The schema is not the one of this build.</exception>
     private void Compare()
     {
         if (Upgrade(IsMigration).GetScriptsToExecute() is { Count: > 0 } missing)
@@ -103,7 +103,7 @@ internal sealed partial class Migrations(
         .LogToNowhere()
         .Build();
 
-    /// <summary>Runs <c>db/grants.sql</c>, each time, because the role may have been made since.</summary>
+    /// <summary>Runs <c>db/grants.sql</c> each time, because the role may have been created since the last run.</summary>
     private static async Task GrantAsync(NpgsqlConnection connection, CancellationToken cancel)
     {
         using var script = new StreamReader(Assembly.GetExecutingAssembly().GetManifestResourceStream("db/grants.sql")!);
@@ -111,7 +111,7 @@ internal sealed partial class Migrations(
         await command.ExecuteNonQueryAsync(cancel);
     }
 
-    /// <summary>A database may start later than its service: that is waited for, up to a limit.</summary>
+    /// <summary>Waits up to a limit, because the database may start later than the service.</summary>
     private async Task<NpgsqlConnection> OpenAsync(CancellationToken cancel)
     {
         var start = time.GetTimestamp();

@@ -4,7 +4,7 @@ using Npgsql;
 namespace CachingApi.Storage;
 
 /// <summary>
-/// Whether PostgreSQL answers, asked every five seconds in the background; as a metric it has the name of postgres_exporter.
+/// Whether PostgreSQL answers, checked every five seconds in the background. The metric has the name that postgres_exporter uses.
 /// </summary>
 internal sealed class PostgresUp : BackgroundService
 {
@@ -23,7 +23,7 @@ internal sealed class PostgresUp : BackgroundService
 
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
-        // Real time, not the injected clock: PostgreSQL comes and goes on its own.
+        // Real time, not the injected clock, because outages of PostgreSQL happen in real time.
         using var timer = new PeriodicTimer(Interval);
         do
         {

@@ -6,7 +6,7 @@ using Npgsql;
 
 namespace CachingApi.Storage;
 
-/// <summary>Where PostgreSQL and Redis are: the section <c>ConnectionStrings</c>.</summary>
+/// <summary>The connection strings of PostgreSQL and Redis: the section <c>ConnectionStrings</c>.</summary>
 internal sealed class ConnectionStrings
 {
     [Required(ErrorMessage = "a PostgreSQL connection string is needed")]
@@ -15,7 +15,7 @@ internal sealed class ConnectionStrings
     [Required(ErrorMessage = "a Redis connection string is needed")]
     public string Redis { get; init; } = "";
 
-    /// <summary>A second Redis for state that must not be lost (sessions); if it is empty, the first one.</summary>
+    /// <summary>A second Redis for state that must not be lost (sessions). If it is empty, the first Redis holds the state.</summary>
     public string RedisState { get; init; } = "";
 }
 
@@ -28,7 +28,7 @@ internal static class StorageSetup
         services.AddSingleton(provider =>
         {
             var connections = provider.GetRequiredService<IOptions<ConnectionStrings>>().Value;
-            // The name is the label of its metrics, in place of host and user.
+            // The name is the label of its metrics instead of host and user.
             return new NpgsqlDataSourceBuilder(Bounded(connections.Postgres)) { Name = "cachingapi" }
                 .ConfigureTracing(tracing => tracing
                     .ConfigureCommandFilter(_ => Activity.Current is not null)
@@ -44,7 +44,7 @@ internal static class StorageSetup
         var connections = builder.Configuration.GetSection("ConnectionStrings").Get<ConnectionStrings>() ?? new();
         if (connections.Postgres.Length == 0)
         {
-            await Console.Error.WriteLineAsync("ConnectionStrings:Postgres is needed: that of the role that owns the schema.");
+            await Console.Error.WriteLineAsync("ConnectionStrings:Postgres is needed, for the role that owns the schema.");
             return 1;
         }
 
@@ -66,7 +66,9 @@ internal static class StorageSetup
             .AddHostedService(provider => provider.GetRequiredService<RedisInfo>());
     }
 
-    /// <summary>A server that hangs holds a request for seconds, not for half a minute, unless the connection string says so.</summary>
+    /// <summary>
+    /// Bounds the time that a request waits for a hanging server to seconds, unless the connection string sets another time.
+    /// </summary>
     private static string Bounded(string connectionString)
     {
         var bounded = new NpgsqlConnectionStringBuilder(connectionString);

@@ -12,7 +12,7 @@ internal sealed class AdminOptions : IValidatableObject
     /// <summary>The password that the account is created with.</summary>
     public string Password { get; init; } = "";
 
-    /// <summary>Whether the password replaces that of an account that exists.</summary>
+    /// <summary>Whether the password replaces the one of an existing account.</summary>
     public bool ResetPassword { get; init; }
 
     public IEnumerable<ValidationResult> Validate(ValidationContext validationContext)
@@ -24,7 +24,7 @@ internal sealed class AdminOptions : IValidatableObject
 
         if (!new EmailFormatAttribute().IsValid(Email))
         {
-            yield return new("this is not an e-mail address", [nameof(Email)]);
+            yield return new("the value is not an e-mail address", [nameof(Email)]);
         }
 
         if ((PasswordRules.Problem(Password) ?? PasswordRules.Problem(Password, Email, "Administrator")) is { } problem)
@@ -35,14 +35,14 @@ internal sealed class AdminOptions : IValidatableObject
 }
 
 /// <summary>
-/// Sees to it at start that the administrator of the configuration exists. Once the account exists, its password is its owner's: the
-/// configuration replaces it only if <c>Admin:ResetPassword</c> says so.
+/// Creates the administrator of the configuration at start. Once the account exists, its owner controls the password: the configuration
+/// replaces it only if <c>Admin:ResetPassword</c> is set.
 /// </summary>
 /// <remarks>
-/// The row notes the configured address, because the owner may change the account's own one. So an account that the configuration names no
-/// more loses the role, and one whose owner has another address now is not created again. An account that exists and is no administrator
-/// stays what it is without <c>Admin:ResetPassword</c>: a stranger can register an address before it is configured, and an operator
-/// may have taken the role away.
+/// The row stores the configured address, because the owner may change the account's own address. So an account that the configuration no
+/// longer names loses the role, and an account whose owner has changed the address is not created again. Without
+/// <c>Admin:ResetPassword</c>, an existing account that is not an administrator does not become one: an attacker can register an address
+/// before it is configured, and an operator may have removed the role.
 /// </remarks>
 internal sealed partial class AdminAccount(
     AdminRepository administrators,
@@ -95,14 +95,14 @@ internal sealed partial class AdminAccount(
     {
         var hash = await passwords.HashAsync(options.Value.Password, preferred: true, ThisProcess, cancel);
 
-        // Another process may be faster.
+        // Another process may create it first.
         if (await administrators.CreateAsync(_email, _key, hash, cancel) is { } admin)
         {
             await changes.ApplyAsync(admin, "created", cancel);
         }
     }
 
-    /// <summary>Replaces the password, unless it is that already: so a restart ends no session.</summary>
+    /// <summary>Replaces the password, unless the account already has it, so that a restart ends no session.</summary>
     private async Task ResetAsync(Account account, CancellationToken cancel)
     {
         var password = options.Value.Password;
@@ -125,7 +125,7 @@ internal sealed partial class AdminAccount(
     private static partial class Log
     {
         [LoggerMessage(1, LogLevel.Warning,
-            "The account of Admin:Email is user {Id}, which is no administrator and stays so; Admin:ResetPassword=true makes it one")]
+            "The account of Admin:Email is user {Id}, which is not an administrator; Admin:ResetPassword=true makes it one")]
         public static partial void NotAdministrator(ILogger log, Guid id);
     }
 }

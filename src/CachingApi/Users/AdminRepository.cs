@@ -24,7 +24,7 @@ internal sealed class AdminRepository(NpgsqlDataSource postgres, TimeProvider ti
     }
 
     /// <summary>
-    /// The account that the configuration has made an administrator by this address, whatever its address is now; else the account that
+    /// The account that the configuration has made an administrator by this address, even if its address has changed; else the account that
     /// has the address.
     /// </summary>
     public async Task<(Account Account, bool IsConfigured)?> FindAsync(string emailKey, CancellationToken cancel)
@@ -44,7 +44,7 @@ internal sealed class AdminRepository(NpgsqlDataSource postgres, TimeProvider ti
                 : null;
     }
 
-    /// <summary>Notes that a user is the administrator of the configuration.</summary>
+    /// <summary>Records that a user is the administrator of the configuration.</summary>
     public async Task SetConfiguredAsync(Guid id, string emailKey, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
@@ -67,7 +67,7 @@ internal sealed class AdminRepository(NpgsqlDataSource postgres, TimeProvider ti
             cancellationToken: cancel));
     }
 
-    /// <summary>Takes the role from accounts that the configuration has made administrators by another address than this one.</summary>
+    /// <summary>Removes the role from accounts that the configuration has made administrators by another address.</summary>
     public async Task<IReadOnlyList<User>> DemoteConfiguredAsync(string emailKey, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);

@@ -5,20 +5,21 @@ using Microsoft.AspNetCore.Http.HttpResults;
 namespace CachingApi.Users;
 
 /// <summary>
-/// Guards changes of the e-mail address: a thief who changes it has the account, and the answer reveals whether an address is in use.
+/// Guards changes of the e-mail address, because a thief could take the account over by a change, and because the answer reveals whether an
+/// address is in use.
 /// </summary>
 internal sealed class EmailChanges(
     RecentAuthentication authentication, RequestLimits limits, SessionService sessions, SecurityEvents events)
 {
-    /// <summary>Of these limits a change acquires permits.</summary>
+    /// <summary>The limits whose permits a change acquires.</summary>
     public const string Policy = "email-change", Registration = "registration", RegistrationNetwork = "registration-network";
 
-    /// <summary>The answer to a request that may not change an address; <c>null</c> if it may.</summary>
+    /// <summary>The answer to a request that must not change an address; <c>null</c> if it may.</summary>
     public async Task<ProblemHttpResult?> RefusalAsync(HttpContext context, string? password, CancellationToken cancel) =>
         await authentication.RefusalAsync(context, password, cancel)
         ?? await limits.AcquireDeferredAsync(context, Policy, Registration, RegistrationNetwork);
 
-    /// <summary>After the change: ends the user's other sessions, which may be those of a thief.</summary>
+    /// <summary>After the change: ends the user's other sessions, because a thief may have one of them.</summary>
     public async Task CompleteAsync(HttpContext context, Guid userId, bool changed)
     {
         if (changed)

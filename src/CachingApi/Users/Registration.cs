@@ -7,7 +7,7 @@ namespace CachingApi.Users;
 /// <summary>Adds users.</summary>
 internal sealed class Registration(UserRepository users, Cache<User> cache, Passwords passwords, TimeProvider time)
 {
-    /// <summary>Invalidation: "there is no such user" may be cached. <c>null</c> if the e-mail address is in use.</summary>
+    /// <summary>Adds a user, and invalidates a cached "not found". <c>null</c> if the e-mail address is in use.</summary>
     /// <param name="network">The client's network: see <see cref="HashingSlots"/>.</param>
     public async Task<User?> CreateAsync(CreateUser user, string network, CancellationToken cancel)
     {

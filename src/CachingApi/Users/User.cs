@@ -24,7 +24,7 @@ public sealed record User
     /// <example>user</example>
     public required string Role { get; init; }
 
-    /// <summary>Counts the changes; the ETag is made of it.</summary>
+    /// <summary>Grows with each change; the ETag contains it.</summary>
     /// <example>1</example>
     public required long Version { get; init; }
 
@@ -34,7 +34,7 @@ public sealed record User
     /// <summary>When the user was last changed.</summary>
     public required DateTime UpdatedAt { get; init; }
 
-    /// <summary>The fencing token of the last write, which orders equal versions; it is not shown.</summary>
+    /// <summary>The fencing token of the last write, which orders equal versions. It is not in the JSON.</summary>
     internal long Fence { get; init; }
 }
 
@@ -44,15 +44,17 @@ public sealed record UserPage
     /// <summary>The users of this page.</summary>
     public required IReadOnlyList<User> Items { get; init; }
 
-    /// <summary>What to give as <c>after</c> for the next page; <c>null</c> on the last one.</summary>
+    /// <summary>The value of <c>after</c> for the next page; <c>null</c> on the last page.</summary>
     /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
     public required Guid? Next { get; init; }
 
-    /// <summary>The state of the database that the page shows: see <see cref="UserRepository.ListAsync"/>. It is not shown.</summary>
+    /// <summary>
+    /// The state of the database that the page was read from: see <see cref="UserRepository.ListAsync"/>. It is not in the JSON.
+    /// </summary>
     internal long Snapshot { get; init; }
 }
 
-/// <summary>A user to be.</summary>
+/// <summary>A new user.</summary>
 public sealed class CreateUser : IValidatableObject
 {
     /// <summary>The e-mail address. No two users have the same one, whatever the letter case.</summary>
@@ -70,12 +72,12 @@ public sealed class CreateUser : IValidatableObject
     [Required, NewPassword]
     public string Password { get; init; } = "";
 
-    /// <summary>Compares the password with the account's own words.</summary>
+    /// <summary>Compares the password with the e-mail address and the name.</summary>
     public IEnumerable<ValidationResult> Validate(ValidationContext validationContext) =>
         PasswordRules.Problem(Password, Email, DisplayName) is { } problem ? [new(problem, [nameof(Password)])] : [];
 }
 
-/// <summary>What a user is changed to.</summary>
+/// <summary>The new values of a user.</summary>
 public sealed record UpdateUser
 {
     /// <summary>The e-mail address. No two users have the same one, whatever the letter case.</summary>
@@ -88,30 +90,32 @@ public sealed record UpdateUser
     [Required, StringLength(100), PlainText]
     public string DisplayName { get; init; } = "";
 
-    /// <summary>The caller's password: needed for another e-mail address if it was given more than ten minutes ago.</summary>
+    /// <summary>
+    /// The caller's password. A change of the e-mail address needs it if the last one was given more than ten minutes ago.
+    /// </summary>
     [Password]
     public string? CurrentPassword { get; init; }
 }
 
-/// <summary>What the deletion of a user may need.</summary>
+/// <summary>The optional body of a user's deletion.</summary>
 public sealed record DeleteUser
 {
-    /// <summary>The caller's password: needed if it was given more than ten minutes ago.</summary>
+    /// <summary>The caller's password. It is needed if the last one was given more than ten minutes ago.</summary>
     [Password]
     public string? CurrentPassword { get; init; }
 }
 
-/// <summary>A change of a user as it is written behind.</summary>
+/// <summary>A change of a user in the write-behind queue.</summary>
 internal sealed record UserChange(string Email, string EmailKey, string DisplayName, DateTime UpdatedAt)
 {
     /// <summary>
-    /// Whether the e-mail address may become another one; its letter case may always change. Never true of a queued change.
+    /// Whether the change may replace the e-mail address by another one; its letter case may always change. Never true in a queued change.
     /// </summary>
     [JsonIgnore]
     public bool MayChangeEmail { get; init; }
 }
 
-/// <summary>Text without control characters, line breaks and marks that turn the direction of what follows.</summary>
+/// <summary>Text without control characters, line breaks and marks that change the direction of text.</summary>
 [AttributeUsage(AttributeTargets.Property)]
 public sealed class PlainTextAttribute() : ValidationAttribute("Control characters are not allowed.")
 {

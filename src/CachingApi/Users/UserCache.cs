@@ -10,10 +10,10 @@ using Microsoft.Extensions.Options;
 
 namespace CachingApi.Users;
 
-/// <summary>The section <c>Cache:Users</c>: users change rarely and are invalidated when they do, so they are kept long.</summary>
+/// <summary>The section <c>Cache:Users</c>. Users change rarely, and each change invalidates the entry, so entries live long.</summary>
 internal sealed class UserCacheOptions : CacheOptions
 {
-    /// <summary>How an update reaches the cache if the request does not say.</summary>
+    /// <summary>How an update reaches the cache if the request does not name a strategy.</summary>
     [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind,
         ErrorMessage = "write-through, invalidate or write-behind is expected")]
     public string WriteStrategy { get; init; } = WriteStrategies.WriteThrough;
@@ -54,7 +54,7 @@ internal static class UserCache
                 })
                 .WriteBehindWith<UserWriteBehind, UserChange>(UserJson.Default.UserChange, settings =>
                 {
-                    settings.Queue = "write-behind"; // its name before there was one for each cache
+                    settings.Queue = "write-behind"; // the name from before each cache had its own queue
                     settings.RequiredBy = provider =>
                         provider.GetRequiredService<IOptions<UserCacheOptions>>().Value.WriteStrategy is WriteStrategies.WriteBehind
                             ? "Cache:Users:WriteStrategy"
@@ -96,7 +96,7 @@ internal static class UserCache
     }
 }
 
-/// <summary>The key of a page: <c>&lt;limit&gt;:&lt;after&gt;</c>; the first one is after nothing.</summary>
+/// <summary>The key of a page: <c>&lt;limit&gt;:&lt;after&gt;</c>; for the first page, <c>after</c> is empty.</summary>
 internal readonly record struct PageKey(Guid? After, int Limit)
 {
     public static PageKey? Parse(string key) =>

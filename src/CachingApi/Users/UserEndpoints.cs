@@ -10,10 +10,10 @@ namespace CachingApi.Users;
 
 internal static class UserEndpoints
 {
-    /// <summary>Answers about a person may be kept by that person's browser only, and must be asked for again each time.</summary>
+    /// <summary>Only the person's own browser may keep an answer about a person, and it must revalidate the answer each time.</summary>
     private const string CacheControl = "private, no-cache";
 
-    /// <summary>How many users a page has, unless the request says otherwise; and at most.</summary>
+    /// <summary>The default and the maximum number of users on a page.</summary>
     public const int DefaultLimit = 20, MaxLimit = 100;
 
     public static void MapUsers(this IEndpointRouteBuilder routes)
@@ -28,7 +28,7 @@ internal static class UserEndpoints
             .Produces<UserPage>().Produces(StatusCodes.Status304NotModified);
         users.MapGet("/{id}", Find).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .Produces<User>().Produces(StatusCodes.Status304NotModified).ProducesProblems(StatusCodes.Status404NotFound);
-        // A change of the e-mail address can find out whether an address is in use, as a registration can: it counts as one.
+        // A change of the e-mail address reveals whether an address is in use, as a registration does, so it counts as one.
         users.MapPut("/{id}", Update).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .DeferRateLimit(EmailChanges.Policy).DeferRateLimit(EmailChanges.Registration).DeferRateLimit(EmailChanges.RegistrationNetwork)
             .DeferRateLimit(RecentAuthentication.Policy)
@@ -51,8 +51,8 @@ internal static class UserEndpoints
     }
 
     /// <summary>Lists users, newest first.</summary>
-    /// <param name="limit">How many at most, 1 to 100.</param>
-    /// <param name="after">The <c>next</c> of the page before.</param>
+    /// <param name="limit">The maximum number of users, 1 to 100.</param>
+    /// <param name="after">The <c>next</c> of the previous page.</param>
     internal static async Task<IResult> List(
         UserService users, CancellationToken cancel, [Range(1, MaxLimit)] int limit = DefaultLimit, Guid? after = null) =>
         new CachedJson((await users.ListAsync(after, limit, cancel)).Untyped, CacheControl);
@@ -66,17 +66,17 @@ internal static class UserEndpoints
 
     /// <summary>Changes a user.</summary>
     /// <remarks>
-    /// Another e-mail address needs the caller's password, if that was given more than ten minutes ago (403 of type
-    /// <c>reauthentication-required</c>), counts as a registration does, and ends the user's other sessions.
+    /// A change of the e-mail address needs the caller's password if the last one was given more than ten minutes ago (403 of type
+    /// <c>reauthentication-required</c>). It counts as a registration, and ends the user's other sessions.
     /// </remarks>
     /// <param name="ifMatch">
-    /// The ETag that must still be current; if not, the answer is 412. So no other client's change is overwritten unseen.
+    /// The ETag that must still be current; if it is not, the answer is 412. So a client does not overwrite another client's change unseen.
     /// </param>
     /// <param name="strategy">
-    /// <c>write-through</c> and <c>invalidate</c> answer 200 after the commit. <c>write-behind</c> answers 202 when the change is
-    /// in a durable queue: it is shown at once and in the database soon. Where it cannot be queued, and if it changes the e-mail address,
-    /// it is written through (200). What a crash of Redis can lose of acknowledged changes depends on its <c>appendfsync</c>:
-    /// <c>always</c> nothing, <c>everysec</c> the last second.
+    /// <c>write-through</c> and <c>invalidate</c> answer 200 after the commit. <c>write-behind</c> answers 202 when the change is in a
+    /// durable queue: reads return it at once, and the database has it soon. If the change cannot be queued, or changes the e-mail address,
+    /// it is written through (200). With <c>appendfsync always</c>, a crash of Redis loses no acknowledged change; with <c>everysec</c>, it
+    /// can lose those of the last second.
     /// </param>
     internal static async Task<Results<Ok<User>, Accepted<User>, ProblemHttpResult>> Update(
         Guid id,
@@ -110,8 +110,8 @@ internal static class UserEndpoints
 
     /// <summary>Deletes a user and ends that user's sessions.</summary>
     /// <remarks>
-    /// It needs the caller's password, if that was given more than ten minutes ago: a body with <c>currentPassword</c>. Without it the
-    /// answer is a 403 of type <c>reauthentication-required</c>.
+    /// If the caller's last password was given more than ten minutes ago, the request needs a body with <c>currentPassword</c>. Without it,
+    /// the answer is 403 of type <c>reauthentication-required</c>.
     /// </remarks>
     internal static async Task<Results<NoContent, ProblemHttpResult>> Delete(
         Guid id,
@@ -143,7 +143,7 @@ internal static class UserEndpoints
     {
         WriteOutcome.Conflict => TypedResults.Problem("This e-mail address is in use.", statusCode: StatusCodes.Status409Conflict),
         WriteOutcome.VersionMismatch => TypedResults.Problem(
-            "The user has changed since: read it again.", statusCode: StatusCodes.Status412PreconditionFailed),
+            "The user has changed since the request's ETag: read it again.", statusCode: StatusCodes.Status412PreconditionFailed),
         _ => TypedResults.Problem(statusCode: StatusCodes.Status404NotFound),
     };
 }

@@ -27,8 +27,8 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     /// Up to <paramref name="limit"/> users, newest first, from the one after <paramref name="after"/> on (keyset paging).
     /// </summary>
     /// <returns>
-    /// The users, and the number of transactions that had ended in the snapshot that they were read in: it grows with each commit, so it
-    /// orders the states that lists show.
+    /// The users, and the number of transactions that had ended in the snapshot of the query. It grows with each commit, so it orders the
+    /// states of lists.
     /// </returns>
     public async Task<(IReadOnlyList<User> Users, long Snapshot)> ListAsync(Guid? after, int limit, CancellationToken cancel)
     {
@@ -64,7 +64,7 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
         return new() { Items = page, Next = found.Count > limit ? page[^1].Id : null, Snapshot = snapshot };
     }
 
-    /// <summary>The ids of users, newest first: of each <paramref name="every"/> the last, <paramref name="count"/> in all.</summary>
+    /// <summary>The ids of users, newest first: the last of each <paramref name="every"/> users, <paramref name="count"/> in all.</summary>
     public async Task<IReadOnlyList<Guid>> NewestAsync(int count, int every, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);
@@ -97,7 +97,9 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     }
 
     /// <summary>Changes a user.</summary>
-    /// <param name="versions">The versions that may be changed; <c>null</c> for any. A pending write counts, not the row under it.</param>
+    /// <param name="versions">
+    /// The versions that may be changed; <c>null</c> for any. The version of a pending write counts, not the row's.
+    /// </param>
     /// <returns>
     /// The user, or why it was not changed: <see cref="WriteOutcome.Conflict"/> if the e-mail address is in use,
     /// <see cref="WriteOutcome.Rejected"/> if it would become another one without <see cref="UserChange.MayChangeEmail"/>.
@@ -192,15 +194,14 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
     }
 
     /// <summary>
-    /// Persists queued writes, one of each user, in one statement. It leaves out rows that are locked, so that a user
-    /// whose row is locked for long holds up no other; and rows that have another e-mail address, because no change of it is written
-    /// behind.
+    /// Persists queued writes, one per user, in one statement. It leaves out locked rows, so that a row that is locked for long does not
+    /// delay other users; and rows that have another e-mail address, because changes of the address are never queued.
     /// </summary>
-    /// <exception cref="PostgresException">The database refuses one of them, and so all of them.</exception>
+    /// <exception cref="PostgresException">The database refuses one of the writes, and therefore the whole statement.</exception>
     public async Task<IReadOnlyCollection<PersistedRow>> PersistAsync(
         IReadOnlyList<DeferredWrite<UserChange>> writes, CancellationToken cancel)
     {
-        // In the same order in every process, so that two batches hardly ever wait for each other.
+        // In the same order in every process, so that two batches rarely wait for each other.
         var batch = writes.Select(write => (Id: Guid.Parse(write.Id), Write: write)).OrderBy(write => write.Id).ToArray();
         await using var connection = await postgres.OpenConnectionAsync(cancel);
         var rows = await connection.QueryAsync<(Guid Id, bool Written, long Version, long Fence, bool SameEmail)>(new CommandDefinition(
@@ -242,15 +243,15 @@ internal sealed class UserRepository(NpgsqlDataSource postgres)
         return
         [
             .. rows.Select(row => new PersistedRow(
-                row.Id.ToString(), row.Written, row.Version, row.Fence, row.SameEmail ? null : "The e-mail address is another one now.")),
+                row.Id.ToString(), row.Written, row.Version, row.Fence, row.SameEmail ? null : "The user's e-mail address has changed.")),
         ];
     }
 
     /// <summary>
-    /// Gives a user a version later than that of a write that is given up, unless a later write has. The write's token becomes the fence,
-    /// so that no consumer that still holds the write persists it.
+    /// Gives a user a version later than that of a write that is given up, unless a later write has already done so. The write's token
+    /// becomes the fence, so that no consumer that still holds the write persists it.
     /// </summary>
-    /// <returns>The row's revision after that; <c>null</c> if there is no such user.</returns>
+    /// <returns>The row's revision after that; <c>null</c> if the user does not exist.</returns>
     public async Task<Revision?> BumpVersionAsync(Guid id, Revision write, CancellationToken cancel)
     {
         await using var connection = await postgres.OpenConnectionAsync(cancel);

@@ -24,10 +24,10 @@ internal sealed class UserService(
         lists.GetAsync(new PageKey(after, limit).ToString(), cancel);
 
     /// <summary>
-    /// Write-through, invalidation or write-behind, as asked or configured; a change of the e-mail address is never written behind.
+    /// Write-through, invalidation or write-behind, as requested or configured. A change of the e-mail address is never queued.
     /// </summary>
     /// <param name="mayChangeEmail">
-    /// Whether the e-mail address may become another one; without it, the outcome is <see cref="WriteOutcome.Rejected"/>.
+    /// Whether the e-mail address may change; if not, the outcome of such a change is <see cref="WriteOutcome.Rejected"/>.
     /// </param>
     public Task<WriteResult<User>> UpdateAsync(Guid id, UpdateUser user, long[]? versions, WriteStrategy? strategy, bool mayChangeEmail)
     {
@@ -39,11 +39,11 @@ internal sealed class UserService(
     }
 
     /// <summary>
-    /// Invalidation by a negative entry, so that no slow reader puts the user back. <c>false</c> if there is no such user.
+    /// Invalidation by a negative entry, so that no slow reader puts the user back. <c>false</c> if the user does not exist.
     /// </summary>
     /// <remarks>
-    /// The sessions are ended before, so that nothing is deleted while Redis is away and they could not be; and after, for a
-    /// login that read the account just before it went.
+    /// The sessions are ended before the deletion, so that the user is not deleted if Redis is away and the sessions cannot be ended. They
+    /// are ended again after it, because a login may have read the account just before the deletion.
     /// </remarks>
     public async Task<bool> DeleteAsync(Guid id)
     {

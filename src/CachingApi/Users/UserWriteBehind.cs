@@ -2,7 +2,7 @@ using CachingApi.Caching;
 
 namespace CachingApi.Users;
 
-/// <summary>How changes of users are written behind.</summary>
+/// <summary>Write-behind of users: applies and persists changes.</summary>
 internal sealed class UserWriteBehind(UserRepository users) : IWriteBehind<User, UserChange>
 {
     public User Apply(User current, UserChange change, Revision revision) => current with
@@ -14,7 +14,7 @@ internal sealed class UserWriteBehind(UserRepository users) : IWriteBehind<User,
         Fence = revision.Fence,
     };
 
-    /// <summary>Only the database knows whether an address is taken, and a write that is acknowledged must not be refused later.</summary>
+    /// <summary>Only the database can check whether an address is in use, and an acknowledged write must not be refused later.</summary>
     public bool CanDefer(User current, UserChange change) => Sessions.Email.Key(current.Email) == change.EmailKey;
 
     public Task<WriteResult<User>> CommitAsync(

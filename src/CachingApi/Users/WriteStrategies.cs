@@ -2,14 +2,14 @@ using CachingApi.Caching;
 
 namespace CachingApi.Users;
 
-/// <summary>The strategies by the names that requests and configuration give them.</summary>
+/// <summary>The names of the strategies in requests and configuration.</summary>
 internal static class WriteStrategies
 {
     public const string WriteThrough = "write-through";
     public const string Invalidate = "invalidate";
     public const string WriteBehind = "write-behind";
 
-    /// <summary>The strategy by the name that requests and configuration give it; <c>null</c> for any other.</summary>
+    /// <summary>The strategy with a name from a request or the configuration; <c>null</c> for an unknown name.</summary>
     public static WriteStrategy? Parse(string? name) => name switch
     {
         WriteThrough => WriteStrategy.WriteThrough,

@@ -5,7 +5,7 @@ using System.Text;
 namespace CachingApi.Weather;
 
 /// <summary>
-/// A city's name in the one form that all its spellings share: <c>Zürich</c>, <c>zurich</c> and <c> ZÜRICH </c> are <c>zurich</c>.
+/// A city's name in the form that all its spellings share: <c>Zürich</c>, <c>zurich</c> and <c> ZÜRICH </c> are <c>zurich</c>.
 /// </summary>
 internal readonly record struct CityName
 {
@@ -16,12 +16,12 @@ internal readonly record struct CityName
     public string Text { get; }
 
     /// <summary>
-    /// Reads a name of 1 to 100 characters: letters and digits of any script, spaces and <c>. , ' - ( )</c>, one letter or
-    /// digit at least; <c>null</c> where it is not one.
+    /// Parses a name of 1 to 100 characters: letters and digits of any script, spaces and <c>. , ' - ( )</c>, with at least one letter or
+    /// digit; <c>null</c> if the text is not such a name.
     /// </summary>
     /// <remarks>
-    /// Compatible forms become one (NFKC), letters small, spaces single. Accents are left off Latin letters only, as the
-    /// upstream finds those without them; in other scripts a mark makes another letter.
+    /// Compatible forms become one (NFKC), letters become lower-case, spaces single. Accents are removed from Latin letters only, because
+    /// the upstream finds those without accents; in other scripts, a mark makes another letter.
     /// </remarks>
     public static CityName? Parse(string? given)
     {

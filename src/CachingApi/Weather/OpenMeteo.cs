@@ -19,16 +19,18 @@ internal sealed partial class OpenMeteo(
 {
     public const string ClientName = "open-meteo";
 
-    /// <summary>What a fake sends with each answer, so that no invented weather is taken for real.</summary>
+    /// <summary>The header that a fake upstream sends with each answer, so that clients can recognise invented weather.</summary>
     public const string FakeHeader = "X-Fake-Upstream";
 
     private const string Attribution = "Weather data by Open-Meteo.com (https://open-meteo.com/), CC BY 4.0";
     private const string FakeAttribution = "Fake: invented by a stand-in for Open-Meteo.com";
     private const string Variables = "temperature_2m,apparent_temperature,relative_humidity_2m,weather_code,wind_speed_10m";
 
-    /// <summary>Where a city is; <c>null</c> where there is none of this name. Of several, the upstream puts the largest first.</summary>
+    /// <summary>
+    /// The place of a city; <c>null</c> if no city has this name. If several have it, the upstream returns the largest first.
+    /// </summary>
     /// <param name="isNew">Whether the city is new: see <see cref="UpstreamBudget"/>.</param>
-    /// <exception cref="UnavailableException">There is no answer, or none of use.</exception>
+    /// <exception cref="UnavailableException">The upstream gives no usable answer.</exception>
     public async Task<Place?> FindAsync(CityName city, bool isNew, CancellationToken cancel)
     {
         var (found, _) = await GetAsync(
@@ -52,7 +54,7 @@ internal sealed partial class OpenMeteo(
 
     /// <summary>The latest observation at a place.</summary>
     /// <param name="isNew">Whether the city is new: see <see cref="UpstreamBudget"/>.</param>
-    /// <exception cref="UnavailableException">There is no answer, or none of use.</exception>
+    /// <exception cref="UnavailableException">The upstream gives no usable answer.</exception>
     public async Task<Observation> ObserveAsync(Place place, bool isNew, CancellationToken cancel)
     {
         var (forecast, isFake) = await GetAsync(
@@ -78,7 +80,7 @@ internal sealed partial class OpenMeteo(
                 Humidity = Finite(current.Humidity),
                 WindSpeed = Finite(current.WindSpeed),
                 WeatherCode = (int?)current.WeatherCode,
-                // The time is that of the place, without its offset.
+                // The time is the local time of the place, without its offset.
                 At = local.AddSeconds(-forecast.UtcOffsetSeconds),
                 Interval = TimeSpan.FromSeconds(current.Interval ?? 900),
                 Attribution = isFake ? FakeAttribution : Attribution,
@@ -111,7 +113,7 @@ internal sealed partial class OpenMeteo(
         }
     }
 
-    /// <summary>What an error means: it says by its reason, and by nothing else, when to come back.</summary>
+    /// <summary>Interprets an error. Only its reason tells when to try again.</summary>
     private async Task<UnavailableException> RefusedAsync(HttpResponseMessage response, byte[] body, CancellationToken cancel)
     {
         var status = (int)response.StatusCode;
@@ -138,7 +140,7 @@ internal sealed partial class OpenMeteo(
         }
     }
 
-    /// <summary>A number that JSON can hold again: <c>1e999</c> is read as infinite.</summary>
+    /// <summary>A number that JSON can represent: <c>1e999</c> is read as infinity.</summary>
     private static double? Finite(double? value) => value is { } number && double.IsFinite(number) ? number : null;
 
     private static string Base(Uri url) => url.AbsoluteUri.TrimEnd('/');
@@ -150,12 +152,12 @@ internal sealed partial class OpenMeteo(
         [LoggerMessage(1, LogLevel.Warning, "Open-Meteo answered {Status}: {Reason}")]
         public static partial void Refused(ILogger log, int status, string reason);
 
-        [LoggerMessage(2, LogLevel.Warning, "Open-Meteo gave no answer of use: {Error}: {Reason}")]
+        [LoggerMessage(2, LogLevel.Warning, "Open-Meteo gave no usable answer: {Error}: {Reason}")]
         public static partial void NoAnswer(ILogger log, string error, string reason);
     }
 }
 
-/// <summary>What a search answers. Whatever is empty or zero is left out, even the results.</summary>
+/// <summary>The answer to a search. Empty and zero values are left out, even the results.</summary>
 internal sealed record Search
 {
     public IReadOnlyList<Match>? Results { get; init; }
@@ -172,7 +174,7 @@ internal sealed record Search
     }
 }
 
-/// <summary>What a forecast answers. Any value may be <c>null</c>.</summary>
+/// <summary>The answer to a forecast. Any value may be <c>null</c>.</summary>
 internal sealed record Forecast
 {
     [JsonPropertyName("utc_offset_seconds")]
@@ -203,7 +205,7 @@ internal sealed record Forecast
     }
 }
 
-/// <summary>What every error answers.</summary>
+/// <summary>The answer in case of an error.</summary>
 internal sealed record Refusal
 {
     public string? Reason { get; init; }

@@ -7,7 +7,7 @@ using Polly.Timeout;
 
 namespace CachingApi.Weather;
 
-/// <summary>How Open-Meteo is called: retry, breaker, one call at a time, time-out, in this order from the outside.</summary>
+/// <summary>The pipeline of calls to Open-Meteo, from the outside: retry, breaker, one call at a time, time-out.</summary>
 internal static class OpenMeteoSetup
 {
     public static TimeSpan BreakDuration { get; } = TimeSpan.FromSeconds(5);
@@ -23,10 +23,11 @@ internal static class OpenMeteoSetup
             .RemoveAllLoggers();
         client.AddResilienceHandler(OpenMeteo.ClientName, (pipeline, context) =>
         {
-            // What goes on between machines takes its time, whatever clock the service goes by.
+            // Network calls take real time, whatever clock the service uses.
             pipeline.TimeProvider = TimeProvider.System;
             pipeline
-                // Only what is likely to go well at once: not a limit, nor what was slow, nor who says when to come back.
+                // Retries only failures that probably pass at once: not a limit, not a slow call, not an answer that tells when to try
+                // again.
                 .AddRetry(new RetryStrategyOptions<HttpResponseMessage>
                 {
                     MaxRetryAttempts = 2,
@@ -45,7 +46,7 @@ internal static class OpenMeteoSetup
                     ShouldHandle = attempt => ValueTask.FromResult(
                         HasFailed(attempt.Outcome) || attempt.Outcome.Exception is TimeoutRejectedException),
                 })
-                // The upstream answers one request at a time and lets few wait.
+                // The upstream answers one request at a time and queues only a few.
                 .AddConcurrencyLimiter(permitLimit: 1, queueLimit: 32)
                 .AddTimeout(context.ServiceProvider.GetRequiredService<IOptions<WeatherOptions>>().Value.Timeout);
         });
@@ -53,7 +54,7 @@ internal static class OpenMeteoSetup
         return services;
     }
 
-    /// <summary>No answer, a broken one, or a fault of the server's.</summary>
+    /// <summary>Whether there is no answer, a broken one, or a server error.</summary>
     private static bool HasFailed(Outcome<HttpResponseMessage> outcome) =>
         outcome.Exception is HttpRequestException || outcome.Result is { StatusCode: >= HttpStatusCode.InternalServerError };
 }

@@ -6,7 +6,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Weather;
 
-/// <summary>A window that the upstream counts calls in; the numbers are those of upstream_budget.lua.</summary>
+/// <summary>A window in which the upstream counts calls; the numbers are those in upstream_budget.lua.</summary>
 internal enum BudgetWindow
 {
     Minute = 1,
@@ -15,16 +15,16 @@ internal enum BudgetWindow
 }
 
 /// <summary>
-/// What all processes together may still ask of the upstream, counted in Redis (the state server) by its clock. It is less than
-/// the upstream's limit: when it is spent, stale entries are served, and the upstream refuses no call.
+/// The calls that all processes together may still make to the upstream, counted in Redis (the state server) by its clock. The budget is
+/// less than the upstream's limit: when it is spent, stale entries are served, and the upstream refuses no call.
 /// </summary>
 /// <remarks>
-/// At most half of each window is spent on cities that are new, because clients choose their names freely: the other half is kept for
-/// the cities that were found before.
+/// At most half of each window is spent on new cities, because clients choose city names freely. The other half is reserved for cities
+/// that were found before.
 /// </remarks>
 internal sealed class UpstreamBudget : IDisposable
 {
-    /// <summary>Whether a call is for a city that is not known yet.</summary>
+    /// <summary>Whether a call is for a new city.</summary>
     public static readonly HttpRequestOptionsKey<bool> IsNew = new("new-city");
 
     private static readonly string Script = Lua.Load(typeof(UpstreamBudget), "upstream_budget.lua");
@@ -35,7 +35,7 @@ internal sealed class UpstreamBudget : IDisposable
     private readonly int[] _limits;
     private volatile Known? _known;
 
-    /// <summary>While Redis is away, no count covers all processes, so each process allows itself a part only.</summary>
+    /// <summary>While Redis is away, no count covers all processes, so each process uses only a part of the budget.</summary>
     private readonly FixedWindowRateLimiter _alone;
 
     public UpstreamBudget(RedisConnections redis, IOptions<BudgetOptions> options, IMeterFactory meters, TimeProvider time)
@@ -54,12 +54,12 @@ internal sealed class UpstreamBudget : IDisposable
             description: "Calls that the upstream's budget still allows, as of this process's last one.");
     }
 
-    /// <summary>Whether half of a window is spent: calls that no client waits for are then postponed.</summary>
+    /// <summary>Whether half of a window is spent: then calls that no client waits for are postponed.</summary>
     public bool IsHalfSpent => Windows.Any(window => Left(window) is { } left && left <= _limits[(int)window - 1] / 2);
 
     /// <summary>Spends one call.</summary>
-    /// <param name="isNew">Whether it is for a city that is new.</param>
-    /// <exception cref="UnavailableException">The budget is spent; it says when there is more.</exception>
+    /// <param name="isNew">Whether the call is for a new city.</param>
+    /// <exception cref="UnavailableException">The budget is spent; its <c>RetryAfter</c> is the time until there is more.</exception>
     public async Task SpendAsync(bool isNew, CancellationToken cancel)
     {
         try
@@ -79,7 +79,9 @@ internal sealed class UpstreamBudget : IDisposable
         }
     }
 
-    /// <summary>The upstream reports that a window is spent: no process calls it before that ends. Returns how long that is.</summary>
+    /// <summary>
+    /// Records that the upstream reports a spent window: no process calls it before the window's end. Returns the time until then.
+    /// </summary>
     public async Task<TimeSpan> ExhaustAsync(BudgetWindow window, CancellationToken cancel)
     {
         try
@@ -92,7 +94,7 @@ internal sealed class UpstreamBudget : IDisposable
         }
     }
 
-    /// <summary>The window that a reason of the upstream speaks of, such as <c>Hourly API request limit exceeded. …</c></summary>
+    /// <summary>The window that a reason of the upstream names, such as <c>Hourly API request limit exceeded. …</c></summary>
     public static BudgetWindow? WindowOf(string reason) => reason.Split(' ')[0] switch
     {
         "Minutely" => BudgetWindow.Minute,
@@ -118,7 +120,9 @@ internal sealed class UpstreamBudget : IDisposable
         where calls is not null
         select new Measurement<long>(calls.Value, new KeyValuePair<string, object?>("window", window.ToString().ToLowerInvariant()));
 
-    /// <summary>The rest of a window at the last call; all of it once that window has ended.</summary>
+    /// <summary>
+    /// The rest of a window as of the last call; the whole window if it has ended since; <c>null</c> before the first call.
+    /// </summary>
     private long? Left(BudgetWindow window)
     {
         if (_known is not { } known)

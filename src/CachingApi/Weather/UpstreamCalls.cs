@@ -4,8 +4,8 @@ using System.Text.Json;
 namespace CachingApi.Weather;
 
 /// <summary>
-/// Wraps every attempt to call the upstream: it is taken from the budget, read to its end, looked at and counted. So
-/// a body that trickles runs into the time-out, and one that is cut off is a failure like others, though its status is 200.
+/// Wraps every attempt to call the upstream: it spends one call of the budget, reads the answer to its end, checks and counts it. So a body
+/// that arrives too slowly runs into the time-out, and a truncated body is a failure although its status is 200.
 /// </summary>
 internal sealed class UpstreamCalls(UpstreamBudget budget, WeatherMetrics metrics, TimeProvider time) : DelegatingHandler
 {

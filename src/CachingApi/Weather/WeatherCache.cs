@@ -4,21 +4,21 @@ using Microsoft.Extensions.Options;
 
 namespace CachingApi.Weather;
 
-/// <summary>The section <c>Cache:Geocoding</c>: cities stay where they are.</summary>
+/// <summary>The section <c>Cache:Geocoding</c>. The places of cities do not change.</summary>
 internal sealed class GeocodingCacheOptions : CacheOptions;
 
-/// <summary>The section <c>Cache:Weather</c>: an observation holds until the next one is due; the TTL is the upper bound of that.</summary>
+/// <summary>The section <c>Cache:Weather</c>. An observation is fresh until the next one is due; the TTL is the upper bound.</summary>
 internal sealed class WeatherCacheOptions : CacheOptions;
 
 /// <summary>The caches of the weather: places of cities, and observations.</summary>
 internal static class WeatherCache
 {
-    /// <summary>If the upstream is late with an observation, it is asked again after this long.</summary>
+    /// <summary>If an observation of the upstream is late, this is the time until the next call.</summary>
     private static readonly TimeSpan AskAgainAfter = TimeSpan.FromMinutes(1);
 
     /// <remarks>
-    /// Both are warmed with the configured cities, by name, one at a time, as the upstream answers. If half of its budget is spent, no more
-    /// are loaded, because the rest is for clients.
+    /// Both are warmed with the configured cities, by name, one at a time, because the upstream answers one call at a time. If half of its
+    /// budget is spent, the warming stops, because the rest is for clients.
     /// </remarks>
     public static IServiceCollection AddWeatherCaches(this IServiceCollection services)
     {
@@ -50,11 +50,11 @@ internal static class WeatherCache
         return services;
     }
 
-    /// <summary>Where a city is: <c>geocoding:…:&lt;name&gt;</c>.</summary>
+    /// <summary>The key of a city's place: <c>geocoding:…:&lt;name&gt;</c>.</summary>
     public static string KeyOf(CityName city) => city.Text;
 
     /// <summary>
-    /// Until the next observation is due, and a little longer, so that observations that are due together are not requested together.
+    /// The time when the next observation is due, plus jitter, so that observations that are due together are not requested together.
     /// </summary>
     private static DateTimeOffset FreshUntil(Observation observed, DateTimeOffset now, double jitter)
     {
@@ -71,7 +71,7 @@ internal static class WeatherCache
         warming.Parallelism = 1;
         warming.IsKey = key => CityName.Parse(key) is not null;
         warming.Load = (provider, key, cancel) => provider.GetRequiredService<UpstreamBudget>().IsHalfSpent
-            ? throw new UnavailableException("What is left of the budget of calls to Open-Meteo is for clients: it")
+            ? throw new UnavailableException("The rest of the budget of calls to Open-Meteo, which is for clients,")
             : load(provider.GetRequiredService<WeatherService>(), CityName.Parse(key)!.Value, cancel);
     }
 }

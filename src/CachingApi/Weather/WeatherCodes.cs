@@ -1,6 +1,6 @@
 namespace CachingApi.Weather;
 
-/// <summary>The WMO weather interpretation codes (WW) that Open-Meteo uses, in its words.</summary>
+/// <summary>The WMO weather interpretation codes (WW) that Open-Meteo uses, with its descriptions.</summary>
 internal static class WeatherCodes
 {
     public static string Text(int? code) => code switch

@@ -7,7 +7,7 @@ namespace CachingApi.Weather;
 internal static class WeatherEndpoints
 {
     /// <summary>
-    /// The policies of the route, of a city that is not cached (by address and by network), and of a refresh of cached weather.
+    /// The policies of the route, of a look-up of an uncached city (by address and by network), and of a refresh of cached weather.
     /// </summary>
     private const string Limit = "weather",
         MissLimit = "weather-miss",
@@ -21,9 +21,9 @@ internal static class WeatherEndpoints
             .Produces<WeatherReport>().Produces(StatusCodes.Status304NotModified)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound, StatusCodes.Status503ServiceUnavailable);
 
-    /// <summary>Says what the weather is in a city.</summary>
+    /// <summary>Returns the current weather in a city.</summary>
     /// <remarks>
-    /// The latest observation, a quarter of an hour old at most. When no newer one can be had it is older, and <c>stale</c>.
+    /// The latest observation, at most 15 minutes old. If the upstream does not deliver a newer one, it is older, and <c>stale</c> is true.
     /// <c>Cache-Status</c> distinguishes hit and miss. If the ETag in <c>If-None-Match</c> is still current, the answer is 304.
     /// </remarks>
     /// <param name="city">The city's name, in any language and spelling; a country may follow after a comma.</param>
@@ -37,7 +37,8 @@ internal static class WeatherEndpoints
         CancellationToken cancel,
         [AllowedValues(UnitsOfMeasure.Metric, UnitsOfMeasure.Imperial)] string units = UnitsOfMeasure.Metric)
     {
-        // All clients share the budget of calls upstream. If this client has used up its part, it is shown what is cached, or is refused.
+        // All clients share the budget of calls upstream. If this client has used up its part, it is served the cached entry, or is
+        // refused.
         async Task<bool> AdmitAsync(bool isCached)
         {
             if (isCached)

@@ -3,7 +3,7 @@ using System.Diagnostics.Metrics;
 namespace CachingApi.Weather;
 
 /// <summary>
-/// Calls to the upstream, each attempt: by api (search, forecast) and outcome (answered, limited, refused, failed, broken, timeout,
+/// Counts each attempt to call the upstream, by api (search, forecast) and outcome (answered, limited, refused, failed, broken, timeout,
 /// unreachable).
 /// </summary>
 internal sealed class WeatherMetrics

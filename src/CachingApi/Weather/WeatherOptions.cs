@@ -2,16 +2,16 @@ using System.ComponentModel.DataAnnotations;
 
 namespace CachingApi.Weather;
 
-/// <summary>Where the weather comes from: the section <c>Weather</c>.</summary>
+/// <summary>The options of the weather's upstream: the section <c>Weather</c>.</summary>
 internal sealed class WeatherOptions : IValidatableObject
 {
     /// <summary>The base address of Open-Meteo's geocoding.</summary>
     public Uri GeocodingUrl { get; init; } = new("https://geocoding-api.open-meteo.com");
 
-    /// <summary>The base address of Open-Meteo's forecasts, which current weather is a part of.</summary>
+    /// <summary>The base address of Open-Meteo's forecasts, which include current weather.</summary>
     public Uri ForecastUrl { get; init; } = new("https://api.open-meteo.com");
 
-    /// <summary>How long one call may take, its body included.</summary>
+    /// <summary>How long one call may take, including its body.</summary>
     [Range(typeof(TimeSpan), "00:00:00.100", "00:00:20")]
     public TimeSpan Timeout { get; init; } = TimeSpan.FromSeconds(3);
 
@@ -35,7 +35,7 @@ internal sealed class WeatherOptions : IValidatableObject
     }
 }
 
-/// <summary>How many calls upstream all processes may make together: the section <c>Weather:Budget</c>.</summary>
+/// <summary>How many calls all processes together may make: the section <c>Weather:Budget</c>.</summary>
 internal sealed class BudgetOptions
 {
     [Range(1, 1_000_000)]

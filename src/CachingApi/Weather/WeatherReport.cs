@@ -10,7 +10,7 @@ public sealed record WeatherReport
     /// <example>Zurich</example>
     public required string City { get; init; }
 
-    /// <summary>The country's English name; <c>null</c> where there is none.</summary>
+    /// <summary>The country's English name; <c>null</c> if there is none.</summary>
     /// <example>Switzerland</example>
     public required string? Country { get; init; }
 
@@ -26,23 +26,23 @@ public sealed record WeatherReport
     /// <example>21.4</example>
     public required double Temperature { get; init; }
 
-    /// <summary>What the temperature feels like, in the same unit; <c>null</c> where it is not known.</summary>
+    /// <summary>The apparent temperature, in the same unit; <c>null</c> if it is not known.</summary>
     /// <example>20.9</example>
     public required double? ApparentTemperature { get; init; }
 
-    /// <summary>Relative humidity in per cent; <c>null</c> where it is not known.</summary>
+    /// <summary>Relative humidity in per cent; <c>null</c> if it is not known.</summary>
     /// <example>58</example>
     public required double? Humidity { get; init; }
 
-    /// <summary>km/h, or mph with <c>units=imperial</c>; <c>null</c> where it is not known.</summary>
+    /// <summary>km/h, or mph with <c>units=imperial</c>; <c>null</c> if it is not known.</summary>
     /// <example>7.6</example>
     public required double? WindSpeed { get; init; }
 
-    /// <summary>The weather code in words; <c>Unknown</c> where it is not known.</summary>
+    /// <summary>The weather code in words; <c>Unknown</c> if it is not known.</summary>
     /// <example>Partly cloudy</example>
     public required string Conditions { get; init; }
 
-    /// <summary>The WMO weather code; <c>null</c> where it is not known.</summary>
+    /// <summary>The WMO weather code; <c>null</c> if it is not known.</summary>
     /// <example>2</example>
     public required int? WeatherCode { get; init; }
 
@@ -50,14 +50,14 @@ public sealed record WeatherReport
     /// <example>metric</example>
     public required string Units { get; init; }
 
-    /// <summary>When this was observed.</summary>
+    /// <summary>The time of the observation.</summary>
     public required DateTime ObservedAt { get; init; }
 
-    /// <summary>Whether a newer observation is due, which could not be had.</summary>
+    /// <summary>Whether a newer observation is due that the upstream has not delivered.</summary>
     /// <example>false</example>
     public required bool Stale { get; init; }
 
-    /// <summary>Whose data this is.</summary>
+    /// <summary>The source of the data.</summary>
     /// <example>Weather data by Open-Meteo.com (https://open-meteo.com/), CC BY 4.0</example>
     public required string Attribution { get; init; }
 
@@ -97,7 +97,7 @@ internal static class UnitsOfMeasure
     public const string Imperial = "imperial";
 }
 
-/// <summary>Where a city is, as it is cached. Another release may have cached it: a new property must not be required.</summary>
+/// <summary>The place of a city, as it is cached. Another release may have cached it, so a new property must not be required.</summary>
 internal sealed record Place
 {
     private string? _observationKey;
@@ -111,16 +111,16 @@ internal sealed record Place
     public required double Longitude { get; init; }
 
     /// <summary>
-    /// The key of the observation here: <c>weather:…:&lt;latitude&gt;,&lt;longitude&gt;</c>, to the kilometre, so that all names of a city
-    /// share it.
+    /// The key of the observation at this place: <c>weather:…:&lt;latitude&gt;,&lt;longitude&gt;</c>, accurate to a kilometre, so that all
+    /// names of a city share it.
     /// </summary>
     [JsonIgnore]
     public string ObservationKey => _observationKey ??= string.Create(CultureInfo.InvariantCulture, $"{Latitude:0.00},{Longitude:0.00}");
 }
 
 /// <summary>
-/// An observation at a place, as it is cached: in °C, per cent and km/h, one entry for both units. Another release may have
-/// cached it: a new property must not be required.
+/// An observation at a place, as it is cached: in °C, per cent and km/h, one entry for both units. Another release may have cached it, so
+/// a new property must not be required.
 /// </summary>
 internal sealed record Observation
 {
@@ -134,10 +134,10 @@ internal sealed record Observation
 
     public required int? WeatherCode { get; init; }
 
-    /// <summary>When, in UTC.</summary>
+    /// <summary>The time of the observation, in UTC.</summary>
     public required DateTime At { get; init; }
 
-    /// <summary>How long after it the next one is due.</summary>
+    /// <summary>The time until the next observation is due.</summary>
     public required TimeSpan Interval { get; init; }
 
     public required string Attribution { get; init; }

@@ -9,7 +9,7 @@ using Microsoft.Extensions.Options;
 namespace CachingApi.Weather;
 
 /// <summary>
-/// Renders the body of an answer from the two entries that it is made of. While memory serves the same entries, the body is rendered once.
+/// Renders the body of an answer from its two entries. While memory serves the same entries, the body is rendered once.
 /// </summary>
 internal sealed class WeatherReports(IOptions<JsonOptions> json)
 {
@@ -32,7 +32,7 @@ internal sealed class WeatherReports(IOptions<JsonOptions> json)
         return (body, etag);
     }
 
-    /// <remarks>Of two callers that alternate between units, each renders anew: both are right.</remarks>
+    /// <remarks>If two callers alternate between units, each renders the body again; both get the right one.</remarks>
     private sealed record Rendered(Place Place, string Units, bool Stale, byte[] Body, string ETag)
     {
         public bool Is(Place place, string units, bool stale) => units == Units && stale == Stale && place == Place;

@@ -12,12 +12,12 @@ internal sealed class WeatherService(
     Cache<Observation> observations,
     IOptions<WeatherOptions> options)
 {
-    /// <summary>The cities of the configuration are never new: no client has made them up.</summary>
+    /// <summary>The cities of the configuration are never new, because clients do not choose them.</summary>
     private readonly FrozenSet<string> _configured = options.Value.Prewarm.Select(city => CityName.Parse(city)!.Value.Text).ToFrozenSet();
 
     /// <summary>Cache-aside, twice.</summary>
     /// <param name="admit">See <see cref="CacheAside"/>.</param>
-    /// <exception cref="UnavailableException">The upstream gives no answer of use, and none is kept.</exception>
+    /// <exception cref="UnavailableException">The upstream gives no usable answer, and none is cached.</exception>
     public async Task<CityWeather> FindAsync(CityName city, Func<bool, Task<bool>>? admit, CancellationToken cancel)
     {
         try
@@ -40,11 +40,11 @@ internal sealed class WeatherService(
         }
     }
 
-    /// <summary>Cache-aside: where a city is, for days; that there is no such city, briefly.</summary>
+    /// <summary>Cache-aside: the place of a city is cached for days, "not found" briefly.</summary>
     public ValueTask<CacheResult<Place>> FindPlaceAsync(CityName city, Func<bool, Task<bool>>? admit, CancellationToken cancel) =>
         places.GetAsync(WeatherCache.KeyOf(city), stop => openMeteo.FindAsync(city, IsNew(city), stop), admit, cancel);
 
-    /// <summary>Cache-aside, fresh until the next observation is due; stale when that cannot be had.</summary>
+    /// <summary>Cache-aside: fresh until the next observation is due, stale if the upstream does not deliver it.</summary>
     /// <remarks>The city is new (see <see cref="UpstreamBudget"/>) if no observation of it is cached.</remarks>
     private ValueTask<CacheResult<Observation>> ObserveAsync(
         CityName city, Place place, Func<bool, Task<bool>>? admit, CancellationToken cancel)
@@ -62,7 +62,7 @@ internal sealed class WeatherService(
 
     private bool IsNew(CityName city) => !_configured.Contains(city.Text);
 
-    /// <summary>The answer is the observation's; but where the city had to be looked for upstream, it is no hit.</summary>
+    /// <summary>The answer of the observation; but if the city was looked up upstream, it is not a hit.</summary>
     private static CacheResult Together(CacheResult found, CacheResult observed) =>
         observed.Outcome is CacheOutcome.MemoryHit or CacheOutcome.RedisHit
         && found.Outcome is CacheOutcome.Miss or CacheOutcome.Refreshed or CacheOutcome.Bypass
@@ -70,6 +70,6 @@ internal sealed class WeatherService(
             : observed;
 }
 
-/// <summary>The cache's answer for a city, with place and observation; both are <c>null</c> if there is no such city.</summary>
-/// <param name="Lifetimes">Those of the entry in the answer.</param>
+/// <summary>The cache's answer for a city, with place and observation; both are <c>null</c> if the city does not exist.</summary>
+/// <param name="Lifetimes">The lifetimes of the entry in the answer.</param>
 internal readonly record struct CityWeather(CacheResult Answer, Place? Place, Observation? Observation, CacheOptions Lifetimes);

@@ -1,10 +1,10 @@
--- Spends one call of the upstream's budget, unless one of its windows is spent; or notes that the upstream says one is.
+-- Spends one call of the upstream's budget, unless one of its windows is spent; or records that the upstream reports a spent window.
 -- Windows follow the calendar (UTC), as the upstream's do.
--- KEYS[1]     a hash: for each window its number, what has been spent in it, and how much of that on new cities
+-- KEYS[1]     a hash: for each window its number, the calls spent in it, and how many of them on new cities
 -- ARGV[1..3]  how many calls are allowed per minute, hour and day
--- ARGV[4]     0, or the window that is spent as the upstream says: 1 the minute, 2 the hour, 3 the day
--- ARGV[5]     1 if the call is for a new city: half of each window is for those at most, but not less than two cities need
--- Returns how many seconds to wait, 0 where the call may be made; and what is left of the three windows.
+-- ARGV[4]     0, or the window that the upstream reports as spent: 1 the minute, 2 the hour, 3 the day
+-- ARGV[5]     1 if the call is for a new city: at most half of each window is for new cities, but not less than two cities need
+-- Returns how many seconds to wait, 0 if the call may be made; and the rest of the three windows.
 local SECONDS = { 60, 3600, 86400 }
 local TWO_CITIES = 4
 

@@ -24,8 +24,7 @@ using Serilog.Events;
 namespace CachingApi.Tests.Api;
 
 /// <summary>
-/// The service on a port of its own, with a database and a key prefix of its own; a second one that shares those of a first
-/// is another node.
+/// The service on its own port, with its own database and key prefix. A second one that shares those of a first is another node.
 /// </summary>
 internal sealed class ApiNode : WebApplicationFactory<Program>
 {
@@ -52,17 +51,17 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
 
     public string KeyPrefix => _settings["Redis:KeyPrefix"];
 
-    /// <summary>What it has logged, with trace and properties: errors, unless a setting says otherwise.</summary>
+    /// <summary>The lines that the node has logged, with trace and properties: by default only errors.</summary>
     public IReadOnlyCollection<string> Log => _log;
 
-    /// <summary>A client that nobody is logged in with.</summary>
+    /// <summary>A client without a session.</summary>
     public HttpClient Anonymous { get; private set; } = null!;
 
-    /// <param name="settings">Settings beside the tests' own, or in their place.</param>
+    /// <param name="settings">Settings that are added to the tests' settings, or replace them.</param>
     /// <param name="nodeOf">The service whose database and keys this one shares.</param>
-    /// <param name="services">Services beside those of the service.</param>
+    /// <param name="services">Adds services.</param>
     /// <param name="whenTrusted">
-    /// Waits for every connection and for the first heartbeats, with which the use of Redis and memory begins.
+    /// Waits for every connection and for the first heartbeats: Redis and memory are used from then on.
     /// </param>
     public static async Task<ApiNode> StartAsync(
         TestServers servers,
@@ -75,25 +74,25 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
         var all = new Dictionary<string, string>
         {
             ["ConnectionStrings:Redis"] = servers.Redis,
-            // What a developer has in the environment is not for tests.
+            // The developer's environment must not affect tests.
             ["ConnectionStrings:RedisState"] = "",
             ["Database:SampleData"] = "false",
-            // A server has ten slots: tests of change capture turn it on.
+            // A server has only ten slots, so only tests of change data capture turn it on.
             ["Database:ChangeCapture"] = "false",
             ["Redis:KeyPrefix"] = nodeOf?.KeyPrefix ?? $"test-{Guid.NewGuid():N}",
             ["Admin:Email"] = AdminEmail,
             ["Admin:Password"] = Password,
-            // What is meant to be answered must not be given up on because the machine is busy.
+            // A busy machine must not cause time-outs of calls that a test expects to succeed.
             ["Cache:RedisDeadline"] = "00:00:05",
             ["Redis:StateDeadline"] = "00:00:05",
-            // One tier at a time: tests of the memory tier turn it on.
+            // One tier at a time: only tests of the memory tier turn it on.
             ["Cache:Users:MemoryTtl"] = "00:00:00",
             ["Cache:UserLists:MemoryTtl"] = "00:00:00",
-            // Tests count loads and look-ups: those of the consistency checker turn it on.
+            // Tests count loads and look-ups, so only tests of the consistency checker turn it on.
             ["Cache:Verify"] = "0",
-            // Tests ask more than a user may: those of the limits turn them on.
+            // Tests send more requests than a user may, so only tests of the limits turn them on.
             ["RateLimits:Enabled"] = "false",
-            // No test asks the real upstream.
+            // No test calls the real upstream.
             ["Weather:GeocodingUrl"] = "http://127.0.0.1:9",
             ["Weather:ForecastUrl"] = "http://127.0.0.1:9",
             ["Cache:Geocoding:MemoryTtl"] = "00:00:00",
@@ -123,11 +122,11 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
         return api;
     }
 
-    /// <summary>Its settings, some of them changed: for a process that shares its database and keys.</summary>
+    /// <summary>The node's settings with some changes, for a process that shares its database and keys.</summary>
     public Dictionary<string, string> SettingsWith(Dictionary<string, string> changed) =>
         new(_settings.Where(setting => !changed.ContainsKey(setting.Key)).Concat(changed));
 
-    /// <summary>A client that leaves cookies to the test.</summary>
+    /// <summary>A client that does not handle cookies: the test does.</summary>
     public HttpClient CreateBareClient() => CreateClient(new() { HandleCookies = false, BaseAddress = ClientOptions.BaseAddress });
 
     /// <summary>A client that sends a session's bearer token.</summary>
@@ -151,7 +150,7 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
         return (await answer.Content.ReadFromJsonAsync<User>())!;
     }
 
-    /// <summary>As of a client.</summary>
+    /// <summary>A metric, read by the anonymous client.</summary>
     public Task<double> MetricAsync(string name, params (string Label, string Value)[] labels) => Anonymous.MetricAsync(name, labels);
 
     public Task SqlAsync(string sql) => SqlAsync<object>(sql);
@@ -190,7 +189,7 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
             _services?.Invoke(services);
             services.AddSingleton<ILogEventSink>(_log);
             services.Configure<PasswordHasherOptions>(hasher => hasher.IterationCount = 1000);
-            // Meters are heard by the whole process; each node counts its own only.
+            // A listener receives the measurements of the whole process; each node counts only its own.
             services.ConfigureOpenTelemetryMeterProvider((provider, metrics) =>
             {
                 var own = provider.GetRequiredService<IMeterFactory>();
@@ -227,7 +226,7 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
 
 internal static partial class Answers
 {
-    /// <summary>A metric, read from /metrics: the sum of all samples with these labels; 0 where there is none yet.</summary>
+    /// <summary>A metric, read from /metrics: the sum of all samples with these labels; 0 if there is none yet.</summary>
     public static async Task<double> MetricAsync(this HttpClient client, string name, params (string Label, string Value)[] labels)
     {
         var sum = 0.0;

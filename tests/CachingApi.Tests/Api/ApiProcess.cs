@@ -6,7 +6,7 @@ using CachingApi.Tests.Servers;
 namespace CachingApi.Tests.Api;
 
 /// <summary>
-/// The service as a process of its own, for what a host inside the tests cannot show: how it starts, ends, and is killed.
+/// The service as its own process, for tests that a host inside the test process does not allow: start, end and kill.
 /// </summary>
 internal sealed partial class ApiProcess : IDisposable
 {
@@ -24,7 +24,7 @@ internal sealed partial class ApiProcess : IDisposable
             RedirectStandardError = true,
         };
 
-        // What a developer has in the environment is not for tests.
+        // The developer's environment must not affect tests.
         foreach (var name in start.Environment.Keys.Where(
             name => name.StartsWith("ConnectionStrings", StringComparison.OrdinalIgnoreCase)).ToArray())
         {
@@ -46,10 +46,10 @@ internal sealed partial class ApiProcess : IDisposable
 
     public HttpClient Client { get; } = new();
 
-    /// <summary>What it has written so far.</summary>
+    /// <summary>The lines that the process has written so far.</summary>
     public string[] Log => [.. _log];
 
-    /// <summary>Starts it and waits until it answers.</summary>
+    /// <summary>Starts the process and waits until it answers.</summary>
     public static async Task<ApiProcess> StartAsync(Dictionary<string, string> settings)
     {
         var process = new ApiProcess(settings, []);
@@ -61,7 +61,7 @@ internal sealed partial class ApiProcess : IDisposable
         return process;
     }
 
-    /// <summary>Runs it to its end, which it comes to by itself.</summary>
+    /// <summary>Runs a process that ends by itself.</summary>
     public static async Task<(int ExitCode, string[] Log)> RunAsync(Dictionary<string, string> settings, params string[] arguments)
     {
         using var process = new ApiProcess(settings, arguments);

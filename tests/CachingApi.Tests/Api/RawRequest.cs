@@ -4,7 +4,7 @@ using System.Text;
 
 namespace CachingApi.Tests.Api;
 
-/// <summary>An answer as it came over the wire; <c>null</c> stands for a connection that was closed without one.</summary>
+/// <summary>An answer as it was received; <c>null</c> stands for a connection that was closed without an answer.</summary>
 internal sealed record RawAnswer(int Status, string Head, string Body)
 {
     /// <summary>A header's value; empty if the answer does not have it.</summary>
@@ -13,7 +13,7 @@ internal sealed record RawAnswer(int Status, string Head, string Body)
             .FirstOrDefault(line => line.StartsWith($"{name}: ", StringComparison.OrdinalIgnoreCase))?[(name.Length + 2)..] ?? "";
 }
 
-/// <summary>Sends bytes that no client library has touched.</summary>
+/// <summary>Sends bytes that no client library has changed.</summary>
 internal static class RawRequest
 {
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(30);

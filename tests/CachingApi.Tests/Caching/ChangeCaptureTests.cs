@@ -8,11 +8,11 @@ using Npgsql;
 
 namespace CachingApi.Tests.Caching;
 
-/// <summary>What the database has committed reaches every cache, whoever changed it.</summary>
+/// <summary>Every committed change of the database reaches every cache, whichever client made it.</summary>
 public sealed class ChangeCaptureTests(TestServers servers)
 {
     [Fact]
-    public async Task A_row_changed_by_hand_is_seen_by_every_node_and_one_of_them_follows()
+    public async Task A_row_changed_in_sql_is_seen_by_every_node_and_one_of_them_is_the_leader()
     {
         await using var first = await ApiNode.StartAsync(servers, Settings());
         await using var second = await ApiNode.StartAsync(servers, Settings(), nodeOf: first);
@@ -48,7 +48,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
         "CREATE TEMP TABLE kept AS SELECT * FROM users WHERE role = 'admin'; TRUNCATE users; INSERT INTO users SELECT * FROM kept",
         HttpStatusCode.NotFound, HttpStatusCode.NotFound)]
     [InlineData("UPDATE users SET id = gen_random_uuid() WHERE id = '{0}'", HttpStatusCode.NotFound, HttpStatusCode.OK)]
-    public async Task What_is_gone_by_hand_is_gone(string sql, HttpStatusCode one, HttpStatusCode other)
+    public async Task A_row_removed_in_sql_is_gone_from_the_cache(string sql, HttpStatusCode one, HttpStatusCode other)
     {
         await using var api = await ApiNode.StartAsync(servers, Settings());
         await FollowedAsync(api);
@@ -66,7 +66,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_user_deleted_by_hand_has_no_sessions()
+    public async Task A_user_deleted_in_sql_has_no_sessions()
     {
         await using var api = await ApiNode.StartAsync(servers, Settings());
         await FollowedAsync(api);
@@ -80,7 +80,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_row_inserted_by_hand_ends_what_said_that_there_is_none()
+    public async Task A_row_inserted_in_sql_ends_a_cached_not_found()
     {
         await using var api = await ApiNode.StartAsync(servers, new(Settings()) { ["Cache:Users:NegativeTtl"] = "01:00:00" });
         await FollowedAsync(api);
@@ -94,7 +94,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_change_of_very_many_rows_drops_the_cache_instead_of_leaving_a_tombstone_for_each()
+    public async Task A_change_of_very_many_rows_clears_the_cache_instead_of_leaving_a_tombstone_for_each()
     {
         await using var api = await ApiNode.StartAsync(servers, Settings());
         await FollowedAsync(api);
@@ -112,7 +112,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
         Assert.InRange((await api.KeysAsync()).Length, 1, 30_000);
     }
 
-    /// <summary>CACHINGAPI_KILLS says how many times.</summary>
+    /// <summary>CACHINGAPI_KILLS sets the number of repetitions.</summary>
     [Fact]
     public async Task A_writer_killed_between_its_commit_and_the_invalidation_leaves_nothing_stale()
     {
@@ -137,7 +137,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_killed_follower_is_followed_by_another_which_takes_up_what_it_left()
+    public async Task A_killed_leader_is_replaced_by_another_that_continues_at_its_position()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var proxy = new FaultProxy(redis.Port);
@@ -211,7 +211,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
         await redis.ResumeAsync();
         await SeenAsync();
 
-        // PostgreSQL restarts, by which it also shows that it need not wait for who follows.
+        // PostgreSQL restarts, and does not wait for the leader to disconnect.
         await ChangeAsync(10);
         await postgres.StopAsync();
         await postgres.StartAgainAsync();
@@ -242,7 +242,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
             api.SqlAsync<bool>($"SELECT confirmed_flush_lsn >= '{position}' FROM pg_replication_slots WHERE database = current_database()");
         Task<string?> PositionAsync() => api.SqlAsync<string>("SELECT pg_current_wal_insert_lsn()::text");
 
-        // Elsewhere on the server; without it the slot would keep all of that WAL.
+        // A write to another table; if the position did not move on, the slot would keep all of that WAL.
         await api.SqlAsync("CREATE TABLE other AS SELECT generate_series(1, 1000)");
         var elsewhere = await PositionAsync();
         await Eventually.TrueAsync(() => IsConfirmedAsync(elsewhere!));
@@ -259,11 +259,11 @@ public sealed class ChangeCaptureTests(TestServers servers)
 
     [Theory]
     [InlineData("there is no slot")]
-    [InlineData("who made the slot died before it dropped anything")]
+    [InlineData("the leader made the slot and died before it cleared the caches")]
     [InlineData("the slot was lost")]
     [InlineData("Redis is behind the slot")]
     [InlineData("a standby was promoted")]
-    public async Task What_may_have_been_missed_drops_everything(string why)
+    public async Task Changes_that_may_have_been_missed_clear_all_caches(string why)
     {
         await using var postgres = await PostgresServer.StartAsync("max_slot_wal_keep_size=1MB");
         await using var reader = await ApiNode.StartAsync(
@@ -292,7 +292,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
 
         if (why is "Redis is behind the slot" or "a standby was promoted")
         {
-            // As if another process had read this change from the slot, and Redis had lost it: the slot will not bring it again.
+            // As if another process had read this change from the slot, and Redis had lost it: the slot will not send it again.
             await Eventually.TrueAsync(async () => !await reader.SqlAsync<bool>("SELECT active FROM pg_replication_slots"));
         }
 
@@ -301,7 +301,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
         Assert.Equal("Before", await NameAsync(client, user));
         switch (why)
         {
-            case "who made the slot died before it dropped anything":
+            case "the leader made the slot and died before it cleared the caches":
                 await reader.SqlAsync(
                     $"SELECT pg_create_logical_replication_slot('{reader.KeyPrefix.Replace('-', '_')}_' || oid, 'pgoutput') "
                     + "FROM pg_database WHERE datname = current_database()");
@@ -335,7 +335,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_server_that_does_not_bound_its_slots_is_given_one_that_ends_with_the_process()
+    public async Task A_server_that_does_not_bound_its_slots_gets_one_that_ends_with_the_process()
     {
         await using var postgres = await PostgresServer.StartAsync("max_slot_wal_keep_size=-1");
         var settings = Settings();
@@ -356,7 +356,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Without_logical_wal_one_line_says_so_and_the_rest_works()
+    public async Task Without_logical_wal_one_line_reports_that_and_the_rest_works()
     {
         await using var postgres = await PostgresServer.StartAsync("wal_level=replica");
         await using (var api = await ApiNode.StartAsync(servers, new(Settings())
@@ -404,14 +404,14 @@ public sealed class ChangeCaptureTests(TestServers servers)
         return false;
     }, "a node to follow the database");
 
-    /// <summary>What a hand does in psql.</summary>
+    /// <summary>Changes the row as a user of psql would.</summary>
     private static Task RenameAsync(ApiNode api, User user, string name) =>
         api.SqlAsync($"UPDATE users SET display_name = '{name}' WHERE id = '{user.Id}'");
 
     private static async Task<string> NameAsync(HttpClient client, User user) =>
         (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName;
 
-    /// <summary>The writer's commit takes place, nothing of it reaches Redis, and the writer is killed before it has answered.</summary>
+    /// <summary>The writer commits, its invalidation does not reach Redis, and the writer is killed before it has answered.</summary>
     private static async Task WriteAndDieAsync(
         ApiProcess writer, FaultProxy proxy, ApiNode database, HttpClient admin, User user, string name)
     {
@@ -429,7 +429,7 @@ public sealed class ChangeCaptureTests(TestServers servers)
         proxy.Swallows = false;
     }
 
-    /// <summary>Confirms every change until now; one that is not on the disk yet is waited for.</summary>
+    /// <summary>Confirms every change until now, and waits for changes that are not on the disk yet.</summary>
     private static async Task AdvanceSlotAsync(ApiNode node)
     {
         var written = await node.SqlAsync<string>("SELECT pg_current_wal_insert_lsn()::text");

@@ -10,7 +10,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Caching;
 
-/// <summary>The consistency checker finds entries that stay wrong, in the right tier, and nothing else.</summary>
+/// <summary>The consistency checker finds entries that stay wrong, in the right tier, and reports no others.</summary>
 public sealed class ConsistencyCheckerTests(TestServers servers)
 {
     private static readonly Dictionary<string, string> InMemory = new()
@@ -44,7 +44,7 @@ public sealed class ConsistencyCheckerTests(TestServers servers)
     [InlineData("write-through", HttpStatusCode.OK)]
     [InlineData("invalidate", HttpStatusCode.OK)]
     [InlineData("write-behind", HttpStatusCode.Accepted)]
-    public async Task Each_way_to_write_leaves_what_the_source_has(string strategy, HttpStatusCode status)
+    public async Task Each_write_strategy_leaves_the_content_of_the_source(string strategy, HttpStatusCode status)
     {
         // PostgreSQL keeps microseconds.
         var time = new FakeTimeProvider(new(2026, 1, 2, 3, 4, 5, TimeSpan.Zero));
@@ -192,12 +192,12 @@ public sealed class ConsistencyCheckerTests(TestServers servers)
     private static Task<double> InconsistenciesAsync(ApiNode api, string cache, string tier) =>
         api.MetricAsync("cache_inconsistencies_total", ("cache", cache), ("tier", tier));
 
-    /// <summary>How many times were recorded; with <paramref name="atMost"/>, how many up to this bucket.</summary>
+    /// <summary>The number of recorded times; with <paramref name="atMost"/>, the number up to this bucket.</summary>
     private static Task<double> StalenessAsync(ApiNode api, string cache, string tier, string? atMost = null) => atMost is null
         ? api.MetricAsync("cache_staleness_seconds_count", ("cache", cache), ("tier", tier))
         : api.MetricAsync("cache_staleness_seconds_bucket", ("cache", cache), ("tier", tier), ("le", atMost));
 
-    /// <summary>Changes a user's entry in Redis behind the service's back.</summary>
+    /// <summary>Replaces a user's entry in Redis without the service.</summary>
     private async Task ReplaceInRedisAsync(ApiNode api, string id, Func<EntryKey, CacheEntry?> entry)
     {
         var cache = api.Services.GetRequiredService<Cache<User>>();

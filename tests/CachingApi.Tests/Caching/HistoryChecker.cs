@@ -4,21 +4,21 @@ namespace CachingApi.Tests.Caching;
 /// Checks the promises of the cache against each operation of a history when it ends; its memory does not grow with the history.
 /// </summary>
 /// <remarks>
-/// A read must show, of each user, at least the newest version of: the writes acknowledged on its own node before it began; the
+/// A read must show, for each user, at least the newest version of: the writes acknowledged on its own node before it began; the
 /// reads that had ended on its own node; the writes acknowledged on any node a lag before it began. A version must have one
-/// content, and that content must be a writer's of this user.
-/// If the state server loses a write-behind before it is persisted, no read after the loss is judged by it. No other write is exempt.
+/// content, and a writer of this user must have written that content.
+/// If the state server loses a write-behind before it is persisted, reads after the loss need not show it. No other write is exempt.
 /// Times are those of a <see cref="HistoryClock"/>.
 /// </remarks>
 internal sealed class HistoryChecker(TimeSpan lag)
 {
-    /// <summary>What a user that is not found is said to contain.</summary>
+    /// <summary>The content of a user that is not found.</summary>
     public const string Gone = "(gone)";
 
     /// <summary>The version of <see cref="Gone"/>: a deleted user does not come back.</summary>
     public const long GoneVersion = long.MaxValue;
 
-    /// <summary>A page that is bound by writes only, not by what it has shown: one that begins after a user who may go.</summary>
+    /// <summary>A page that only writes bind, not earlier reads of it, because the user that it begins after may be deleted.</summary>
     public const string AnyList = "any list";
 
     private const int KeptWrites = 2_000;
@@ -32,21 +32,21 @@ internal sealed class HistoryChecker(TimeSpan lag)
     private int _nodes;
     private TimeSpan? _lossOver;
 
-    /// <summary>Is given each violation at once.</summary>
+    /// <summary>Called for each violation at once.</summary>
     public Action<string>? Report { get; init; }
 
-    /// <summary>How many violations there were; <see cref="Violations"/> has the first ones.</summary>
+    /// <summary>The number of violations; <see cref="Violations"/> has the first ones.</summary>
     public int Count { get; private set; }
 
     public IReadOnlyList<string> Violations => _violations;
 
-    /// <summary>Reads that are right only if the row has had this version with this content.</summary>
+    /// <summary>Reads that are right only if the row once had this version with this content.</summary>
     public IReadOnlyList<(Guid User, long Version, string Content, string Why)> Suspects => _suspects;
 
-    /// <summary>How long, at most, a node went on with a version after another node had acknowledged a later one.</summary>
+    /// <summary>The longest time for which a node served a version after another node had acknowledged a later one.</summary>
     public TimeSpan Staleness { get; private set; }
 
-    /// <summary>A node, or a node's next process: it has shown nothing yet.</summary>
+    /// <summary>Adds a node, or a node's next process, which has served no reads yet.</summary>
     public int AddNode() => Interlocked.Increment(ref _nodes);
 
     public void Violated(string what)
@@ -62,8 +62,8 @@ internal sealed class HistoryChecker(TimeSpan lag)
         }
     }
 
-    /// <summary>A write begins: from now on its content may be shown.</summary>
-    /// <param name="content">Another one for each write; <see cref="Gone"/> for a deletion.</param>
+    /// <summary>A write begins: from now on, reads may show its content.</summary>
+    /// <param name="content">Different for each write; <see cref="Gone"/> for a deletion.</param>
     /// <param name="behind">Whether it is acknowledged before it is committed.</param>
     public HistoryWrite BeginWrite(Guid user, string content, bool behind = false)
     {
@@ -93,7 +93,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
             write.Queued = queued;
             if (queued && write.Losses < _losses)
             {
-                write.Lost = true; // it may have been taken before the loss
+                write.Lost = true; // it may have been accepted before the loss
                 return;
             }
 
@@ -121,8 +121,8 @@ internal sealed class HistoryChecker(TimeSpan lag)
 
     /// <summary>A read of a list of users begins.</summary>
     /// <param name="page">
-    /// Names a page that does not go backward. Two pages are two entries, so until a write is acknowledged one may show it and
-    /// the other not yet.
+    /// Names a page that does not go backward. Two pages are two entries, so until a write is acknowledged, one of them may show it and the
+    /// other may not.
     /// </param>
     public HistoryRead BeginList(int node, string page, TimeSpan at)
     {
@@ -133,8 +133,8 @@ internal sealed class HistoryChecker(TimeSpan lag)
     }
 
     /// <summary>A read has ended.</summary>
-    /// <param name="shown">Of each user it shows, version and content.</param>
-    /// <param name="whole">Whether a user that is not shown is not there: not so of a page among several.</param>
+    /// <param name="shown">Version and content of each user in the answer.</param>
+    /// <param name="whole">Whether a user that is not in the answer does not exist: <c>false</c> for one of several pages.</param>
     public void EndRead(HistoryRead read, IReadOnlyDictionary<Guid, (long Version, string Content)> shown, bool whole)
     {
         lock (_lock)
@@ -154,7 +154,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
     }
 
     /// <summary>
-    /// The state server was killed and has nothing any more, and was not started again yet: what is not in the rows may be lost.
+    /// The state server was killed, has lost its data and is not started again yet: writes that are not in the rows may be lost.
     /// </summary>
     public void Lose(IReadOnlyDictionary<Guid, (long Version, string Content)> rows)
     {
@@ -186,7 +186,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
         }
     }
 
-    /// <summary>The state server answers again: a lag later no lost write may be shown.</summary>
+    /// <summary>The state server answers again: a lag later, no read may show a lost write.</summary>
     public void LossIsOver(TimeSpan at)
     {
         lock (_lock)
@@ -195,7 +195,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
         }
     }
 
-    /// <summary>The newest version of each user that was acknowledged: what the row must have in the end, or a later one.</summary>
+    /// <summary>The newest acknowledged version of each user. In the end, the row must have it or a later one.</summary>
     public IReadOnlyDictionary<Guid, (long Version, string Content)> Acknowledged()
     {
         lock (_lock)
@@ -212,7 +212,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
         }
     }
 
-    /// <summary>Forgets a user that was deleted a while ago.</summary>
+    /// <summary>Removes the records of a user that was deleted a while ago.</summary>
     public void Forget(Guid user)
     {
         lock (_lock)
@@ -228,7 +228,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
     {
         if (!_users.TryGetValue(user, out var history))
         {
-            return; // forgotten meanwhile
+            return; // removed meanwhile
         }
 
         var where = $"{(read.Place == Single ? "a read" : "a list")} on node {read.Node} of user {user} "
@@ -318,7 +318,7 @@ internal sealed class HistoryChecker(TimeSpan lag)
         }
     }
 
-    /// <summary>What a read that begins now must show at least.</summary>
+    /// <summary>The oldest version that a read that begins now may show.</summary>
     private Point? Floor(History history, int node, string place, TimeSpan now)
     {
         Settle(history, now);
@@ -365,30 +365,30 @@ internal sealed class HistoryChecker(TimeSpan lag)
         return history;
     }
 
-    /// <summary>What is known of a user.</summary>
+    /// <summary>The records of a user.</summary>
     private sealed class History
     {
-        /// <summary>By content, the last ones.</summary>
+        /// <summary>The last writes, by content.</summary>
         public Dictionary<string, HistoryWrite> Writes { get; } = [];
 
         public Queue<string> Order { get; } = [];
 
-        /// <summary>Whose content a version has, of the last ones.</summary>
+        /// <summary>The writes of the last versions.</summary>
         public SortedDictionary<long, HistoryWrite> Versions { get; } = [];
 
-        /// <summary>What a node must show at least: of single users, of any list, and of a page.</summary>
+        /// <summary>The oldest version that a node may show: in single reads, in any list, and on a page.</summary>
         public Dictionary<(int Node, string Place), Point> Floors { get; } = [];
 
         /// <summary>Writes that were acknowledged less than a lag ago.</summary>
         public Queue<(TimeSpan At, Point Point)> Recent { get; } = [];
 
-        /// <summary>The row when the state server was lost the last time.</summary>
+        /// <summary>The row when the state server last lost its data.</summary>
         public Point? Row { get; set; }
     }
 }
 
 /// <summary>A version that a read or a write returned, and the write that it came from.</summary>
-/// <param name="From">How it became known.</param>
+/// <param name="From">The read or write that returned it.</param>
 internal sealed record Point(long Version, HistoryWrite Write, string From)
 {
     public override string ToString() => $"version {Version}, {Write.Content}, {From},";
@@ -402,7 +402,7 @@ internal sealed class HistoryWrite(Guid user, string content, bool behind, int l
 
     public bool Behind => behind;
 
-    /// <summary>How often the state server had been lost when it began.</summary>
+    /// <summary>How often the state server had lost its data when the write began.</summary>
     public int Losses => losses;
 
     /// <summary>0 until it is acknowledged.</summary>
@@ -415,9 +415,9 @@ internal sealed class HistoryWrite(Guid user, string content, bool behind, int l
     public bool Lost { get; set; }
 }
 
-/// <param name="Floors">What it must show of each user at least.</param>
+/// <param name="Floors">The oldest version of each user that it may show.</param>
 internal sealed record HistoryRead(int Node, string Place, TimeSpan At, Dictionary<Guid, Point?> Floors)
 {
-    /// <summary>How it was answered: its Cache-Status.</summary>
+    /// <summary>The Cache-Status of its answer.</summary>
     public string How { get; init; } = "";
 }

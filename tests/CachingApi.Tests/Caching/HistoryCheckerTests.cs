@@ -1,6 +1,6 @@
 namespace CachingApi.Tests.Caching;
 
-/// <summary>Histories with one violation of each kind, beside those that are right and differ in one thing.</summary>
+/// <summary>Histories with one violation of each kind, beside correct ones that differ in one point.</summary>
 public sealed class HistoryCheckerTests
 {
     private static readonly Guid User = Guid.NewGuid();
@@ -27,7 +27,7 @@ public sealed class HistoryCheckerTests
     }
 
     [Fact]
-    public void A_read_that_began_before_the_write_ended_may_show_what_was_before()
+    public void A_read_that_began_before_the_write_ended_may_show_the_value_before()
     {
         var read = _checker.BeginRead(_here, User, Seconds(9.9));
         Write(_here, 2, "two", at: 10);
@@ -85,7 +85,7 @@ public sealed class HistoryCheckerTests
     }
 
     [Fact]
-    public void What_is_shown_is_what_a_writer_of_this_user_wrote()
+    public void A_read_shows_only_content_that_a_writer_of_this_user_wrote()
     {
         _checker.BeginWrite(Guid.NewGuid(), "another's");
         _checker.BeginWrite(User, "begun");
@@ -124,7 +124,7 @@ public sealed class HistoryCheckerTests
     }
 
     [Fact]
-    public void A_list_need_not_show_what_is_queued()
+    public void A_list_need_not_show_queued_writes()
     {
         Write(_here, 2, "two", at: 10, queued: true);
 
@@ -225,7 +225,7 @@ public sealed class HistoryCheckerTests
     }
 
     [Fact]
-    public void A_lost_write_of_a_later_version_than_what_came_after_it_is_suspected()
+    public void A_lost_write_of_a_later_version_than_the_writes_after_it_is_suspected()
     {
         Write(_here, 2, "two", at: 10, queued: true);
         Write(_here, 3, "three", at: 10.1, queued: true);

@@ -3,11 +3,11 @@ using System.Diagnostics;
 namespace CachingApi.Tests.Caching;
 
 /// <summary>
-/// The time in which this machine ran the test: a stall between two readings of the clock counts as <see cref="Longest"/> at most.
+/// The time in which this machine ran the test: a stall between two readings of the clock counts as at most <see cref="Longest"/>.
 /// </summary>
 /// <remarks>
-/// A bound such as "within a second" is a promise of the service, not of a machine that suspends it for two. All callers read
-/// the clock, and a timer reads it every 10 ms, so a gap between two readings is time in which no thread of the test ran.
+/// The service promises a bound such as "within a second", but a machine may suspend it for two. All callers read the clock, and a timer
+/// reads it every 10 ms, so a gap between two readings is time in which no thread of the test ran.
 /// </remarks>
 internal sealed class HistoryClock : IDisposable
 {
@@ -20,10 +20,10 @@ internal sealed class HistoryClock : IDisposable
 
     public HistoryClock() => _timer = new(_ => Now(), null, TimeSpan.Zero, TimeSpan.FromMilliseconds(10));
 
-    /// <summary>The longest gap between two readings: how late this machine was at worst.</summary>
+    /// <summary>The longest gap between two readings.</summary>
     public TimeSpan LongestStall { get; private set; }
 
-    /// <summary>All stalls together, as far as they are not counted.</summary>
+    /// <summary>The sum of the parts of stalls that are not counted.</summary>
     public TimeSpan Stalled { get; private set; }
 
     public TimeSpan Now()

@@ -3,7 +3,7 @@ using Npgsql;
 
 namespace CachingApi.Tests.Caching;
 
-/// <summary>The faults of a history, one after the other: each kind once, in a random order, and again.</summary>
+/// <summary>The faults of a history in sequence: each kind once, in a random order, then again.</summary>
 internal sealed class HistoryFaults(
     Random random,
     HistoryChecker checker,
@@ -16,20 +16,20 @@ internal sealed class HistoryFaults(
     HistoryNode killable,
     Action<string> report)
 {
-    /// <summary>How long the consequences of a fault may last. The delay of messages is not measured until then.</summary>
+    /// <summary>How long the effects of a fault may last. Until then, the delay of messages is not measured.</summary>
     private static readonly TimeSpan Aftermath = TimeSpan.FromSeconds(3);
 
-    /// <summary>Every so many faults there are none for a while.</summary>
+    /// <summary>After this many faults, there are none for a while.</summary>
     private const int FaultsBetweenCalms = 6;
 
     private static readonly TimeSpan Calm = TimeSpan.FromSeconds(8);
 
     private long _calmSince;
 
-    /// <summary>How many there were.</summary>
+    /// <summary>The number of faults so far.</summary>
     public int Count { get; private set; }
 
-    /// <summary>A number that stays while no fault is on; 0 while one is, or its aftermath.</summary>
+    /// <summary>A number that stays the same while there is no fault; 0 during a fault and its aftermath.</summary>
     public long CalmNumber => _calmSince is var since && since > 0 && clock.Now() - TimeSpan.FromTicks(since) > Aftermath ? since : 0;
 
     public async Task RunAsync(CancellationToken stop)
@@ -75,7 +75,7 @@ internal sealed class HistoryFaults(
         }
     }
 
-    /// <summary><c>false</c> if there is nothing more to wait for.</summary>
+    /// <summary>Waits; <c>false</c> if the history has ended.</summary>
     private static async Task<bool> WaitAsync(TimeSpan time, CancellationToken stop)
     {
         await Task.Delay(time, stop).ContinueWith(_ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default);
@@ -167,8 +167,8 @@ internal sealed class HistoryFaults(
         await Task.Delay(lasting, CancellationToken.None);
         proxy.Mend();
 
-        // The node has acknowledged writes that it could not announce. Change data capture does that in its place, which takes part of the
-        // second that is promised; if Redis fails meanwhile, the whole second counts from then.
+        // The node has acknowledged writes that it could not publish. Change data capture publishes them instead, which takes part of the
+        // promised second. If Redis fails meanwhile, the whole second counts from then.
         await Task.Delay(TimeSpan.FromSeconds(1), CancellationToken.None);
     }
 }

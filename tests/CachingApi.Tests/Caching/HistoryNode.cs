@@ -8,7 +8,7 @@ using CachingApi.Tests.Api;
 namespace CachingApi.Tests.Caching;
 
 /// <summary>
-/// A node of a history: a caller over HTTP, as an administrator, of a host in the test's process or of a process of its own.
+/// A node of a history: a client, as an administrator, of a host in the test's process or of a separate process.
 /// </summary>
 internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dictionary<string, string>? process = null) : IDisposable
 {
@@ -23,7 +23,7 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
 
     public bool CanBeKilled => process is not null;
 
-    /// <summary>How many reads each tier has answered, by the word in <c>Cache-Status</c>.</summary>
+    /// <summary>How many reads each tier has answered, by <c>Cache-Status</c>.</summary>
     public IReadOnlyDictionary<string, long> Tiers => _tiers;
 
     /// <summary>How many entries the service's own checker has compared with their source, up to the last count.</summary>
@@ -39,7 +39,7 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
     /// <summary>SIGKILL.</summary>
     public async Task KillAsync()
     {
-        await CountInconsistenciesAsync(); // a killed process takes its metrics with it
+        await CountInconsistenciesAsync(); // a killed process loses its metrics
         await _process!.KillAsync();
         _process.Dispose();
     }
@@ -58,7 +58,7 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
 
     /// <summary>Sends a request.</summary>
     /// <returns>
-    /// The answer; <c>null</c> if there is none, or a 503, or a 401 (the session was lost): what became of a write is not known.
+    /// The answer; <c>null</c> if there is none, or a 503, or a 401 (the session was lost): then the outcome of a write is not known.
     /// </returns>
     public async Task<HttpResponseMessage?> SendAsync(HttpMethod method, string path, object? body = null)
     {
@@ -91,12 +91,12 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
         }
         catch (Exception error) when (error is HttpRequestException or IOException or OperationCanceledException or ObjectDisposedException)
         {
-            // Its process was killed meanwhile, or did not answer in time.
+            // The process was killed meanwhile, or did not answer in time.
             return null;
         }
     }
 
-    /// <summary>A user as it is shown; <c>null</c> if that is not known.</summary>
+    /// <summary>A user as the node returns it; <c>null</c> if there was no answer.</summary>
     public async Task<((long Version, string Content) Seen, string CacheStatus)?> FindAsync(Guid user)
     {
         using var answer = await SendAsync(HttpMethod.Get, $"/users/{user}");
@@ -114,7 +114,7 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
         return (Shown(await answer.JsonAsync()).Seen, answer.CacheStatus());
     }
 
-    /// <summary>The users of a page, and the next page; <c>null</c> if that is not known.</summary>
+    /// <summary>The users of a page, and the next page; <c>null</c> if there was no answer.</summary>
     public async Task<(Dictionary<Guid, (long Version, string Content)> Users, string? Next, string CacheStatus)?> ListAsync(
         int limit, string? after = null)
     {
@@ -142,7 +142,7 @@ internal sealed class HistoryNode(HistoryChecker checker, HttpClient client, Dic
     private static string Tier(string status) =>
         status.Split("detail=") is [_, var detail] ? detail : status.Contains("; hit", StringComparison.Ordinal) ? "redis" : "source";
 
-    /// <summary>Nothing but success, "there is no such user" and 503 is an answer to what a history asks for.</summary>
+    /// <summary>The only answers that a history expects are success, 404 and 503.</summary>
     private void Expect(HttpResponseMessage answer, string what)
     {
         if (!answer.IsSuccessStatusCode && answer.StatusCode is not HttpStatusCode.NotFound)

@@ -8,7 +8,7 @@ using Npgsql;
 namespace CachingApi.Tests.Caching;
 
 /// <summary>
-/// One history: three nodes, one of them a process of its own, callers and faults; it fails if a promise was broken.
+/// One history: three nodes, one of them a separate process, callers and faults; it fails if a promise was broken.
 /// CACHINGAPI_SEED replays a run's decisions, CACHINGAPI_SOAK_SECONDS makes it longer.
 /// </summary>
 internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
@@ -17,30 +17,30 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
     private const int Callers = 12;
 
     /// <summary>
-    /// Another process may be that much behind: the second that is promised, and a tenth for the two clocks of it, each of which
-    /// a process reads before or after what it measures. Stalls of the machine are not in <see cref="HistoryClock"/>'s time.
+    /// How far another process may be behind: the promised second, and a tenth because two processes read their clocks before or after the
+    /// measured operations. Stalls of the machine are not in <see cref="HistoryClock"/>'s time.
     /// </summary>
     private static readonly TimeSpan Lag = TimeSpan.FromSeconds(1.1);
 
     /// <summary>How long the callers go on after the last fault.</summary>
     private static readonly TimeSpan Rest = TimeSpan.FromSeconds(3);
 
-    /// <summary>So many measurements show the 99th percentile.</summary>
+    /// <summary>The number of measurements that suffice for the 99th percentile.</summary>
     public const int EnoughDelays = 200;
 
     public static bool IsSoak => Setting("CACHINGAPI_SOAK_SECONDS") is not null;
 
     public required TimeSpan Duration { get; init; }
 
-    /// <summary>Whether the state server keeps what it has acknowledged, over a SIGKILL too: then no write may be lost.</summary>
+    /// <summary>Whether the state server keeps acknowledged writes even over a SIGKILL: then no write may be lost.</summary>
     public bool KeepsState { get; init; }
 
-    /// <summary>Settings beside those of every history.</summary>
+    /// <summary>Settings in addition to those of every history.</summary>
     public Dictionary<string, string> Settings { get; init; } = [];
 
     public IReadOnlyList<HistoryNode> Nodes { get; private set; } = [];
 
-    /// <summary>How long after a write was acknowledged another node showed it, without faults.</summary>
+    /// <summary>The times from a write's acknowledgement to its first read on another node, without faults.</summary>
     public List<TimeSpan> Delays { get; } = [];
 
     /// <summary>How many writes were acknowledged before they were committed.</summary>
@@ -152,7 +152,9 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
         }
     }
 
-    /// <summary>At rest, every node's memory, Redis and every list agree with the rows, and the rows have what was acknowledged.</summary>
+    /// <summary>
+    /// At rest, every node's memory, Redis and every list agree with the rows, and the rows have the acknowledged writes.
+    /// </summary>
     private static async Task AgreeAsync(ApiNode api, HistoryNode[] nodes, HistoryWorkload workload, HistoryChecker checker)
     {
         await Eventually.TrueAsync(async () => await QueueLengthAsync(nodes[0]) == 0, "the queue to be empty");
@@ -166,7 +168,7 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
             }
         }
 
-        // The process begins anew, so that what it shows first is what Redis has.
+        // The process is restarted, so that its first reads come from Redis.
         await nodes[^1].KillAsync();
         await nodes[^1].StartAsync();
         foreach (var node in nodes)
@@ -192,7 +194,7 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
         }
     }
 
-    /// <summary>What depends on the versions that the rows have had.</summary>
+    /// <summary>Checks that need the versions that the rows have had.</summary>
     private static async Task VerifyAsync(ApiNode api, HistoryChecker checker)
     {
         foreach (var (user, version, content, why) in checker.Suspects)
@@ -306,9 +308,9 @@ internal sealed class HistoryRun(TestServers servers, ITestOutputHelper output)
         ["Cache:Verify"] = "20",
         ["Cache:RedisDeadline"] = "00:00:00.050",
         ["Redis:StateDeadline"] = "00:00:00.500",
-        // 503 is an answer that a history expects.
+        // A history expects 503 as an answer.
         ["Serilog:MinimumLevel:Default"] = "Fatal",
-        // No entry ends by itself during the history: what is stale stays so.
+        // No entry expires during the history, so a stale entry stays stale.
         ["Cache:Users:Ttl"] = "01:00:00",
         ["Cache:Users:StaleFor"] = "00:00:00",
         ["Cache:Users:NegativeTtl"] = "01:00:00",

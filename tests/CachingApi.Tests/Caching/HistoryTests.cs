@@ -3,14 +3,14 @@ using CachingApi.Tests.Servers;
 namespace CachingApi.Tests.Caching;
 
 /// <summary>
-/// A randomised history: callers write, list and read users on three nodes, one of them a process of its own, while faults
-/// strike the cache, the state server, PostgreSQL and that process; <see cref="HistoryChecker"/> judges every operation.
+/// A randomised history: callers write, list and read users on three nodes, one of them a separate process, during faults of the cache,
+/// the state server, PostgreSQL and that process; <see cref="HistoryChecker"/> checks every operation.
 /// CACHINGAPI_SEED replays a run's decisions, CACHINGAPI_SOAK_SECONDS makes it longer (./dev soak).
 /// </summary>
 public sealed class HistoryTests(TestServers servers, ITestOutputHelper output)
 {
     [Fact]
-    public async Task No_read_is_older_than_what_was_acknowledged_or_shown_before()
+    public async Task No_read_is_older_than_an_acknowledged_write_or_an_earlier_read()
     {
         var run = new HistoryRun(servers, output) { Duration = TimeSpan.FromSeconds(15) };
         await run.RunAsync();

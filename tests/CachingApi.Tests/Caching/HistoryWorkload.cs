@@ -5,13 +5,13 @@ using Npgsql;
 
 namespace CachingApi.Tests.Caching;
 
-/// <summary>What the callers of a history do: every operation goes to the checker when it begins and when it ends.</summary>
+/// <summary>The operations of a history's callers. The checker receives every operation when it begins and when it ends.</summary>
 internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock, IReadOnlyList<HistoryNode> nodes, string postgres)
 {
     private static readonly string[] Strategies = ["write-through", "invalidate", "write-behind"];
 
     /// <summary>
-    /// A user that is written by hand, in SQL, takes no part in write-behind: SQL takes no turn among the pending writes.
+    /// The user that SQL statements write does not use write-behind, because SQL does not acquire a fence among the pending writes.
     /// </summary>
     private const int ByHand = 2;
 
@@ -28,10 +28,10 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
 
     public long Reads => Interlocked.Read(ref _reads);
 
-    /// <summary>How many were acknowledged.</summary>
+    /// <summary>The number of acknowledged writes.</summary>
     public long Writes => Interlocked.Read(ref _writes);
 
-    /// <summary>How many of them were acknowledged before they were committed.</summary>
+    /// <summary>The number of writes that were acknowledged before they were committed.</summary>
     public long Queued => Interlocked.Read(ref _queued);
 
     public async Task<Guid> CreateAsync(HistoryNode node)
@@ -50,7 +50,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
         return id;
     }
 
-    /// <summary>The users that are there all the time.</summary>
+    /// <summary>Creates the users that exist all the time.</summary>
     public async Task CreateUsersAsync(int count)
     {
         for (var user = 0; user < count; user++)
@@ -64,7 +64,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
     {
         while (!stop.IsCancellationRequested)
         {
-            var user = random.Next(_users.Count - 1); // the last one is left to DelayAsync
+            var user = random.Next(_users.Count - 1); // DelayAsync uses the last one
             await (random.Next(1000) switch
             {
                 < 250 when writes => UpdateAsync(node, _users[user], Strategies[random.Next(user < ByHand ? 2 : 3)]),
@@ -114,7 +114,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
 
     /// <summary>Updates the last user on one node and reads it on another one until it is seen there.</summary>
     /// <returns>
-    /// How long after the acknowledgement the first read began that showed it; <c>null</c> if that was not to be found out.
+    /// The time from the acknowledgement to the begin of the first read that showed it; <c>null</c> if it could not be measured.
     /// </returns>
     public async Task<TimeSpan?> DelayAsync(Random random, CancellationToken stop)
     {
@@ -213,7 +213,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
         return true;
     }
 
-    /// <summary>No read is judged by it during the history: change data capture applies it to the caches.</summary>
+    /// <summary>The checker ignores this write during the history, because change data capture applies it to the caches.</summary>
     private async Task UpdateByHandAsync(Guid user)
     {
         var content = Content();
@@ -227,7 +227,7 @@ internal sealed class HistoryWorkload(HistoryChecker checker, HistoryClock clock
         }
         catch (NpgsqlException)
         {
-            // PostgreSQL is away; whether it took place is not known.
+            // PostgreSQL is away; it is not known whether the write took place.
         }
     }
 

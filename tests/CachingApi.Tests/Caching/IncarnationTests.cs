@@ -10,7 +10,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Caching;
 
-/// <summary>A server that the cache rests on is another one than before: caches are cleared, once, before anything is served.</summary>
+/// <summary>If a server that the cache depends on is another incarnation, caches are cleared once before any entry is served.</summary>
 public sealed class IncarnationTests(TestServers servers)
 {
     [Theory]
@@ -87,7 +87,7 @@ public sealed class IncarnationTests(TestServers servers)
             await demoted.GetServers()[0].ExecuteAsync("REPLICAOF", "127.0.0.1", $"{replica.Port}");
         }
 
-        // The demoted master takes over the older entries, within the second or so that it takes to notice.
+        // The demoted master loads the older entries from the new one, after the second or so that it takes to notice.
         var tier = node.Services.GetRequiredService<RedisTier>();
         var refused = false;
         await Eventually.TrueAsync(
@@ -141,7 +141,7 @@ public sealed class IncarnationTests(TestServers servers)
         await admin.GetServers()[0].ExecuteAsync("SAVE");
     }
 
-    /// <summary>Until it is closed no write reaches the table.</summary>
+    /// <summary>Until the connection is closed, no write reaches the table.</summary>
     private static async Task<NpgsqlConnection> LockUsersAsync(ApiNode node)
     {
         var connection = new NpgsqlConnection($"{node.Database};Pooling=false");

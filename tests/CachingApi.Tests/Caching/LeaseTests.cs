@@ -15,7 +15,7 @@ public sealed class LeaseTests(TestServers servers)
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
-        using var client = await node.LogInAsync(user.Email); // whose rights need no row
+        using var client = await node.LogInAsync(user.Email); // a user's rights need no row
         await client.PutAsJsonAsync($"/users/{user.Id}?strategy=invalidate", new { email = user.Email, displayName = "Loaded" });
         using var first = await ApiProcess.StartAsync(node.SettingsWith([]));
         using var second = await ApiProcess.StartAsync(node.SettingsWith([]));
@@ -47,7 +47,7 @@ public sealed class LeaseTests(TestServers servers)
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
-        using var client = await node.LogInAsync(user.Email); // whose rights need no row
+        using var client = await node.LogInAsync(user.Email); // a user's rights need no row
         await client.PutAsJsonAsync($"/users/{user.Id}?strategy=invalidate", new { email = user.Email, displayName = "Loaded" });
         using var holder = await ApiProcess.StartAsync(node.SettingsWith([]));
         holder.Client.DefaultRequestHeaders.Authorization = client.DefaultRequestHeaders.Authorization;
@@ -69,7 +69,7 @@ public sealed class LeaseTests(TestServers servers)
         Assert.Equal(1, await node.MetricAsync("cache_loads_total", ("cache", "users"), ("outcome", "loaded")));
     }
 
-    /// <summary>Until it is closed no load comes to its end.</summary>
+    /// <summary>Until the connection is closed, no load ends.</summary>
     private static async Task<NpgsqlConnection> BlockAsync(ApiNode node)
     {
         var connection = new NpgsqlConnection($"{node.Database};Pooling=false");

@@ -24,7 +24,7 @@ public sealed class MemoryTierTests(TestServers servers)
         Assert.Equal(1, await api.MetricAsync("cache_entries", ("cache", "users")));
     }
 
-    /// <summary>The memory tier begins with the first beat of the backplane.</summary>
+    /// <summary>Waits for the first heartbeat of the backplane, after which memory is used.</summary>
     internal static async Task TrustedAsync(params ApiNode[] nodes)
     {
         foreach (var node in nodes)

@@ -6,7 +6,7 @@ using Npgsql;
 
 namespace CachingApi.Tests.Caching;
 
-/// <summary>No read goes back in its process, whatever generation it finds an entry in and whether Redis answers.</summary>
+/// <summary>The reads of a process never go back to an older version, in any generation and even if Redis does not answer.</summary>
 public sealed class MonotonicReadTests(TestServers servers)
 {
     [Fact]
@@ -20,7 +20,7 @@ public sealed class MonotonicReadTests(TestServers servers)
         var user = await node.CreateUserAsync();
         var created = await SnapshotAsync();
 
-        // A transaction that began before the page and commits after it is not shown by it.
+        // The page does not show a transaction that began before it and commits after it.
         await using var connection = new NpgsqlConnection($"{node.Database};Pooling=false");
         await connection.OpenAsync();
         await using var transaction = await connection.BeginTransactionAsync();

@@ -22,7 +22,7 @@ public sealed class RedisDownTests(TestServers servers)
         using var client = await api.AdminAsync();
         await client.GetAsync($"/users/{user.Id}");
 
-        // The fault strikes in the middle of the requests.
+        // The fault begins in the middle of the requests.
         var statuses = new List<HttpStatusCode>();
         var readers = Enumerable.Range(0, 4).Select(_ => ReadAsync(client, user.Id, 50, statuses)).ToArray();
         await (fault == "killed" ? redis.KillAsync() : redis.PauseAsync());
@@ -52,7 +52,7 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_was_deleted_while_redis_was_away_is_gone_when_it_is_back()
+    public async Task A_user_deleted_while_redis_was_away_is_gone_when_redis_is_back()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var api = await StartAsync(redis);
@@ -62,7 +62,7 @@ public sealed class RedisDownTests(TestServers servers)
         await client.GetAsync("/users");
 
         await redis.PauseAsync();
-        // Once the circuit is open nothing is sent: an invalidation is replayed from the queue, or lost.
+        // Once the circuit is open, no command is sent: an invalidation is replayed from the queue, or lost.
         await Eventually.TrueAsync(async () =>
         {
             await client.GetAsync($"/users/{user.Id}");
@@ -71,7 +71,7 @@ public sealed class RedisDownTests(TestServers servers)
         Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/users/{user.Id}")).StatusCode);
         await redis.ResumeAsync();
 
-        // A read before that would load around Redis, and this process would then not go back to the older entry there.
+        // An earlier read would load without Redis, and this process would then not go back to the older entry in Redis.
         await MemoryTierTests.TrustedAsync(api);
         await Eventually.TrueAsync(async () =>
         {
@@ -85,7 +85,7 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Scripts_that_redis_has_forgotten_are_sent_again()
+    public async Task Scripts_that_redis_has_lost_are_sent_again()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var api = await StartAsync(redis);
@@ -120,7 +120,7 @@ public sealed class RedisDownTests(TestServers servers)
             Assert.StartsWith("CachingApi; hit", (await client.GetAsync($"/users/{user.Id}")).CacheStatus());
         }
 
-        // Of another Redis type, which GET refuses; so is the lease.
+        // A value of another Redis type, which GET refuses, for the entry and for the lease.
         await connection.GetDatabase().KeyDeleteAsync(key);
         await connection.GetDatabase().ListLeftPushAsync(key, "foreign");
         await connection.GetDatabase().ListLeftPushAsync($"{{{key}}}:lease", "foreign");

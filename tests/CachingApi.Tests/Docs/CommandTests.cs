@@ -40,7 +40,7 @@ public sealed class CommandTests(TestServers servers)
         }
     }
 
-    /// <summary>In the pages, … stands for what differs from run to run.</summary>
+    /// <summary>In the pages, … stands for text that differs from run to run.</summary>
     private static void AssertOutput(Commands command, string output)
     {
         if (command.Output is { } expected)
@@ -61,7 +61,7 @@ public sealed class CommandTests(TestServers servers)
         ["Database:SampleData"] = "true",
         ["Weather:GeocodingUrl"] = upstream.Address,
         ["Weather:ForecastUrl"] = upstream.Address,
-        // A busy machine must not change what the pages show.
+        // A busy machine must not change the output.
         ["Cache:RedisDeadline"] = "00:00:05",
         ["Redis:StateDeadline"] = "00:00:05",
         ["Weather:Timeout"] = "00:00:10",

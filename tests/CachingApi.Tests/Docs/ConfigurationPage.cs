@@ -75,7 +75,7 @@ internal static class ConfigurationPage
         return page.ToString().TrimEnd() + "\n";
     }
 
-    /// <summary>Options that the code has and appsettings.json has not, and the reverse.</summary>
+    /// <summary>Options that only the code has, or only appsettings.json.</summary>
     public static IEnumerable<string> Differences()
     {
         var documented = Descendants(Read()).Where(setting => !setting.IsSection).Select(setting => setting.Path).ToArray();
@@ -134,7 +134,7 @@ internal static class ConfigurationPage
         page.Append('\n');
     }
 
-    /// <summary>Sections of the same options: the meaning of each option, as the first section says, and a row for each section.</summary>
+    /// <summary>Sections with the same options: the meaning of each option from the first section, and a row for each section.</summary>
     private static void WriteMatrix(StringBuilder page, Setting[] sections)
     {
         var columns = sections[0].Children;
@@ -189,7 +189,7 @@ internal static class ConfigurationPage
 
     private static Setting Read()
     {
-        // A comment that an empty line follows is about the file.
+        // A comment before an empty line describes the file.
         var text = Regex.Replace(File.ReadAllText(ComposeTests.Root("appsettings.json")), @"(?m)(^\s*//.*\n)+\s*\n", "");
         var json = new Utf8JsonReader(Encoding.UTF8.GetBytes(text), new() { CommentHandling = JsonCommentHandling.Allow });
         json.Read();
@@ -227,7 +227,7 @@ internal static class ConfigurationPage
             case JsonTokenType.StartObject:
                 return ReadSection(ref json, path, comment);
             case JsonTokenType.StartArray:
-                Assert.True(json.Read() && json.TokenType == JsonTokenType.EndArray, $"{path}: the page shows empty lists only.");
+                Assert.True(json.Read() && json.TokenType == JsonTokenType.EndArray, $"{path}: the page can show only empty lists.");
                 return new(path, comment, "[]", []);
             default:
                 var value = Encoding.UTF8.GetString(json.ValueSpan);

@@ -2,7 +2,7 @@ using System.Text.RegularExpressions;
 
 namespace CachingApi.Tests.Docs;
 
-/// <summary>The documentation names what exists.</summary>
+/// <summary>The files, tests, commands and options that the documentation names exist.</summary>
 public sealed partial class DocsTests
 {
     public static TheoryData<string> Names => [.. Pages.All];
@@ -56,7 +56,7 @@ public sealed partial class DocsTests
     [Fact]
     public void The_front_page_is_short() => Assert.InRange(Pages.Read("README.md").Split('\n').Length, 50, 150);
 
-    /// <summary><c>./dev docs write</c> writes the page in place of comparing it.</summary>
+    /// <summary><c>./dev docs write</c> writes the page instead of comparing it.</summary>
     [Fact]
     public void The_page_about_configuration_is_generated()
     {

@@ -20,7 +20,7 @@ internal static partial class Pages
 
     public static string Read(string page) => File.ReadAllText(ComposeTests.Root(page));
 
-    /// <summary>What is between <c>```language</c> and <c>```</c>.</summary>
+    /// <summary>The texts between <c>```language</c> and <c>```</c>.</summary>
     public static IEnumerable<string> Blocks(string page, string language) =>
         Block().Matches(Read(page)).Where(match => match.Groups[1].Value == language).Select(match => match.Groups[2].Value);
 
@@ -40,7 +40,7 @@ internal static partial class Pages
         ];
     }
 
-    /// <summary>The names by which links reach the headings of a page, made as GitHub makes them.</summary>
+    /// <summary>The anchors of a page's headings, as GitHub generates them.</summary>
     public static IEnumerable<string> Anchors(string page) => Heading().Matches(Block().Replace(Read(page), ""))
         .Select(match => NoAnchor().Replace(match.Groups[1].Value.ToLowerInvariant(), "").Replace(' ', '-'));
 

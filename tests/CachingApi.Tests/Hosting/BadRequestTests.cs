@@ -10,7 +10,7 @@ using Microsoft.Extensions.Logging;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>Requests that once caused a 500, each by itself.</summary>
+/// <summary>Requests that once caused a 500, one test for each.</summary>
 public sealed class BadRequestTests(TestServers servers)
 {
     private const string Login = """{"email":"ada@example.org","password":"dew on moss"}""";
@@ -99,7 +99,7 @@ public sealed class BadRequestTests(TestServers servers)
 
     [Theory]
     [InlineData("{")]
-    [InlineData("x")] // the service answers, and the client has gone
+    [InlineData("x")] // the service answers after the client has closed the connection
     public async Task A_client_that_resets_the_connection_within_the_body_is_no_error_of_the_service(string body)
     {
         const int Clients = 50; // the server notices a reset in one of several ways
@@ -123,16 +123,16 @@ public sealed class BadRequestTests(TestServers servers)
     }
 
     [Fact]
-    public async Task That_the_server_cannot_drain_the_body_of_a_client_that_has_gone_is_not_logged()
+    public async Task A_body_of_a_lost_client_that_the_server_cannot_drain_is_not_logged()
     {
         await using var api = await StartAsync(("Serilog:MinimumLevel:Default", "Information"));
         var log = api.Services.GetRequiredService<ILoggerFactory>().CreateLogger("Microsoft.AspNetCore.Server.Kestrel");
         var error = new InvalidOperationException("Reading is already in progress.");
 
         log.LogError(new EventId(67, "RequestBodyDrainBodyReaderInvalidState"), error, "lost client");
-        log.LogError(new EventId(13, "ApplicationError"), error, "fault of ours");
+        log.LogError(new EventId(13, "ApplicationError"), error, "internal error");
 
-        Assert.Contains(api.Log, line => line.Contains("fault of ours", StringComparison.Ordinal));
+        Assert.Contains(api.Log, line => line.Contains("internal error", StringComparison.Ordinal));
         Assert.DoesNotContain(api.Log, line => line.Contains("lost client", StringComparison.Ordinal));
     }
 

@@ -11,7 +11,7 @@ using CachingApi.Tests.Weather;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>A service on two Redis servers and an upstream of its own, and everything that its metrics tell of.</summary>
+/// <summary>A service with its own two Redis servers and upstream, and operations that cause a sample of each of its metrics.</summary>
 internal sealed class BusyService : IAsyncDisposable
 {
     private readonly RedisServer _state;
@@ -52,7 +52,7 @@ internal sealed class BusyService : IAsyncDisposable
         return new(cache, state, upstream, api);
     }
 
-    /// <summary>Does everything once more.</summary>
+    /// <summary>Repeats all operations.</summary>
     public async Task WorkAsync()
     {
         _round++;
@@ -77,7 +77,7 @@ internal sealed class BusyService : IAsyncDisposable
         });
     }
 
-    /// <summary>Does what can be done while both Redis servers answer nothing.</summary>
+    /// <summary>Performs the operations that are possible while neither Redis server answers.</summary>
     public async Task WorkWithoutRedisAsync()
     {
         await Cache.PauseAsync();
@@ -110,7 +110,7 @@ internal sealed class BusyService : IAsyncDisposable
 
     private string Id(string what) => $"{what}-{_round}";
 
-    /// <summary>Each tier's every result.</summary>
+    /// <summary>Causes every result of each tier.</summary>
     private async Task ReadThingsAsync()
     {
         var (memory, redis) = (Things(TimeSpan.FromMinutes(1)), Things(TimeSpan.Zero));
@@ -174,7 +174,7 @@ internal sealed class BusyService : IAsyncDisposable
         await reader;
     }
 
-    /// <summary>Writes more than the queue takes, several of one user at once; and one that cannot be persisted.</summary>
+    /// <summary>Queues more writes than the queue takes, several of one user at once, and one that cannot be persisted.</summary>
     private async Task WriteBehindAsync()
     {
         var user = await Api.CreateUserAsync();

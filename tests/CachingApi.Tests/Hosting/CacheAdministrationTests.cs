@@ -14,7 +14,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>What an administrator sees of the caches, evicts and warms.</summary>
+/// <summary>Inspection, eviction and warming of the caches by an administrator.</summary>
 public sealed class CacheAdministrationTests(TestServers servers)
 {
     private static readonly Dictionary<string, string> InMemory = new() { ["Cache:Users:MemoryTtl"] = "00:01:00" };
@@ -38,7 +38,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
             return (entry.GetProperty("memory"), entry.GetProperty("redis"), entry);
         }
 
-        // Its creation has left a tombstone.
+        // The creation of the user has left a tombstone.
         var (memory, redis, all) = await LookAsync();
         Assert.Equal(
             """{"present":false,"state":"absent","ageSeconds":null,"ttlSeconds":null,"usableForSeconds":null"""
@@ -83,7 +83,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     }
 
     [Fact]
-    public async Task That_there_is_no_such_thing_is_an_entry_too()
+    public async Task A_negative_entry_is_shown_too()
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();
@@ -99,7 +99,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_was_evicted_is_a_miss_on_every_node()
+    public async Task An_evicted_entry_is_a_miss_on_every_node()
     {
         await using var api = await ApiNode.StartAsync(servers, InMemory);
         await using var other = await ApiNode.StartAsync(servers, InMemory, nodeOf: api);
@@ -176,7 +176,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     [InlineData("DELETE", "/cache/namespaces/sessions", HttpStatusCode.NotFound)]
     [InlineData("GET", "/cache/warm/latest", HttpStatusCode.BadRequest)]
     [InlineData("GET", "/cache/warm/01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e", HttpStatusCode.NotFound)]
-    public async Task What_there_is_not_and_what_is_no_key_is_said(string method, string path, HttpStatusCode expected)
+    public async Task Unknown_caches_and_invalid_keys_are_errors(string method, string path, HttpStatusCode expected)
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();
@@ -198,7 +198,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     [InlineData("""{"cache":"users","top":0}""", "top")]
     [InlineData("""{"cache":"users","top":10001}""", "top")]
     [InlineData("""{"cache":"users","top":"all"}""", "top")]
-    public async Task A_job_that_cannot_be_meant_is_refused(string body, string field)
+    public async Task An_invalid_job_is_refused(string body, string field)
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();
@@ -237,7 +237,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public async Task Users_that_were_warmed_by_a_job_are_hits_and_its_progress_is_told_by_every_node(bool byKeys)
+    public async Task Users_that_were_warmed_by_a_job_are_hits_and_every_node_reports_its_progress(bool byKeys)
     {
         await using var api = await ApiNode.StartAsync(servers);
         await using var other = await ApiNode.StartAsync(servers, nodeOf: api);
@@ -297,7 +297,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
         using var admin = await api.AdminAsync();
         using var there = await other.AdminAsync();
 
-        // Whoever reads a user waits for this.
+        // Every read of a user waits for this lock.
         await using var database = new Npgsql.NpgsqlConnection(api.Database);
         await database.OpenAsync();
         var locking = await database.BeginTransactionAsync();
@@ -326,7 +326,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_job_whose_source_is_away_ends_early_and_says_what_failed()
+    public async Task A_job_whose_source_is_away_ends_early_and_counts_its_failures()
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();

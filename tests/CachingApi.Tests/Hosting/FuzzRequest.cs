@@ -11,7 +11,7 @@ internal enum Framing
     ContentLength,
     Chunked,
 
-    /// <summary>The size of a chunk is no number or too large.</summary>
+    /// <summary>The size of a chunk is not a number, or is too large.</summary>
     BadChunk,
 
     /// <summary>The client closes its half of the connection in the middle of the body.</summary>
@@ -175,7 +175,7 @@ internal static class FuzzRequests
             path, query, more, (address, known, others) => (known + others) is ['&', .. var all] ? $"{address}?{all}" : address);
     }
 
-    /// <remarks>No empty segment and none of dots: these would name another route.</remarks>
+    /// <remarks>No empty segments and no dot segments, because they would address another route.</remarks>
     private static Gen<string> PathValue(string name, JsonElement schema) => Gen.Frequency(
         (5, name is "id" ? Gen.OneOf("<user>", "<session>", "<admin>") : Valid(name, schema).Select(Escaped)),
         (2, Valid(name, schema).Select(Escaped)),

@@ -18,7 +18,7 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
 {
     private const int Requests = 6000;
 
-    /// <summary>The operations that succeed only with an id that no generator can know.</summary>
+    /// <summary>The operations that succeed only with an id that no generator can produce.</summary>
     private static readonly string[] RareSuccesses =
         ["POST /cache/dead-letters/{id}/retry", "DELETE /cache/dead-letters/{id}", "GET /cache/warm/{id}"];
 
@@ -74,13 +74,13 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
             output.WriteLine($"{operation.Key}: {string.Join(", ", counts)}");
         }
 
-        // Otherwise the requests would not get as far as to what they are to test.
+        // If an operation never succeeds, its requests do not reach the tested code.
         Assert.Empty(WithoutSuccess().Select(operation => operation.Name));
-        // A client that has gone gets no answer, so only the log shows what became of its request.
+        // A client that has disconnected gets no answer, so only the log shows the result of its request.
         Assert.DoesNotContain(api.Log, line => line.Contains("responded 500", StringComparison.Ordinal));
     }
 
-    /// <summary>All limits are decided, and only those to try are reached.</summary>
+    /// <summary>All limits are decided, and only the demo policies are used up.</summary>
     private static Dictionary<string, string> Settings()
     {
         var settings = new Dictionary<string, string>
@@ -111,10 +111,10 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
             return request.Framing is Framing.ContentLength or Framing.Chunked ? "There is no answer." : null;
         }
 
-        // The server refuses what is no HTTP before the service sees it, so without a body. Every answer of the service has this header.
+        // The server refuses invalid HTTP before the service receives it, without a body. Every answer of the service has this header.
         if (answer.Header("Content-Security-Policy").Length == 0)
         {
-            return answer is { Status: 400 or 408 or 413 or 414 or 431, Body: "" } ? null : "This answer is not the service's.";
+            return answer is { Status: 400 or 408 or 413 or 414 or 431, Body: "" } ? null : "This answer does not come from the service.";
         }
 
         if (answer.Status >= 500 && (answer.Status != 503 || answer.Header("Retry-After").Length == 0))
@@ -127,7 +127,7 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
             return undeclared;
         }
 
-        return answer.Status < 400 || IsProblem(answer) ? null : "This error is no problem (RFC 9457).";
+        return answer.Status < 400 || IsProblem(answer) ? null : "This error is not a problem document (RFC 9457).";
     }
 
     private static bool IsProblem(RawAnswer answer)

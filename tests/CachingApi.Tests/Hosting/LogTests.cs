@@ -7,7 +7,7 @@ using Serilog;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>What a request writes cannot be taken for another line of the log, nor for a command to a terminal.</summary>
+/// <summary>Text from a request can neither forge a line of the log nor send a command to a terminal.</summary>
 public sealed class LogTests(TestServers servers)
 {
     private const string Path = "/x%0a12:00:00.000%20INF%20forged%1b%5b31m%c2%9b%e2%80%ae";
@@ -15,7 +15,7 @@ public sealed class LogTests(TestServers servers)
     [Theory]
     [InlineData("Development")]
     [InlineData("Production")]
-    public async Task Of_a_path_only_segments_are_logged_that_can_be_names_or_ids(string environment)
+    public async Task Only_path_segments_that_can_be_names_or_ids_are_logged(string environment)
     {
         using var api = await StartAsync(environment);
 

@@ -3,7 +3,9 @@ using CachingApi.Tests.Servers;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>Dashboards and alerts rest on these names and label values: they are written out here, and each is caused.</summary>
+/// <summary>
+/// Dashboards and alerts depend on these names and label values, so they are listed here, and the test causes each of them.
+/// </summary>
 public sealed partial class MetricsTests(TestServers servers)
 {
     private static readonly string[] Samples =
@@ -84,7 +86,7 @@ public sealed partial class MetricsTests(TestServers servers)
         "redis_net_output_bytes_total",
     ];
 
-    /// <summary>All that may stand in a label of the service's own; the rest is ASP.NET Core's, Npgsql's and the runtime's.</summary>
+    /// <summary>All values that labels of the service's own metrics can have.</summary>
     private static readonly Dictionary<string, string> Values = new()
     {
         ["cache"] = "things|users|user-lists|geocoding|weather",
@@ -163,7 +165,7 @@ public sealed partial class MetricsTests(TestServers servers)
 
         var metrics = Family().Matches(await service.Api.Anonymous.GetStringAsync("/metrics")).Select(match => match.Groups[1].Value);
 
-        // The documentation names those of Redis together.
+        // The documentation describes the metrics of Redis together.
         var others = metrics.Where(name => name != "target_info" && !name.StartsWith("redis_", StringComparison.Ordinal));
         Assert.All(others, name => Assert.True(Regex.IsMatch(users, $@"\b{name}(_bucket|_count|_sum)?\b"), name));
     }

@@ -2,7 +2,7 @@ using System.Text.Json;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>An operation of the OpenAPI document: what it takes, and which answers it declares.</summary>
+/// <summary>An operation of the OpenAPI document: its parameters, its body, and the answers that it declares.</summary>
 internal sealed class OpenApiOperation
 {
     private readonly JsonElement _document;

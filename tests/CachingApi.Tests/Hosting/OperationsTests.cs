@@ -15,7 +15,7 @@ public sealed class OperationsTests(TestServers servers)
     [Theory]
     [InlineData("/health/live", """{"status":"healthy","checks":{}}""")]
     [InlineData("/health/ready", """{"status":"healthy","checks":{"postgres":"healthy","redis":"healthy"}}""")]
-    public async Task Health_says_what_is_well(string path, string expected)
+    public async Task Health_reports_the_state_of_the_servers(string path, string expected)
     {
         await using var api = await ApiNode.StartAsync(servers);
         var answer = await api.Anonymous.GetAsync(path);
@@ -36,7 +36,7 @@ public sealed class OperationsTests(TestServers servers)
         "/swagger/index.html",
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
         + "frame-ancestors 'none'")]
-    public async Task Every_answer_tells_a_browser_what_not_to_do_with_it(string path, string policy)
+    public async Task Every_answer_restricts_what_a_browser_does_with_it(string path, string policy)
     {
         await using var api = await ApiNode.StartAsync(servers);
 
@@ -187,7 +187,7 @@ public sealed class OperationsTests(TestServers servers)
             var server = api.Client.BaseAddress!;
             using var request = new HttpRequestMessage(HttpMethod.Get,
                 new UriBuilder(server) { Port = at ?? server.Port, Path = path }.Uri);
-            request.Headers.Host = $"localhost:{port}"; // a client may write what it likes there
+            request.Headers.Host = $"localhost:{port}"; // a client can send any value
             return (int)(await api.Client.SendAsync(request)).StatusCode;
         }
 
@@ -211,7 +211,7 @@ public sealed class OperationsTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_scheme_that_no_known_proxy_has_sent_is_not_believed()
+    public async Task A_scheme_that_no_known_proxy_has_sent_is_ignored()
     {
         Assert.Empty(await HstsOverHttpsAsync("192.0.2.1"));
     }

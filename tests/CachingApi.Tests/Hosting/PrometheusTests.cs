@@ -4,7 +4,7 @@ using CachingApi.Tests.Servers;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>What <c>ops/</c> holds for Prometheus and Grafana.</summary>
+/// <summary>The files of <c>ops/</c> for Prometheus and Grafana.</summary>
 public sealed class PrometheusTests(TestServers servers)
 {
     [Fact]

@@ -7,7 +7,7 @@ using Npgsql;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>What operators are shown, while all goes well and while nothing does.</summary>
+/// <summary>The data that operators see, with and without faults.</summary>
 public sealed partial class RedactionTests(TestServers servers)
 {
     private const string Wrong = "not the password at all";
@@ -61,7 +61,7 @@ public sealed partial class RedactionTests(TestServers servers)
             log = string.Join('\n', api.Log);
         }
 
-        // All of it was there to be told.
+        // The log, the metrics and the spans do contain the requests.
         Assert.Contains("POST", log, StringComparison.Ordinal);
         Assert.Contains("responded 503", log, StringComparison.Ordinal);
         Assert.Contains("INSERT INTO users", collector.Text, StringComparison.Ordinal);
@@ -79,7 +79,7 @@ public sealed partial class RedactionTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_fault_of_ours_is_a_500_that_tells_nothing_and_a_line_that_tells_all()
+    public async Task An_internal_error_is_a_500_without_details_and_a_log_line_with_all_of_them()
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var client = await api.AdminAsync();
@@ -143,7 +143,7 @@ public sealed partial class RedactionTests(TestServers servers)
             }
         }
 
-        // While Redis is away, those of before: they cannot be checked.
+        // While Redis is away, tokens from before, which cannot be checked.
         using var session = api.CreateBareClient();
         session.DefaultRequestHeaders.Authorization = new("Bearer", tokens[^2]);
         var id = created.Headers.Location?.ToString() ?? $"/users/{Guid.NewGuid()}";

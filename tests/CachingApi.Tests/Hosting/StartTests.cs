@@ -3,11 +3,11 @@ using CachingApi.Tests.Servers;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>The service as a process: how it starts, and how it says why it does not.</summary>
+/// <summary>The service as a process: its start, and the errors that prevent it.</summary>
 public sealed class StartTests(TestServers servers)
 {
     [Fact]
-    public async Task Without_connection_strings_it_stops_with_one_line_that_says_what_to_do()
+    public async Task Without_connection_strings_it_stops_with_one_line_that_names_a_remedy()
     {
         var (exitCode, log) = await ApiProcess.RunAsync([]);
 

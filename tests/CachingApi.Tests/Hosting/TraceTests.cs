@@ -49,20 +49,20 @@ public sealed class TraceTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_nobody_asked_for_is_no_trace()
+    public async Task Work_outside_of_requests_has_no_trace()
     {
         await using var collector = await OtlpReceiver.StartAsync();
         await using var api = await ApiNode.StartAsync(servers, collector.Settings);
         await api.Anonymous.GetAsync("/metrics");
         await api.Anonymous.GetAsync("/health/ready");
-        // A poll or two of everything that polls.
+        // One or two runs of everything that polls.
         await Eventually.TrueAsync(
             async () => await api.MetricAsync("write_behind_queue_length") == 0 && await api.MetricAsync("pg_up") == 1);
         await api.Anonymous.GetAsync("/limits");
         await Eventually.TrueAsync(
             () => collector.Spans.Any(span => span.Name.StartsWith("GET /limits", StringComparison.Ordinal)), "the last request's trace");
 
-        // Spans are heard by the whole process, other tests' included: these are of no request.
+        // The listener receives the spans of the whole process, including other tests: the checked ones belong to no request.
         Assert.DoesNotContain(collector.Spans, span => span.ParentId.Length == 0
             && (span.Name.StartsWith("redis", StringComparison.Ordinal)
                 || span.Name.StartsWith("cache", StringComparison.Ordinal)

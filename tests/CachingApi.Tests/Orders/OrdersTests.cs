@@ -10,11 +10,11 @@ using Microsoft.Extensions.DependencyInjection;
 
 namespace CachingApi.Tests.Orders;
 
-/// <summary>A fourth cached entity, declared as docs/add-a-cache.md says, in the running service.</summary>
+/// <summary>A further cached entity, declared as in docs/add-a-cache.md, in the running service.</summary>
 public sealed class OrdersTests(TestServers servers)
 {
     [Fact]
-    public async Task What_is_declared_appears_in_administration_and_metrics()
+    public async Task A_declared_cache_appears_in_administration_and_metrics()
     {
         await using var api = await StartAsync();
         var orders = api.Services.GetRequiredService<OrderService>();
@@ -111,7 +111,7 @@ public sealed class OrdersTests(TestServers servers)
         var queue = api.Services.GetRequiredKeyedService<WriteBehind>("orders").Queue;
         await Eventually.TrueAsync(async () => (await queue.StateAsync(CancellationToken.None)).Length == 0, "the queue to be empty");
 
-        // The database refuses this one, by an exception of a trigger.
+        // The database refuses this write by an exception of a trigger.
         await api.SqlAsync("""
             CREATE FUNCTION no_debts() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no debts'; END $$;
             CREATE TRIGGER no_debts BEFORE UPDATE ON orders FOR EACH ROW WHEN (NEW.quantity < 0) EXECUTE FUNCTION no_debts();

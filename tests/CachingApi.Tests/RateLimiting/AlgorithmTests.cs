@@ -37,8 +37,8 @@ public sealed class AlgorithmTests(TestServers servers)
             var (algorithm, state, now, granted, log) = (Algorithm.New(name), (RedisValue)"", Now, false, new List<string>());
             for (var step = 0; step < 200; step++)
             {
-                // Mostly forward by little; at times by a window; and at times the clock is set back, though not after a rejection, of
-                // which Redis keeps nothing.
+                // Mostly forward by a little, sometimes by a window. Sometimes the clock is set back, but not after a rejection, because
+                // Redis stores nothing for a rejection.
                 now += random.Next(10) switch
                 {
                     0 => window,
@@ -102,7 +102,7 @@ public sealed class AlgorithmTests(TestServers servers)
                 }
                 else
                 {
-                    // Redis keeps nothing of a rejection, so a clock that is set back after it would show a difference.
+                    // Redis stores nothing for a rejection, so a clock that is set back after it would show a difference.
                     algorithm.Acquire(now, limit, window, 0);
                     state = (RedisValue)((RedisResult[])(await redis.ScriptEvaluateAsync(
                         script, [], [name, state, now, limit, window, 0, now]))!)[3];

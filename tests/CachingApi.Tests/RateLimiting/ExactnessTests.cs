@@ -5,8 +5,8 @@ using CachingApi.Tests.Servers;
 namespace CachingApi.Tests.RateLimiting;
 
 /// <summary>
-/// Four nodes whose clocks are minutes apart take 10,000 requests of one client, over several windows. When each was decided
-/// is known by what Redis's clock said before and after it.
+/// Four nodes whose clocks are minutes apart take 10,000 requests of one client, over several windows. Redis's clock before and after a
+/// request bounds the time of its decision.
 /// </summary>
 public sealed class ExactnessTests(TestServers servers)
 {
@@ -18,7 +18,7 @@ public sealed class ExactnessTests(TestServers servers)
     {
         var (admitted, start, end) = await FloodAsync("fixed-window");
 
-        // Each permit of each window is given out once, as what is left of it tells.
+        // Each permit of each window is granted once, as the remaining permits show.
         var windows = (end / Window) - (start / Window) + 1;
         Assert.InRange(windows, 3, int.MaxValue);
         var timesLeft = admitted.CountBy(request => request.Left).ToDictionary();
@@ -26,7 +26,7 @@ public sealed class ExactnessTests(TestServers servers)
         Assert.InRange(begun, 3, windows);
         for (var left = 0; left < Limit; left++)
         {
-            Assert.InRange(timesLeft.GetValueOrDefault(left), begun - 1, begun); // the last may not have come to its end
+            Assert.InRange(timesLeft.GetValueOrDefault(left), begun - 1, begun); // the last window may not have ended
         }
 
         foreach (var window in admitted
@@ -47,7 +47,7 @@ public sealed class ExactnessTests(TestServers servers)
         var byEnd = admitted.OrderBy(request => request.After).ToArray();
         for (var first = 0; first + Limit < byEnd.Length; first++)
         {
-            // One more than the limit, of which all were surely decided within less than a window.
+            // One request more than the limit, all of them certainly decided within less than a window.
             var stretch = byEnd[(first + Limit)].After - byEnd[first..(first + Limit + 1)].Min(request => request.Before);
             Assert.True(stretch >= Window, $"{Limit + 1} within {stretch} ms.");
         }
@@ -65,7 +65,7 @@ public sealed class ExactnessTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_bucket_lets_in_what_it_holds_and_what_comes_back()
+    public async Task A_bucket_admits_its_capacity_and_the_permits_that_come_back()
     {
         var (admitted, start, end) = await FloodAsync("token-bucket");
 
@@ -96,7 +96,7 @@ public sealed class ExactnessTests(TestServers servers)
         var (requests, start) = (0, await nodes[0].RedisTimeAsync());
         await Task.WhenAll(nodes.SelectMany(node => Enumerable.Range(0, 2).Select(async _ =>
         {
-            // 10,000 requests, and as many more as it takes for three windows.
+            // 10,000 requests, and as many more as three windows need.
             while (Interlocked.Increment(ref requests) <= 10_000 || await node.RedisTimeAsync() < start + (3 * Window))
             {
                 var before = await node.RedisTimeAsync();
@@ -121,7 +121,7 @@ public sealed class ExactnessTests(TestServers servers)
     }
 
     /// <param name="Before">Redis's clock before the request, in milliseconds.</param>
-    /// <param name="Left">How many permits it left.</param>
+    /// <param name="Left">The remaining permits.</param>
     private sealed record Admitted(long Before, long After, long Left);
 
     private sealed class SkewedClock(TimeSpan skew) : TimeProvider

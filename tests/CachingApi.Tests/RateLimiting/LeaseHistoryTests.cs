@@ -5,7 +5,7 @@ using CachingApi.Tests.Servers;
 namespace CachingApi.Tests.RateLimiting;
 
 /// <summary>
-/// Random histories of several processes: bursts and pauses, costs, crashes, wall clocks that are set, restarts of Redis and ends of
+/// Random histories of several processes: bursts and pauses, costs, crashes, changes of wall clocks, restarts of Redis and ends of
 /// windows. Each history is checked against the bound of its algorithm.
 /// </summary>
 public sealed class LeaseHistoryTests(TestServers servers)
@@ -38,7 +38,7 @@ public sealed class LeaseHistoryTests(TestServers servers)
 
             if (redis is not null && step is 4 or 9)
             {
-                // Every lease of the state that is lost ends before the next state begins.
+                // Every lease of the lost state ends before the next state begins.
                 await redis.KillAsync();
                 await Task.Delay(150);
                 lifetimes[^1] = (lifetimes[^1].From, History.Now);

@@ -13,7 +13,7 @@ using StackExchange.Redis;
 namespace CachingApi.Tests.RateLimiting;
 
 /// <summary>
-/// A service on a port of its own that has limits and routes of a test's choice, and nothing else. Two on one prefix are two nodes.
+/// A service on its own port that has only the limits and routes of a test. Two on one prefix are two nodes.
 /// </summary>
 internal sealed class LimitedApp : IAsyncDisposable
 {
@@ -32,8 +32,8 @@ internal sealed class LimitedApp : IAsyncDisposable
 
     public string KeyPrefix => _app.Services.GetRequiredService<RedisConnections>().KeyPrefix;
 
-    /// <param name="redis">Its connection string.</param>
-    /// <param name="routes">What each path is limited by: <c>policy</c>, or <c>policy*cost</c>.</param>
+    /// <param name="redis">The connection string of Redis.</param>
+    /// <param name="routes">The limits of each path: <c>policy</c>, or <c>policy*cost</c>.</param>
     public static async Task<LimitedApp> StartAsync(
         string redis,
         Dictionary<string, Policy> policies,
@@ -48,7 +48,7 @@ internal sealed class LimitedApp : IAsyncDisposable
         return new(app);
     }
 
-    /// <summary>What is wrong with the configuration, as the start would say.</summary>
+    /// <summary>The error of an invalid configuration, as the start would report it.</summary>
     public static string? Problem(Dictionary<string, Policy> policies, Dictionary<string, string[]> routes)
     {
         using var app = (IDisposable)Build("127.0.0.1:1", policies, routes, "test", null, "00:00:01");
@@ -71,7 +71,7 @@ internal sealed class LimitedApp : IAsyncDisposable
         return await _client.SendAsync(request);
     }
 
-    /// <summary>The statuses of a number of requests, one after the other.</summary>
+    /// <summary>The statuses of several requests in sequence.</summary>
     public async Task<string> StatusesAsync(string path, int times, string? from = null)
     {
         var statuses = new List<int>();
@@ -178,7 +178,7 @@ internal sealed record Policy(
 }
 
 /// <summary>
-/// A list of structured fields (RFC 9651, section 3.1), as far as the limits' headers go: strings with integers as parameters.
+/// A list of structured fields (RFC 9651, section 3.1), limited to what the limits' headers use: strings with integers as parameters.
 /// </summary>
 internal static class StructuredFields
 {

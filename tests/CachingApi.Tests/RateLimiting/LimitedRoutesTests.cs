@@ -136,7 +136,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
             HttpStatusCode.Unauthorized,
             (await PostAsync(api, JsonContent.Create(new { email = "grace@example.org", password = "x" }), "203.0.113.1")).StatusCode);
         Assert.Equal(HttpStatusCode.Unauthorized, (await GuessAsync(12, "203.0.113.2")).StatusCode);
-        // Not "ada": an id in hexadecimal may hold that.
+        // Not "ada", because an id in hexadecimal may contain that.
         Assert.DoesNotContain(
             await api.KeysAsync(),
             key => key.Contains("example", StringComparison.OrdinalIgnoreCase) || key.Contains('@', StringComparison.Ordinal));
@@ -182,7 +182,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
         Task<HttpResponseMessage> UseAsync() =>
             PostAsync(api, JsonContent.Create(new { email = "no" }), to: policy == "login" ? "/sessions" : "/users");
 
-        // As an image on another site's page would ask.
+        // As an image on another site's page would request it.
         foreach (var (name, value) in new[] { ("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-site"),
             ("Origin", "https://evil.example") })
         {
@@ -201,7 +201,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Another_site_may_try_the_policies_that_exist_for_it()
+    public async Task Another_site_may_try_the_demo_policies()
     {
         await using var api = await StartAsync();
         using var request = new HttpRequestMessage(HttpMethod.Get, "/limits/demo-fixed-window");
@@ -226,7 +226,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
 
         var answer = await SendAsync();
         await UserContractTests.AssertProblemAsync(answer, (HttpStatusCode)status);
-        // Also an error says what is left.
+        // An error also has the remaining permits.
         Assert.Equal([("login", 9L), ("login-network", 99L), ("login-account", 9L)],
             answer.List("RateLimit").Select(limit => (limit.Name, limit.Parameters["r"])));
 
@@ -263,11 +263,11 @@ public sealed class LimitedRoutesTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Behind_known_proxies_the_address_is_that_of_the_first_hop_that_none_of_them_is()
+    public async Task Behind_known_proxies_the_address_is_the_first_hop_that_is_not_a_known_proxy()
     {
         await using var api = await StartAsync(("Network:KnownProxies:0", "127.0.0.1"), ("Network:KnownProxies:1", "10.0.0.0/8"));
         var request = new HttpRequestMessage(HttpMethod.Get, "/limits/demo-fixed-window");
-        request.Headers.Add("X-Forwarded-For", "198.51.100.1, 203.0.113.7, 10.1.2.3"); // the first is what the client made up
+        request.Headers.Add("X-Forwarded-For", "198.51.100.1, 203.0.113.7, 10.1.2.3"); // the client has invented the first one
         await api.Anonymous.SendAsync(request);
 
         Assert.StartsWith(
@@ -365,7 +365,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
     {
         var all = settings.ToDictionary(setting => setting.Name, setting => setting.Value);
         all["RateLimits:Enabled"] = "true";
-        // The windows of the tests' time are long, so that none ends in the middle.
+        // The windows are long, so that none ends during the test.
         foreach (var policy in new[] { "default", "login", "login-network", "login-account", "registration-network", "demo-fixed-window",
             "demo-sliding-window", "demo-token-bucket" })
         {

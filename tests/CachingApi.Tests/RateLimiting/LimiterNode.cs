@@ -9,7 +9,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.RateLimiting;
 
-/// <summary>A process's limiter without a web host. Two on one prefix are two processes.</summary>
+/// <summary>The limiter of a process, without a web host. Two on one prefix are two processes.</summary>
 internal sealed class LimiterNode : IAsyncDisposable
 {
     private readonly ServiceProvider _services = new ServiceCollection().AddMetrics().BuildServiceProvider();

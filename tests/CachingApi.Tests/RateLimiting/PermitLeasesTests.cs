@@ -59,7 +59,7 @@ public sealed class PermitLeasesTests(TestServers servers)
         }))))).Sum();
         Assert.InRange(allowed, Limit / 2, Limit);
 
-        // When the leases are refunded, a process without rejections in memory gets all that is left.
+        // When the leases are refunded, a process without rejections in memory gets all remaining permits.
         await Eventually.TrueAsync(async () => await one.UsedAsync(policy) == allowed, $"the refunds of {Limit - allowed} permits");
         await using var three = await StartAsync(prefix);
         while ((await three.DecideAsync(three.Request(policy))).Allowed)
@@ -158,7 +158,7 @@ public sealed class PermitLeasesTests(TestServers servers)
         var other = LimiterNode.NewPolicy("fixed-window", 1000, Long, "other");
         for (var used = 1; used <= 200; used++)
         {
-            // A policy that can be leased leases nothing beside one that cannot.
+            // A policy whose permits can be leased leases none together with a policy whose permits cannot.
             var decision = await node.DecideAsync(node.Request(policy), node.Request(other));
             Assert.All(decision.Policies, one => Assert.Equal(1000 - used, one.Left(decision.Allowed)));
         }
@@ -227,7 +227,7 @@ public sealed class PermitLeasesTests(TestServers servers)
 
     [Theory]
     [MemberData(nameof(Leased))]
-    public async Task What_is_left_of_a_lease_is_refunded_once(string algorithm)
+    public async Task The_rest_of_a_lease_is_refunded_once(string algorithm)
     {
         var time = new FakeTimeProvider(DateTimeOffset.UnixEpoch.AddYears(50));
         var prefix = LimiterNode.NewPrefix();
@@ -347,7 +347,7 @@ public sealed class PermitLeasesTests(TestServers servers)
             Assert.True((await node.DecideAsync(node.Request(policy))).Allowed);
         }
 
-        // Twice denied: now no round trip is needed until the window ends.
+        // Denied twice: from now on, no round trip is needed until the window ends.
         Assert.False((await node.DecideAsync(node.Request(policy))).Allowed);
         time.Advance(TimeSpan.FromSeconds(1));
         Assert.False((await node.DecideAsync(node.Request(policy))).Allowed);
@@ -444,7 +444,7 @@ public sealed class PermitLeasesTests(TestServers servers)
         return node;
     }
 
-    /// <summary>Step by step, because the clock runs a timer that is set again once per step.</summary>
+    /// <summary>Advances step by step, because the clock runs a restarted timer only once per step.</summary>
     private static void Advance(FakeTimeProvider time, int milliseconds)
     {
         for (var step = 0; step < milliseconds; step += 50)

@@ -11,7 +11,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.RateLimiting;
 
-/// <summary>What a client sees of the limits, and what they leave in Redis.</summary>
+/// <summary>The limits as a client sees them, and their keys in Redis.</summary>
 public sealed class RateLimitTests(TestServers servers)
 {
     public static TheoryData<string> Algorithms => AlgorithmTests.Names;
@@ -241,7 +241,7 @@ public sealed class RateLimitTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Scripts_that_redis_has_forgotten_are_sent_again_and_an_empty_redis_begins_anew()
+    public async Task Scripts_that_redis_has_lost_are_sent_again_and_an_empty_redis_begins_anew()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var app = await LimitedApp.StartAsync(

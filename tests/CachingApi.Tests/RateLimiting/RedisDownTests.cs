@@ -42,7 +42,7 @@ public sealed class RedisDownTests(TestServers servers)
         await UserContractTests.AssertProblemAsync(closed, HttpStatusCode.ServiceUnavailable);
         Assert.Equal("1", closed.Headers.GetValues("Retry-After").Single());
         Assert.Equal("closed", Assert.Single(closed.List("RateLimit-Policy")).Name);
-        // What is refused by one policy spends nothing of another: here they are counted in this process.
+        // A request that one policy refuses spends no permits of another. This process counts them here.
         Assert.Equal("503 503 503 503 503", await app.StatusesAsync("/mixed", 5, "203.0.113.2"));
         Assert.Equal("200 200 200 429", await app.StatusesAsync("/local", 4, "203.0.113.2"));
         Assert.Equal(2, (await app.GetAsync("/local", "203.0.113.3")).List("RateLimit").Single().Parameters["r"]);
@@ -50,7 +50,7 @@ public sealed class RedisDownTests(TestServers servers)
         await (fault == "killed" ? redis.StartAgainAsync() : redis.ResumeAsync());
 
         await Eventually.TrueAsync(async () => (await app.GetAsync("/closed", "203.0.113.4")).StatusCode is HttpStatusCode.OK);
-        // A client that is new to this process: Redis counts.
+        // This client is new to the process, so Redis counts.
         await app.GetAsync("/local", "203.0.113.5");
         Assert.Contains(await app.KeysAsync(), key => $"{key}".Contains("{ip:203.0.113.5}:local", StringComparison.Ordinal));
     }
@@ -69,7 +69,7 @@ public sealed class RedisDownTests(TestServers servers)
         time.Advance(TimeSpan.FromSeconds(1));
         await app.StatusesAsync("/open", 200);
 
-        // What was asked in vain is in the server's sockets still.
+        // The unanswered requests are still in the server's sockets.
         await redis.ResumeAsync();
         Assert.InRange(await RateLimitTests.CallsAsync(app), before, before + 2);
 
@@ -82,7 +82,7 @@ public sealed class RedisDownTests(TestServers servers)
     }
 
     [Fact]
-    public async Task To_make_redis_slow_in_the_middle_of_a_window_gains_nothing()
+    public async Task A_slow_redis_in_the_middle_of_a_window_grants_no_extra_permits()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var proxy = new FaultProxy(redis.Port);

@@ -6,8 +6,8 @@ using Microsoft.Extensions.Logging;
 
 namespace CachingApi.Tests.Servers;
 
-/// <summary>A span as it came over the wire.</summary>
-/// <param name="Attributes">Those that are text have a value.</param>
+/// <summary>A span as it was received.</summary>
+/// <param name="Attributes">The attributes; only text attributes have a value.</param>
 internal sealed record ReceivedSpan(string TraceId, string Id, string ParentId, string Name, Dictionary<string, string> Attributes);
 
 /// <summary>Takes traces over OTLP (http/protobuf), as a collector does.</summary>
@@ -30,7 +30,7 @@ internal sealed class OtlpReceiver : IAsyncDisposable
         });
     }
 
-    /// <summary>What a service is told, to send its traces here soon.</summary>
+    /// <summary>Settings with which a service sends its traces here soon.</summary>
     public Dictionary<string, string> Settings => new()
     {
         ["OTEL_EXPORTER_OTLP_ENDPOINT"] = _app.Urls.First(),
@@ -38,7 +38,7 @@ internal sealed class OtlpReceiver : IAsyncDisposable
         ["OTEL_BSP_SCHEDULE_DELAY"] = "100",
     };
 
-    /// <summary>All that was received, as text.</summary>
+    /// <summary>All received data, as text.</summary>
     public string Text => string.Join('\n', _bodies.Select(Encoding.UTF8.GetString));
 
     /// <summary>ExportTraceServiceRequest.resource_spans(1).scope_spans(2).spans(2), of opentelemetry-proto's trace.proto.</summary>

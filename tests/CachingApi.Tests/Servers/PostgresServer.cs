@@ -6,7 +6,7 @@ using Testcontainers.PostgreSql;
 
 namespace CachingApi.Tests.Servers;
 
-/// <summary>A PostgreSQL of the tests' own, on one port for all its life, that can be stopped, killed and started again.</summary>
+/// <summary>The tests' own PostgreSQL, always on the same port, that can be stopped, killed and started again.</summary>
 internal abstract class PostgresServer(int port) : IAsyncDisposable
 {
     private const string Password = "postgres";
@@ -17,7 +17,7 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         "fsync=off", "synchronous_commit=off", "full_page_writes=off",
     ];
 
-    /// <summary>For a server that a test ends: what a commit has acknowledged is on disk, as in production.</summary>
+    /// <summary>For a server that a test stops or kills: acknowledged commits are on disk, as in production.</summary>
     private static readonly string[] Durable = ["fsync=on", "synchronous_commit=on", "full_page_writes=on"];
 
     public int Port => port;
@@ -26,8 +26,8 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         $"Host=127.0.0.1;Port={port};Username=postgres;Password={Password};Database=postgres;"
         + "Maximum Pool Size=20;Timeout=5;Command Timeout=10";
 
-    /// <summary>A container where a Docker engine answers, else a process.</summary>
-    /// <param name="settings">Such as <c>wal_level=replica</c>: in place of the tests' own.</param>
+    /// <summary>Starts a container if a Docker engine answers, else a process.</summary>
+    /// <param name="settings">Settings that replace the tests' own, such as <c>wal_level=replica</c>.</param>
     public static async Task<PostgresServer> StartAsync(params string[] settings)
     {
         string[] all = [.. Settings.Concat(settings).SelectMany(setting => new[] { "-c", setting })];
@@ -38,7 +38,7 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         return server;
     }
 
-    /// <summary>One that a test kills or stops: it keeps every commit that it has acknowledged.</summary>
+    /// <summary>Starts a server that keeps every acknowledged commit when a test stops or kills it.</summary>
     public static Task<PostgresServer> StartDurableAsync(params string[] settings) => StartAsync([.. Durable, .. settings]);
 
     public async Task StartAgainAsync()
@@ -59,15 +59,15 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
         });
     }
 
-    /// <summary>Freezes it: connections stay open and nothing is answered.</summary>
+    /// <summary>Freezes the server: connections stay open, and it does not answer.</summary>
     public abstract Task PauseAsync();
 
     public abstract Task ResumeAsync();
 
-    /// <summary>Ends it, connections and all; its data stay.</summary>
+    /// <summary>Stops the server and closes its connections; its data stays.</summary>
     public abstract Task StopAsync();
 
-    /// <summary>SIGKILL to all its processes; the next start recovers from its log.</summary>
+    /// <summary>Sends SIGKILL to all its processes; the next start recovers from the WAL.</summary>
     public abstract Task KillAsync();
 
     public abstract ValueTask DisposeAsync();
@@ -79,7 +79,7 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
     {
         private readonly string _folder = Directory.CreateTempSubdirectory("cachingapi-postgres-").FullName;
         private readonly string _binaries = Machine.FindPostgres()
-            ?? throw new InvalidOperationException("PostgreSQL's binaries are missing: ./dev test brings them.");
+            ?? throw new InvalidOperationException("PostgreSQL's binaries are missing: ./dev test installs them.");
 
         private Process? _process;
 
@@ -97,11 +97,11 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
 
         public override async Task KillAsync()
         {
-            // Frozen first: the parent would start over when it sees a child die.
+            // Freezes them first, because the parent restarts the server when a child dies.
             await SignalAllAsync("STOP");
             var children = await SignalAllAsync("KILL");
             await _process!.WaitForExitAsync();
-            // A server does not start while a process of the one before it is attached to the shared memory.
+            // A server does not start while a process of the previous one is attached to the shared memory.
             await Eventually.TrueAsync(() => children.All(child => !Machine.IsRunning(child)), "PostgreSQL's processes to end");
         }
 
@@ -156,10 +156,10 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
                 : (tool, arguments);
         }
 
-        /// <summary>The server is a process per connection: all of them. Returns the children.</summary>
+        /// <summary>Signals all processes of the server, which has one per connection. Returns the children.</summary>
         private async Task<int[]> SignalAllAsync(string signal)
         {
-            // A stopped parent has no new children. One that is killed has none: they are looked up before.
+            // The children are looked up first, because a killed parent has none. A stopped parent has no new ones.
             var before = await ChildrenAsync();
             await Machine.SignalAsync(_process!.Id, signal);
             var children = signal is "KILL" ? before : await ChildrenAsync();

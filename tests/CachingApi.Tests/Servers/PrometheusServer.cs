@@ -5,7 +5,7 @@ using System.Text.Json;
 
 namespace CachingApi.Tests.Servers;
 
-/// <summary>A Prometheus of a test's own that scrapes a service every second, with the recording rules of <c>ops/</c>.</summary>
+/// <summary>A test's own Prometheus, which scrapes a service every second, with the recording rules of <c>ops/</c>.</summary>
 internal sealed class PrometheusServer : IAsyncDisposable
 {
     private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("cachingapi-prometheus-");
@@ -45,7 +45,7 @@ internal sealed class PrometheusServer : IAsyncDisposable
         return server;
     }
 
-    /// <summary>The values that an expression has now, of all series; one that cannot be parsed is an error.</summary>
+    /// <summary>The current values of an expression, over all series. An expression that cannot be parsed is an error.</summary>
     public async Task<double[]> QueryAsync(string expression)
     {
         using var form = new FormUrlEncodedContent([new("query", expression)]);

@@ -6,7 +6,7 @@ namespace CachingApi.Tests.Servers;
 internal static class Promtool
 {
     /// <summary>
-    /// Whether metrics are named and typed as they should be: <c>promtool check metrics</c> finds nothing to say of a scrape.
+    /// Checks the names and types of metrics: <c>promtool check metrics</c> must report no problem in a scrape.
     /// </summary>
     public static async Task CheckMetricsAsync(string metrics)
     {
@@ -23,9 +23,9 @@ internal static class Promtool
         Assert.True(process.ExitCode == 0 && said.Length == 0, said);
     }
 
-    /// <summary>Runs it; what it finds wrong is the failure.</summary>
+    /// <summary>Runs promtool; the problems that it reports are the failure.</summary>
     public static Task RunAsync(params string[] arguments) => Machine.RunAsync(Find("promtool"), arguments);
 
     public static string Find(string program) => Machine.Find(program, ["/opt/homebrew/bin", "/usr/local/bin"])
-        ?? throw new InvalidOperationException($"{program} is missing: ./dev test brings it where it can, or install Prometheus.");
+        ?? throw new InvalidOperationException($"{program} is missing: ./dev test installs it by apt; otherwise install Prometheus.");
 }

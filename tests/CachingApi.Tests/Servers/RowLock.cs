@@ -3,7 +3,7 @@ using Npgsql;
 
 namespace CachingApi.Tests.Servers;
 
-/// <summary>A lock of a user's row, or of others: reads go on, and writes wait for it.</summary>
+/// <summary>A lock of a user's row, or of other rows. Reads go on, and writes wait for the lock.</summary>
 internal sealed class RowLock : IAsyncDisposable
 {
     private readonly ApiNode _node;
@@ -27,6 +27,6 @@ internal sealed class RowLock : IAsyncDisposable
     public Task WaitedForAsync() => Eventually.TrueAsync(async () => await _node.SqlAsync<long>(
         "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()") > 0);
 
-    /// <summary>Gives the lock back.</summary>
+    /// <summary>Releases the lock.</summary>
     public ValueTask DisposeAsync() => _connection.DisposeAsync();
 }

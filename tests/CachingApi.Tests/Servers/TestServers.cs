@@ -9,8 +9,8 @@ using Npgsql;
 namespace CachingApi.Tests.Servers;
 
 /// <summary>
-/// The PostgreSQL and the <see cref="SharedRedis"/> that tests share, each test with a database and a key prefix of its own: the
-/// PostgreSQL of CACHINGAPI_TEST_POSTGRES, else a container where a Docker engine answers, else a process.
+/// The PostgreSQL and the <see cref="SharedRedis"/> that tests share; each test has its own database and key prefix. The PostgreSQL is the
+/// one in CACHINGAPI_TEST_POSTGRES, else a container if a Docker engine answers, else a process.
 /// </summary>
 public sealed class TestServers : IAsyncLifetime
 {

@@ -12,7 +12,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Sessions;
 
-/// <summary>Who may do what.</summary>
+/// <summary>The rights of each kind of caller.</summary>
 public sealed class AccessTests(TestServers servers)
 {
     [Fact]
@@ -35,7 +35,7 @@ public sealed class AccessTests(TestServers servers)
     }
 
     [Fact]
-    public async Task No_route_is_open_to_a_token_that_is_not_good_any_more_or_never_was()
+    public async Task No_route_is_open_to_an_expired_or_invalid_token()
     {
         await using var api = await ApiNode.StartAsync(
             servers, new() { ["Sessions:Idle"] = "00:00:01", ["Sessions:Absolute"] = "00:00:02" });
@@ -52,7 +52,7 @@ public sealed class AccessTests(TestServers servers)
         var expired = await TokenAsync("bearer");
         await Eventually.TrueAsync(async () =>
         {
-            await Task.Delay(1100); // longer than it may be idle
+            await Task.Delay(1100); // longer than the idle limit
             return (await SendAsync(api, "GET", "/sessions/current", $"Bearer {expired}")).StatusCode is HttpStatusCode.Unauthorized;
         });
         var ended = await TokenAsync("bearer");
@@ -83,7 +83,7 @@ public sealed class AccessTests(TestServers servers)
                 Assert.NotEmpty(answer.Header("WWW-Authenticate"));
             }
 
-            // A bearer token is of no use as a cookie; and a header beyond all measure is not read.
+            // A bearer token is useless as a cookie, and a header that is much too long is not read.
             var request = new HttpRequestMessage(new(method), path);
             request.Headers.Add("Cookie", $"__Host-session={await TokenAsync("bearer")}");
             using var client = api.CreateBareClient();
@@ -95,7 +95,7 @@ public sealed class AccessTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_token_is_nowhere_but_at_the_client()
+    public async Task A_token_is_only_at_the_client()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var api = await ApiNode.StartAsync(servers, new()
@@ -172,7 +172,7 @@ public sealed class AccessTests(TestServers servers)
     [InlineData("DELETE", "/cache/namespaces/users", 401, 403, 403, 204)]
     [InlineData("POST", "/cache/warm", 401, 403, 403, 202)]
     [InlineData("GET", "/cache/warm/{self}", 401, 403, 403, 404)]
-    public async Task Each_route_is_open_to_those_it_is_for(string method, string path, int anonymous, int self, int other, int admin)
+    public async Task Each_route_is_open_to_its_callers_only(string method, string path, int anonymous, int self, int other, int admin)
     {
         await using var api = await ApiNode.StartAsync(servers);
 

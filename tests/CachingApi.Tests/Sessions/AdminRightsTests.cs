@@ -63,7 +63,7 @@ public sealed class AdminRightsTests(TestServers servers)
         await postgres.ResumeAsync();
         await api.SqlAsync("UPDATE users SET role = 'user'");
 
-        // The first question after the pause may still take longer than a request waits for it.
+        // The first confirmation after the pause may still take longer than a request waits for it.
         await Eventually.TrueAsync(async () =>
         {
             _time.Advance(TimeSpan.FromMilliseconds(500));

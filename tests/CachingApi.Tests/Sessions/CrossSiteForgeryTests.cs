@@ -22,7 +22,7 @@ public sealed class CrossSiteForgeryTests(TestServers servers)
         ("cross-site", "https://evil.example", false),
         ("cross-site", null, false),
         ("cross-site", "{self}", false),
-        ("Same-Origin ", null, false), // no browser writes it so
+        ("Same-Origin ", null, false), // no browser sends this spelling
         (null, "https://evil.example", false),
         (null, "{self}.evil.example", false),
         (null, "null", false),

@@ -49,7 +49,7 @@ public sealed class HashingSlotsTests
     }
 
     [Fact]
-    public async Task So_many_wait_in_each_queue_and_no_more()
+    public async Task Each_queue_is_bounded()
     {
         var slots = new HashingSlots(1, TimeSpan.FromSeconds(2), _time);
         Assert.True(await slots.EnterAsync(preferred: false, "network", CancellationToken.None));
@@ -87,7 +87,7 @@ public sealed class HashingSlotsTests
         Assert.Equal(networks.Length, order.Count);
     }
 
-    /// <summary>The order in which callers have their turn that came while all slots were taken.</summary>
+    /// <summary>The order in which callers that came while all slots were taken have their turn.</summary>
     private static async Task<IReadOnlyList<string>> OrderAsync(HashingSlots slots, params (string Name, bool Preferred)[] callers)
     {
         Assert.True(await slots.EnterAsync(preferred: false, "network", CancellationToken.None));

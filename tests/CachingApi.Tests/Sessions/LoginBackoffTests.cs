@@ -15,7 +15,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Sessions;
 
-/// <summary>Wrong passwords of strangers never keep an account's owner out.</summary>
+/// <summary>Wrong passwords of attackers never keep an account's owner out.</summary>
 public sealed class LoginBackoffTests(TestServers servers)
 {
     private const string Home = "198.51.100.1", Elsewhere = "192.0.2.1";
@@ -52,7 +52,7 @@ public sealed class LoginBackoffTests(TestServers servers)
             Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, user, "wrong", from)).StatusCode);
         }
 
-        // They must wait now; a busy machine must not take longer than that.
+        // They must wait now. A busy machine must not take longer than that wait.
         await using var redis = await ConnectionMultiplexer.ConnectAsync(servers.Redis);
         var count = await CountAsync(api, redis, key => key.EndsWith(":all", StringComparison.Ordinal));
         Assert.True((long)(await redis.GetDatabase().HashGetAsync(count, "until")) > 0);
@@ -67,9 +67,9 @@ public sealed class LoginBackoffTests(TestServers servers)
         var known = await LogInAsync(api, user, ApiNode.Password, Elsewhere, "cookie", device);
         Assert.Equal(HttpStatusCode.Created, known.StatusCode);
         Assert.DoesNotContain("__Host-device", known.Header("Set-Cookie"), StringComparison.Ordinal);
-        // By that the network is known as well.
+        // That also makes the network known.
         Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user, ApiNode.Password, Elsewhere)).StatusCode);
-        // The device is known to this account only.
+        // The device is known only to this account.
         var other = await api.CreateUserAsync();
         await UserContractTests.AssertProblemAsync(await LogInAsync(api, other, "wrong", Elsewhere, cookie: device),
             HttpStatusCode.Unauthorized);
@@ -77,7 +77,7 @@ public sealed class LoginBackoffTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Who_is_known_follows_the_account_and_not_its_address()
+    public async Task Known_clients_belong_to_the_account_and_not_to_its_address()
     {
         await using var api = await StartAsync();
         var user = await api.CreateUserAsync();
@@ -164,7 +164,7 @@ public sealed class LoginBackoffTests(TestServers servers)
         static Task<HttpResponseMessage> ReauthenticateAsync(HttpClient session) =>
             session.PostAsJsonAsync("/sessions/current/reauthentication", new { currentPassword = ApiNode.Password });
 
-        // What checks no password costs none.
+        // A request that checks no password costs no permit.
         Assert.Equal(HttpStatusCode.BadRequest, (await first.PutAsJsonAsync($"/users/{user.Id}/password", new { })).StatusCode);
         Assert.Equal(HttpStatusCode.NoContent, (await ReauthenticateAsync(first)).StatusCode);
         Assert.Equal(HttpStatusCode.Forbidden, (await ChangeAsync(first, user, "wrong", "dew on the moss")).StatusCode);
@@ -172,7 +172,7 @@ public sealed class LoginBackoffTests(TestServers servers)
         Assert.Equal("password", Assert.Single(problem.GetProperty("violated-policies").EnumerateArray()).GetString());
         Assert.Equal(HttpStatusCode.TooManyRequests, (await ChangeAsync(first, user, ApiNode.Password, "dew on the moss")).StatusCode);
 
-        // One session uses up what a user may ask for in all: another one still changes the password, and ends it.
+        // One session uses up all permits of the user; another one can still change the password, and ends it.
         Assert.Equal(HttpStatusCode.OK, (await first.GetAsync("/sessions/current")).StatusCode);
         Assert.Equal(HttpStatusCode.TooManyRequests, (await first.GetAsync("/sessions/current")).StatusCode);
         Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(second, user, ApiNode.Password, "dew on the moss")).StatusCode);

@@ -30,7 +30,7 @@ public sealed class PasswordTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, user.Email, ApiNode.Password)).StatusCode);
         Assert.Equal(HttpStatusCode.Created, (await LogInAsync(api, user.Email, Next)).StatusCode);
 
-        // Nothing that is shown of the user has changed.
+        // No visible property of the user has changed.
         var shown = await here.GetAsync($"/users/{user.Id}");
         Assert.Equal("\"v1\"", shown.ETag().ToString());
         Assert.Equal(user.UpdatedAt, (await shown.Content.ReadFromJsonAsync<User>())!.UpdatedAt);
@@ -126,7 +126,7 @@ public sealed class PasswordTests(TestServers servers)
         var user = await api.CreateUserAsync();
         using var owner = await api.LogInAsync(user.Email);
 
-        // An address that nobody has is answered alike.
+        // The answers for an address without an account are the same.
         foreach (var email in new[] { user.Email, "nobody@example.org" })
         {
             for (var failure = 0; failure < LoginBackoff.FreeFailures; failure++)
@@ -140,11 +140,11 @@ public sealed class PasswordTests(TestServers servers)
             Assert.Equal("1", delayed.Header("Retry-After"));
         }
 
-        // A live session goes on, and its attempts to change the password are counted apart.
+        // A live session goes on, and its attempts to change the password count separately.
         Assert.Equal(HttpStatusCode.OK, (await owner.GetAsync("/sessions/current")).StatusCode);
         Assert.Equal(HttpStatusCode.NoContent, (await ChangeAsync(owner, user, ApiNode.Password, Next)).StatusCode);
 
-        // Twice as long after the next failure, and nothing at all after a success.
+        // The wait is twice as long after the next failure, and there is none after a success.
         await Eventually.TrueAsync(
             async () => (await LogInAsync(api, user.Email, "not the password")).StatusCode is HttpStatusCode.Unauthorized);
         Assert.Equal("2", (await LogInAsync(api, user.Email, "not the password")).Header("Retry-After"));
@@ -166,7 +166,7 @@ public sealed class PasswordTests(TestServers servers)
 
         var answers = await Task.WhenAll(Enumerable.Range(0, 50).Select(_ => LogInAsync(api, user.Email, "not the password")));
 
-        // One more than is free, and one for each second that this has taken at most.
+        // At most one more than the free attempts, and one for each second that this has taken.
         var tried = answers.Count(answer => answer.StatusCode is HttpStatusCode.Unauthorized);
         Assert.InRange(tried, LoginBackoff.FreeFailures, LoginBackoff.FreeFailures + 4);
         Assert.Equal(50 - tried, answers.Count(answer => answer.StatusCode is HttpStatusCode.TooManyRequests));
@@ -225,9 +225,9 @@ public sealed class PasswordTests(TestServers servers)
     }
 
     [Fact]
-    public void What_is_much_too_long_is_not_normalised()
+    public void A_text_that_is_much_too_long_is_not_normalised()
     {
-        // Normalisation takes seconds for this, as its time grows with the square of the length.
+        // Normalisation would take seconds for this text, because its time grows with the square of the length.
         var text = $"a{new string('\u0300', 100_000)}{new string('\u0316', 100_000)}";
         var start = TimeProvider.System.GetTimestamp();
 
@@ -274,7 +274,7 @@ public sealed class PasswordTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, email, "dew on the moors")).StatusCode);
         Assert.Equal(HttpStatusCode.Unauthorized, (await LogInAsync(api, email, "dew on the moors\ufffe")).StatusCode);
 
-        // A hash from before that was so holds once more, and is made anew.
+        // A hash from before passwords were normalised still matches once, and is replaced.
         var old = new PasswordHasher<object>(Options.Create(new PasswordHasherOptions { IterationCount = 1000 }))
             .HashPassword(new(), decomposed);
         await api.SqlAsync($"UPDATE users SET password_hash = '{old}' WHERE email_key = '{email}'");
@@ -291,14 +291,14 @@ public sealed class PasswordTests(TestServers servers)
     {
         var passwords = new Passwords(Options.Create(new PasswordHasherOptions { IterationCount = 1_000_000 }), TimeProvider.System);
 
-        // The first one makes the hash that takes its place.
+        // The first attempt creates the hash that is used instead.
         Assert.Equal(
             PasswordVerificationResult.Failed, await passwords.CheckAsync(hash, "x", preferred: false, "", CancellationToken.None));
         var start = TimeProvider.System.GetTimestamp();
         Assert.Equal(
             PasswordVerificationResult.Failed, await passwords.CheckAsync(hash, "x", preferred: false, "", CancellationToken.None));
 
-        // No machine makes a million iterations in this time, however fast it is; one that is slow takes longer.
+        // No machine is fast enough for a million iterations in this time.
         Assert.True(TimeProvider.System.GetElapsedTime(start) > TimeSpan.FromMilliseconds(20));
     }
 
@@ -313,7 +313,7 @@ public sealed class PasswordTests(TestServers servers)
         var user = await api.CreateUserAsync();
         using var owner = await api.LogInAsync(user.Email);
 
-        // Each of a login's trips to Redis takes so long that the password changes between two of them, in each round between others.
+        // Each of a login's calls to Redis takes so long that the password changes between two of them, in each round between two others.
         proxy.Delay = TimeSpan.FromMilliseconds(100);
         var password = ApiNode.Password;
         for (var round = 0; round < 12; round++)

@@ -10,7 +10,7 @@ namespace CachingApi.Tests.Sessions;
 public sealed class SecurityEventsTests(TestServers servers)
 {
     [Fact]
-    public async Task What_matters_for_security_is_logged_with_user_session_and_network_and_no_secret()
+    public async Task Security_events_are_logged_with_user_session_and_network_and_no_secret()
     {
         await using var api = await ApiNode.StartAsync(servers, new()
         {
@@ -101,7 +101,7 @@ public sealed class SecurityEventsTests(TestServers servers)
         await SendAsync(client, HttpMethod.Delete, $"/sessions/{session}");
         await LoggedAsync("session-revocation: one", $"{user.Id}", session);
         await SendAsync(client, HttpMethod.Get, "/sessions/current");
-        await LoggedAsync("session-rejection: There is no such session.", null, null);
+        await LoggedAsync("session-rejection: The session does not exist.", null, null);
 
         var (admin, adminSession) = await SessionAsync(ApiNode.AdminEmail);
         using var __ = admin;

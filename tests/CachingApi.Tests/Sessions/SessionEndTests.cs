@@ -10,8 +10,8 @@ using StackExchange.Redis;
 namespace CachingApi.Tests.Sessions;
 
 /// <summary>
-/// A session that has ended is rejected by the process that has answered at once, and by the others within a second, whatever becomes of
-/// the messages between them.
+/// The process that has answered rejects an ended session at once. The other processes reject it within a second, even if messages
+/// between them are lost.
 /// </summary>
 public sealed class SessionEndTests(TestServers servers, ITestOutputHelper output)
 {
@@ -30,7 +30,7 @@ public sealed class SessionEndTests(TestServers servers, ITestOutputHelper outpu
         await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = proxy.ConnectionString });
         using var session = await BeginAsync(api, api);
 
-        // It does not wait for its own message.
+        // The process does not wait for its own message.
         proxy.Loses = Messages;
         await session.EndAsync(api, end);
 
@@ -133,7 +133,7 @@ public sealed class SessionEndTests(TestServers servers, ITestOutputHelper outpu
             using var goesOn = await BeginAsync(nodes.Here, nodes.There);
             await SessionNodes.WarmAsync(nodes.There, session.Elsewhere);
 
-            // The messages are lost, and then no heartbeat can report that.
+            // The messages are lost, and after that no heartbeat can reveal it.
             proxy.Loses = Messages;
             await session.EndAsync(nodes.Here, end);
             var ended = Stopwatch.GetTimestamp();
@@ -227,7 +227,7 @@ public sealed class SessionEndTests(TestServers servers, ITestOutputHelper outpu
     {
         if (proxy.Swallows)
         {
-            // The replies to what was swallowed will not come: on these connections, later replies would be taken for them.
+            // The replies to the discarded commands will not come: on these connections, later replies would be mistaken for them.
             proxy.Cut();
         }
 
@@ -235,7 +235,7 @@ public sealed class SessionEndTests(TestServers servers, ITestOutputHelper outpu
         proxy.Mend();
     }
 
-    /// <summary>Every request that begins more than a second after the end is refused.</summary>
+    /// <summary>Checks that every request that begins more than a second after the end is refused.</summary>
     private async Task RejectsAsync(Begun session, long ended, string what)
     {
         var served = TimeSpan.Zero;

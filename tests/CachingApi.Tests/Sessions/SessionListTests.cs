@@ -10,11 +10,11 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Sessions;
 
-/// <summary>A user's sessions: seen, and ended one by one or all but this one.</summary>
+/// <summary>A user's sessions: listed, and ended one by one or all except the current one.</summary>
 public sealed class SessionListTests(TestServers servers)
 {
     [Fact]
-    public async Task My_sessions_are_listed_with_their_devices_and_nobody_elses()
+    public async Task Only_my_sessions_are_listed_with_their_devices()
     {
         await using var api = await ApiNode.StartAsync(servers);
         var user = await api.CreateUserAsync();
@@ -99,7 +99,7 @@ public sealed class SessionListTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_has_ended_leaves_nothing_behind()
+    public async Task An_ended_session_leaves_nothing_behind()
     {
         await using var api = await ApiNode.StartAsync(
             servers, new() { ["Sessions:Idle"] = "00:00:01", ["Sessions:Absolute"] = "00:00:02", ["Admin:Email"] = "" });
@@ -127,9 +127,9 @@ public sealed class SessionListTests(TestServers servers)
 
         for (var round = 0; round < 1000; round++)
         {
-            // Hashing 1,000 passwords is not what this is about.
+            // Without a login, because hashing 1,000 passwords would take too long.
             var (token, _) = await store.CreateAsync(user.Id, "user", SessionTransport.Bearer, "test", CancellationToken.None);
-            // Not seen for long: the first reads move its idle limit on, which must not bring it back.
+            // Last used long ago: the first reads extend its idle limit, which must not bring it back.
             await redis.GetDatabase().HashSetAsync($"{first.KeyPrefix}:sessions:{{{user.Id}}}:{token.Hash}", "seen", 0);
             var ended = 0L;
             var broken = 0;

@@ -12,7 +12,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Sessions;
 
-/// <summary>Sessions in memory: what they cost, how long they last, and how they end.</summary>
+/// <summary>Sessions in memory: their cost, their lifetime and their end.</summary>
 public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper output)
 {
     [Fact]
@@ -70,7 +70,7 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
             used = Stopwatch.GetTimestamp();
         }
 
-        // By the time at which each request was sent.
+        // Measured by the time at which each request was sent.
         Assert.InRange(lasted.TotalSeconds, 0.5, 4);
     }
 
@@ -85,7 +85,7 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
             Assert.Equal(HttpStatusCode.OK, (await client.GetAsync("/sessions/current")).StatusCode);
         }
 
-        // Redis has noted the last use but for a twentieth of the limit.
+        // Redis has recorded the last use, accurate to a twentieth of the limit.
         var shown = await (await client.GetAsync("/sessions")).JsonAsync();
         var seen = shown.EnumerateArray().Single();
         Assert.InRange(
@@ -147,7 +147,7 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
         var began = Stopwatch.GetTimestamp();
         await Eventually.TrueAsync(() => memory.Find(token) is null && memory.IsTrusted);
         output.WriteLine($"Empty after {Stopwatch.GetElapsedTime(began)}");
-        Assert.True(Stopwatch.GetElapsedTime(began) < TimeSpan.FromSeconds(10), "By the number, before memory has to be read again.");
+        Assert.True(Stopwatch.GetElapsedTime(began) < TimeSpan.FromSeconds(10), "The number must empty memory before its sessions expire.");
         Assert.Equal(HttpStatusCode.Unauthorized, (await client.GetAsync("/sessions/current")).StatusCode);
     }
 
@@ -160,7 +160,7 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
         var memory = api.Services.GetRequiredService<SessionMemory>();
         await Eventually.TrueAsync(() => memory.IsTrusted);
 
-        // Each way, so that a heartbeat takes longer than a second. They go on coming.
+        // In each direction, so that a heartbeat takes longer than a second. Heartbeats still arrive.
         proxy.Delay = TimeSpan.FromMilliseconds(600);
         await Eventually.TrueAsync(() => !memory.IsTrusted);
         var began = Stopwatch.GetTimestamp();
@@ -203,7 +203,7 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
         Assert.True(await IsRecentAsync(nodes.Here));
         var began = Stopwatch.GetTimestamp();
         await Eventually.TrueAsync(() => IsRecentAsync(nodes.There));
-        Assert.True(Stopwatch.GetElapsedTime(began) < TimeSpan.FromSeconds(10), "By the message, before memory has to be read again.");
+        Assert.True(Stopwatch.GetElapsedTime(began) < TimeSpan.FromSeconds(10), "The message must take effect before entries expire.");
         Assert.Equal(HttpStatusCode.OK, (await RenameAsync(there)).StatusCode);
         Assert.Equal(HttpStatusCode.OK, (await RenameAsync(here)).StatusCode);
     }
@@ -282,7 +282,7 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
 
     private static async Task<HttpClient> LogInAsync(ApiNode api) => await api.LogInAsync((await api.CreateUserAsync()).Email);
 
-    /// <summary>How often a session was read: only these scripts use the command on a server that has no cache.</summary>
+    /// <summary>How often a session was read. On a server without a cache, only these scripts use the command.</summary>
     private static async Task<long> ReadsAsync(RedisServer redis)
     {
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");

@@ -19,7 +19,7 @@ internal sealed class SessionNodes(ApiNode here, ApiNode there) : IAsyncDisposab
     public SessionMemory Memory { get; } = there.Services.GetRequiredService<SessionMemory>();
 
     /// <param name="stateOfHere">The state server as the first process reaches it; <c>null</c> for the Redis that tests share.</param>
-    /// <param name="stateOfThere">As the other one does.</param>
+    /// <param name="stateOfThere">The same for the other process.</param>
     /// <param name="deadline"><c>Redis:StateDeadline</c>.</param>
     public static async Task<SessionNodes> StartAsync(
         TestServers servers, string? stateOfHere = null, string? stateOfThere = null, string deadline = "00:00:05")

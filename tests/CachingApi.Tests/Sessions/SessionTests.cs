@@ -69,7 +69,7 @@ public sealed class SessionTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_token_counts_only_in_the_way_it_was_given_out()
+    public async Task A_token_counts_only_in_the_way_it_was_issued()
     {
         await using var api = await ApiNode.StartAsync(servers);
         var user = await api.CreateUserAsync();
@@ -86,7 +86,7 @@ public sealed class SessionTests(TestServers servers)
     [InlineData("x")]
     [InlineData("AZgMbn0AeyCdTzpLXG1-jwJ5m0yv3sKq8ZrXo1bNhT4uQwEcVfRtGyHjUkLpMnBv")]
     [InlineData("'; DROP TABLE users; --")]
-    public async Task A_token_that_was_never_given_out_is_a_401(string token)
+    public async Task A_token_that_was_never_issued_is_a_401(string token)
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var client = api.CreateClient();
@@ -125,7 +125,7 @@ public sealed class SessionTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Redis_holds_nothing_that_logs_anybody_in()
+    public async Task Redis_holds_no_token_that_can_log_in()
     {
         await using var api = await ApiNode.StartAsync(servers);
         var user = await api.CreateUserAsync();
@@ -186,7 +186,7 @@ public sealed class SessionTests(TestServers servers)
         });
 
         Assert.Equal(HttpStatusCode.Unauthorized, (await unused.GetAsync("/sessions/current")).StatusCode);
-        // It outlived the idle limit, and not the absolute one.
+        // The session outlived the idle limit, but not the absolute one.
         Assert.InRange((lastSeen - born).TotalSeconds, 2.1, 5);
     }
 
@@ -221,7 +221,7 @@ public sealed class SessionTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Without_redis_nobody_knows_who_is_calling_which_is_a_503_and_passes()
+    public async Task Without_redis_a_session_cannot_be_checked_which_is_a_temporary_503()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var api = await ApiNode.StartAsync(
@@ -235,7 +235,7 @@ public sealed class SessionTests(TestServers servers)
         Assert.Equal("1", away.Header("Retry-After"));
         var login = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password });
         await UserContractTests.AssertProblemAsync(login, HttpStatusCode.ServiceUnavailable);
-        // Whom nobody needs to know is served.
+        // A route without a session still works.
         Assert.Equal(HttpStatusCode.BadRequest, (await client.PostAsJsonAsync("/users", new { })).StatusCode);
 
         await redis.ResumeAsync();

@@ -35,7 +35,7 @@ public sealed class StateDownTests(TestServers servers, ITestOutputHelper output
             waits.Add(await TimeAsync(api.Anonymous, "/limits/demo-token-bucket", HttpStatusCode.OK));
         }
 
-        output.WriteLine($"{waits.Count} requests until it was left alone; the longest: {waits.Max()}");
+        output.WriteLine($"{waits.Count} requests until the circuit was open; the longest: {waits.Max()}");
         Assert.True(waits.Max() < Deadline * 2, string.Join(' ', waits));
 
         waits.Clear();
@@ -50,7 +50,7 @@ public sealed class StateDownTests(TestServers servers, ITestOutputHelper output
 
         var login = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password });
         await UserContractTests.AssertProblemAsync(login, HttpStatusCode.ServiceUnavailable);
-        output.WriteLine($"Left alone, the mean of {waits.Count}: {waits.Average(wait => wait.TotalMilliseconds):F1} ms");
+        output.WriteLine($"With an open circuit, the mean of {waits.Count}: {waits.Average(wait => wait.TotalMilliseconds):F1} ms");
         Assert.True(waits.Min() < Deadline / 4, string.Join(' ', waits));
         Assert.True(waits.Sum(wait => wait.TotalSeconds) < Deadline.TotalSeconds, string.Join(' ', waits));
 
@@ -75,7 +75,7 @@ public sealed class StateDownTests(TestServers servers, ITestOutputHelper output
                 && api.Services.GetRequiredService<RedisConnections>().IsStateLeftAlone);
             await redis.StartAgainAsync();
 
-            // The session was in its memory only.
+            // The session was only in the memory of the state server.
             await Eventually.TrueAsync(async () =>
                 (await client.GetAsync($"/users/{user.Id}")).StatusCode is HttpStatusCode.Unauthorized);
         }

@@ -6,14 +6,14 @@ using Npgsql;
 
 namespace CachingApi.Tests.Storage;
 
-/// <summary>A cache complements indexes: every statement on the path of a miss or a write finds its rows by one.</summary>
+/// <summary>A cache complements indexes: every statement on the path of a miss or a write finds its rows by an index.</summary>
 public sealed class IndexTests(TestServers servers)
 {
     [Fact]
     public async Task No_statement_scans_a_table_of_100_000_users()
     {
         var database = await servers.CreateDatabaseAsync();
-        // One connection, whose counts can be asked to be up to date.
+        // One connection, because its counts can be flushed.
         await using (var postgres = NpgsqlDataSource.Create($"{database};Maximum Pool Size=1"))
         {
             await ExecuteAsync(

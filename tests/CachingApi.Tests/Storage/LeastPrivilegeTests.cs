@@ -10,7 +10,7 @@ using StackExchange.Redis;
 namespace CachingApi.Tests.Storage;
 
 /// <summary>
-/// The service works with the roles and users that the compose file gives it, and these can do no more than the service needs.
+/// The service works with the roles and users of the compose file, and these have only the rights that the service needs.
 /// </summary>
 public sealed partial class LeastPrivilegeTests(TestServers servers)
 {
@@ -56,7 +56,7 @@ public sealed partial class LeastPrivilegeTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Without_the_migrations_the_service_does_not_start_and_says_what_to_run()
+    public async Task Without_the_migrations_the_service_does_not_start_and_names_the_command_to_run()
     {
         var (exitCode, log) = await ApiProcess.RunAsync(new()
         {

@@ -51,7 +51,7 @@ public sealed class MigrationTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_version_that_is_put_back_by_hand_grows()
+    public async Task A_version_that_is_set_back_in_sql_still_grows()
     {
         await using var api = await ApiNode.StartAsync(servers);
         var user = await api.CreateUserAsync();

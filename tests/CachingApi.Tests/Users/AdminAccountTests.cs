@@ -7,7 +7,7 @@ using CachingApi.Users;
 
 namespace CachingApi.Tests.Users;
 
-/// <summary>What the configuration makes of the administrator at each start. Another start is another node.</summary>
+/// <summary>The effect of the configuration on the administrator at each start. Another start is another node.</summary>
 public sealed class AdminAccountTests(TestServers servers)
 {
     private const string Own = "only its owner knows it", Other = "a sentence of the next one";
@@ -31,7 +31,7 @@ public sealed class AdminAccountTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Unauthorized, await LogInAsync(reset, ApiNode.AdminEmail, Own));
         Assert.Equal(HttpStatusCode.Unauthorized, (await admin.GetAsync("/cache/stats")).StatusCode);
 
-        // The setting may stay: what is as configured is left alone.
+        // The setting may stay: an account that is as configured is not changed.
         using var again = await reset.AdminAsync();
         await using var next = await ApiNode.StartAsync(servers, new() { ["Admin:ResetPassword"] = "true" }, nodeOf: api);
         Assert.Equal(HttpStatusCode.OK, (await again.GetAsync("/cache/stats")).StatusCode);
@@ -60,13 +60,13 @@ public sealed class AdminAccountTests(TestServers servers)
     [Theory]
     [InlineData("other@example.com", 1)]
     [InlineData("", 0)]
-    public async Task An_account_that_the_configuration_names_no_more_is_no_administrator(string email, int administrators)
+    public async Task An_account_that_the_configuration_no_longer_names_is_not_an_administrator(string email, int administrators)
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var former = await api.AdminAsync();
         var id = (await (await former.GetAsync("/sessions/current")).JsonAsync()).GetProperty("userId").GetGuid();
         Assert.Equal(HttpStatusCode.OK, (await former.GetAsync($"/users/{id}")).StatusCode);
-        // One whom an operator has made an administrator by hand stays one.
+        // An administrator that an operator has appointed in SQL stays one.
         var byHand = await api.CreateUserAsync();
         await api.SqlAsync($"UPDATE users SET role = 'admin' WHERE id = '{byHand.Id}'");
 

@@ -11,7 +11,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Users;
 
-/// <summary>What takes an account over: a change of its e-mail address, and its deletion.</summary>
+/// <summary>Operations that can take an account over: the change of its e-mail address, and its deletion.</summary>
 public sealed class EmailChangeTests(TestServers servers)
 {
     [Theory]
@@ -26,7 +26,7 @@ public sealed class EmailChangeTests(TestServers servers)
         using var there = await api.LogInAsync(user.Email);
         var next = $"{Guid.NewGuid():N}@example.org";
 
-        // The same address in other letters is no other address.
+        // The same address in another letter case is not another address.
         await PutAsync(here, user, user.Email.ToUpperInvariant(), strategy);
         Assert.Equal(HttpStatusCode.OK, (await there.GetAsync("/sessions/current")).StatusCode);
 
@@ -78,10 +78,10 @@ public sealed class EmailChangeTests(TestServers servers)
         var letters = default(JsonElement);
         await Eventually.TrueAsync(
             async () => (letters = await (await admin.GetAsync("/cache/dead-letters")).JsonAsync()).GetArrayLength() == 1);
-        Assert.Equal("The e-mail address is another one now.", letters[0].GetProperty("reason").GetString());
+        Assert.Equal("The user's e-mail address has changed.", letters[0].GetProperty("reason").GetString());
         Assert.Equal(user.Email, await api.SqlAsync<string>($"SELECT email FROM users WHERE id = '{user.Id}'"));
 
-        // To bring the old address back is no retry.
+        // A retry would bring the old address back, so it is refused.
         Assert.Equal(HttpStatusCode.Conflict,
             (await admin.PostAsync($"/cache/dead-letters/{letters[0].GetProperty("id")}/retry", null)).StatusCode);
         Assert.Equal(user.Email, await api.SqlAsync<string>($"SELECT email FROM users WHERE id = '{user.Id}'"));
@@ -126,7 +126,7 @@ public sealed class EmailChangeTests(TestServers servers)
     }
 
     [Fact]
-    public async Task One_user_changes_an_address_so_often_and_no_more_wherever_from()
+    public async Task One_user_changes_an_address_only_so_often_from_all_networks()
     {
         await using var api = await ApiNode.StartAsync(servers, new()
         {

@@ -89,7 +89,7 @@ public sealed class UserCachingTests(TestServers servers)
     }
 
     [Fact]
-    public async Task That_there_is_no_such_user_is_cached_briefly()
+    public async Task Not_found_is_cached_briefly()
     {
         await using var api = await ApiNode.StartAsync(servers);
         await MemoryTierTests.TrustedAsync(api);

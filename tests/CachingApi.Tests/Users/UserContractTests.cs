@@ -38,7 +38,7 @@ public sealed class UserContractTests(TestServers servers)
         await using var api = await ApiNode.StartAsync(servers);
         await PostAsync(api, """{"email":"ÄDA@example.org","displayName":"Ada","password":"dew on the moss"}""");
 
-        // The same, with the umlaut as two characters.
+        // The same address, with the umlaut as two characters.
         var again = await PostAsync(api, "{\"email\":\"a\u0308da@EXAMPLE.org\",\"displayName\":\"Ada\",\"password\":\"dew on the moss\"}");
 
         await AssertProblemAsync(again, HttpStatusCode.Conflict);
@@ -124,7 +124,7 @@ public sealed class UserContractTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_problem_is_json_even_for_those_who_did_not_ask_for_json()
+    public async Task A_problem_is_json_even_if_the_client_does_not_accept_json()
     {
         await using var api = await ApiNode.StartAsync(servers);
         var request = new HttpRequestMessage(HttpMethod.Get, "/nothing") { Headers = { Accept = { new("text/html") } } };
@@ -132,7 +132,7 @@ public sealed class UserContractTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_method_that_is_not_there_is_a_405_that_says_which_are()
+    public async Task An_unsupported_method_is_a_405_that_names_the_supported_ones()
     {
         await using var api = await ApiNode.StartAsync(servers);
         var answer = await api.Anonymous.PatchAsync("/users", null);
@@ -158,7 +158,7 @@ public sealed class UserContractTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_strategy_that_is_not_there_is_a_400()
+    public async Task An_unknown_strategy_is_a_400()
     {
         await using var api = await ApiNode.StartAsync(servers);
         var user = await api.CreateUserAsync();
@@ -224,7 +224,7 @@ public sealed class UserContractTests(TestServers servers)
     }
 
     [Fact]
-    public async Task An_update_of_nobody_is_a_404_and_one_to_an_email_in_use_a_409()
+    public async Task An_update_of_an_unknown_user_is_a_404_and_one_to_an_email_in_use_a_409()
     {
         await using var api = await ApiNode.StartAsync(servers);
         var (ada, grace) = (await api.CreateUserAsync(), await api.CreateUserAsync());

@@ -15,7 +15,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Users;
 
-/// <summary>Write-behind: acknowledged from a durable queue, shown at once, in the database soon, and never lost.</summary>
+/// <summary>Write-behind: a write is acknowledged from a durable queue, served at once, in the database soon, and never lost.</summary>
 public sealed class WriteBehindTests(TestServers servers)
 {
     [Fact]
@@ -41,10 +41,10 @@ public sealed class WriteBehindTests(TestServers servers)
 
             Assert.Equal(shown, await here.GetFromJsonAsync<User>($"/users/{user.Id}"));
             await Eventually.TrueAsync(
-                async () => shown == await there.GetFromJsonAsync<User>($"/users/{user.Id}"), "the other node to hear of it");
+                async () => shown == await there.GetFromJsonAsync<User>($"/users/{user.Id}"), "the other node to receive the message");
             Assert.Equal("Ada Lovelace", (await RowAsync(first, user)).Name);
 
-            // Nor does a load, where nothing is cached, show the row without what is pending.
+            // If nothing is cached, a load does not return the row without the pending write either.
             foreach (var (client, node) in new[] { (here, first), (there, second) })
             {
                 await EmptyCacheAsync(node);
@@ -66,9 +66,9 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal(1, await BothAsync("write_behind_writes_total", ("outcome", "persisted"), first, second));
     }
 
-    /// <summary>Had the load read the row before it asked for what is pending, it would find neither.</summary>
+    /// <summary>If the load read the row before it asked for the pending write, it would find neither.</summary>
     [Fact]
-    public async Task A_load_never_misses_what_is_persisted_while_it_looks()
+    public async Task A_load_never_misses_a_write_that_is_persisted_meanwhile()
     {
         await using var state = await RedisServer.StartAsync();
         await using var proxy = new FaultProxy(state.Port);
@@ -120,7 +120,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Whoever_persists_a_write_tells_the_cache_where_its_writer_did_not_come_to_that()
+    public async Task The_consumer_invalidates_the_entry_if_the_writer_has_not_updated_it()
     {
         await using var first = await ApiNode.StartAsync(servers);
         await using var second = await ApiNode.StartAsync(servers, nodeOf: first);
@@ -132,11 +132,11 @@ public sealed class WriteBehindTests(TestServers servers)
         }
 
         var change = JsonSerializer.SerializeToUtf8Bytes(
-            new UserChange(user.Email, user.Email, "Unheard of", user.UpdatedAt), UserJson.Default.UserChange);
+            new UserChange(user.Email, user.Email, "Behind", user.UpdatedAt), UserJson.Default.UserChange);
         await first.Services.GetRequiredKeyedService<WriteBehind>("users").AcceptAsync(
             $"{user.Id}", new(1), null, change, CancellationToken.None);
 
-        await PersistedAsync(first, user, "Unheard of", 2);
+        await PersistedAsync(first, user, "Behind", 2);
         foreach (var client in clients)
         {
             await Eventually.TrueAsync(
@@ -160,7 +160,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_cannot_be_persisted_becomes_a_dead_letter_and_the_database_s_truth_is_shown_again()
+    public async Task A_write_that_cannot_be_persisted_becomes_a_dead_letter_and_the_row_is_served_again()
     {
         await using var node = await ApiNode.StartAsync(servers, new() { ["Serilog:MinimumLevel:Default"] = "Error" });
         var (user, bystander) = (await node.CreateUserAsync(), await node.CreateUserAsync());
@@ -175,10 +175,10 @@ public sealed class WriteBehindTests(TestServers servers)
             Assert.Equal("Thief", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
         }
 
-        // What was acknowledged before the write that failed is not lost with it.
+        // Another acknowledged write of the same batch is not lost with the failed one.
         await PersistedAsync(node, bystander, "In the same batch", 2);
         var letter = (await DeadAsync(client, 1))[0];
-        Assert.Equal("The database refuses it (P0001).", letter.GetProperty("reason").GetString());
+        Assert.Equal("The database refuses the change (P0001).", letter.GetProperty("reason").GetString());
         Assert.Equal(user.Id.ToString(), letter.GetProperty("key").GetString());
         Assert.Equal(3, letter.GetProperty("version").GetInt64());
         Assert.Equal("Thief", letter.GetProperty("value").GetProperty("displayName").GetString());
@@ -186,7 +186,7 @@ public sealed class WriteBehindTests(TestServers servers)
         await Eventually.TrueAsync(
             async () => await client.GetFromJsonAsync<User>($"/users/{user.Id}") is { DisplayName: "First", Version: > 3 } shown
                 && shown.Email == user.Email,
-            "the truth to be shown, as a newer version");
+            "the row to be served, as a newer version");
         Assert.Equal("First", (await RowAsync(node, user)).Name);
         Assert.Equal(1, await node.MetricAsync("write_behind_writes_total", ("outcome", "dead")));
         Assert.Equal(4, await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")));
@@ -197,7 +197,7 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.DoesNotContain(node.Log, line => line.Contains(user.Email, StringComparison.Ordinal));
         await Eventually.TrueAsync(async () => await node.MetricAsync("write_behind_dead_letters") == 1, "it to be measured");
 
-        // A retry is a new write: it dies again while nothing has changed, and lives when the database takes it.
+        // A retry is a new write: it fails again while nothing has changed, and succeeds when the database accepts it.
         Assert.Equal(
             HttpStatusCode.Accepted, (await client.PostAsync($"/cache/dead-letters/{letter.GetProperty("id")}/retry", null)).StatusCode);
         var again = (await DeadAsync(client, 1, not: letter.GetProperty("id").GetString()))[0];
@@ -225,7 +225,7 @@ public sealed class WriteBehindTests(TestServers servers)
         }
 
         var letter = (await DeadAsync(client, 1))[0];
-        Assert.Equal("There is no such entity.", letter.GetProperty("reason").GetString());
+        Assert.Equal("The entity does not exist.", letter.GetProperty("reason").GetString());
         await Eventually.TrueAsync(
             async () => (await client.GetAsync($"/users/{user.Id}")).StatusCode is HttpStatusCode.NotFound, "the user to be gone");
         Assert.Equal(
@@ -236,7 +236,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_write_that_the_writer_s_own_code_cannot_persist_becomes_a_dead_letter_and_holds_up_no_other()
+    public async Task A_write_that_the_writer_s_own_code_cannot_persist_becomes_a_dead_letter_and_delays_no_other()
     {
         await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
         var user = await node.CreateUserAsync();
@@ -256,7 +256,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task The_deletion_of_an_account_drops_its_dead_letters_and_what_is_queued_becomes_none()
+    public async Task The_deletion_of_an_account_drops_its_dead_letters_and_its_queued_writes_make_none()
     {
         await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
         var (user, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
@@ -271,7 +271,7 @@ public sealed class WriteBehindTests(TestServers servers)
         var left = Assert.Single(await DeadAsync(client, 1));
         Assert.Equal($"{other.Id}", left.GetProperty("key").GetString());
 
-        // A consumer gives up a write of the user only now.
+        // Only now does a consumer give up a write of the user.
         var queue = node.Services.GetRequiredKeyedService<WriteBehind>("users").Queue;
         var writeBehind = node.Services.GetRequiredKeyedService<WriteBehind>("users");
         await writeBehind.AcceptAsync($"{user.Id}", new(1), null, "{}"u8.ToArray(), CancellationToken.None);
@@ -307,7 +307,7 @@ public sealed class WriteBehindTests(TestServers servers)
         var kept = Enumerable.Range(3, WriteBehindQueue.MaxDeadLettersOfOne).Reverse().Select(number => $"Refused {number}");
         Assert.Equal([.. kept, "Refused, of another user"], await NamesAsync());
 
-        // What an administrator drops leaves no gap through which others go.
+        // If an administrator drops a dead letter, the bound still holds.
         var first = (await (await client.GetAsync("/cache/dead-letters")).JsonAsync())[0].GetProperty("id");
         Assert.Equal(HttpStatusCode.NoContent, (await client.DeleteAsync($"/cache/dead-letters/{first}")).StatusCode);
         await DieAsync(user, "Refused once more");
@@ -315,7 +315,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_cannot_be_read_is_a_dead_letter_and_holds_nobody_up()
+    public async Task A_change_that_cannot_be_read_is_a_dead_letter_and_delays_no_other()
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
@@ -332,7 +332,7 @@ public sealed class WriteBehindTests(TestServers servers)
 
         await PersistedAsync(node, user, "After it", 2);
         var letter = (await DeadAsync(client, 1))[0];
-        Assert.Equal("It cannot be read.", letter.GetProperty("reason").GetString());
+        Assert.Equal("The queued change cannot be read.", letter.GetProperty("reason").GetString());
         Assert.Equal("not JSON", letter.GetProperty("value").GetString());
     }
 
@@ -362,13 +362,13 @@ public sealed class WriteBehindTests(TestServers servers)
             Assert.Equal("After", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
         }
 
-        // And one written behind after that is the last.
+        // A write-behind after that is the last write.
         Assert.Equal("\"v4\"", (await PutAsync(here, user, "Last")).ETag().Tag);
         await PersistedAsync(first, user, "Last", 4);
     }
 
     [Fact]
-    public async Task Versions_have_no_gaps_where_strategies_take_turns()
+    public async Task Versions_have_no_gaps_if_strategies_take_turns()
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
@@ -382,7 +382,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_row_moved_on_by_hand_is_overwritten_and_shown_under_the_version_it_has()
+    public async Task A_row_changed_in_sql_is_overwritten_and_served_with_its_later_version()
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
@@ -400,7 +400,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task If_match_is_about_what_is_pending()
+    public async Task If_match_compares_with_the_pending_write()
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
@@ -428,7 +428,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_conditional_write_asks_the_database_while_a_synchronous_writer_is_about()
+    public async Task A_conditional_write_asks_the_database_while_a_synchronous_write_is_under_way()
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
@@ -451,7 +451,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_write_behind_leaves_room_for_the_version_of_a_synchronous_writer_who_is_about()
+    public async Task A_write_behind_leaves_room_for_the_version_of_a_synchronous_write_under_way()
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
@@ -466,7 +466,7 @@ public sealed class WriteBehindTests(TestServers servers)
             Assert.Equal("\"v3\"", (await PutAsync(client, user, "Behind")).ETag().Tag);
         }
 
-        // Whoever comes to the row first. The synchronous writer, if overtaken, takes another turn.
+        // Either write may reach the row first. If the synchronous write is superseded, it acquires another token.
         var version = (await synchronous).ETag().Tag;
         await QueueEmptyAsync(node);
         Assert.Equal(version == "\"v2\"" ? ("Behind", 3) : ("Synchronous", 4), await RowAsync(node, user));
@@ -490,7 +490,7 @@ public sealed class WriteBehindTests(TestServers servers)
             Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "First")).StatusCode);
             Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Second")).StatusCode);
 
-            // A load lays the pending write over the row.
+            // A load applies the pending write to the row.
             await EmptyCacheAsync(node);
             Assert.Equal("\"v3\"", (await client.GetAsync($"/users/{user.Id}")).ETag().Tag);
         }
@@ -503,7 +503,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task If_match_is_about_what_is_pending_under_a_foreign_fence_too()
+    public async Task If_match_compares_with_the_pending_write_under_a_foreign_fence_too()
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
@@ -572,7 +572,7 @@ public sealed class WriteBehindTests(TestServers servers)
         var write = Assert.Single(await queue.ReadAsync(10, CancellationToken.None));
         Assert.True(write.Token < foreign && foreign < turn.Token);
 
-        // Two consumers have it; one of them accepts it anew.
+        // Two consumers hold the write; one of them accepts it anew.
         Assert.Equal(
             [FencedWrite.Reaccepted, FencedWrite.Gone],
             (await Task.WhenAll(
@@ -619,7 +619,7 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal("First", (await RowAsync(node, user)).Name);
     }
 
-    /// <summary>The state server may have lost a later write, so the waiting one must neither undo that nor vanish.</summary>
+    /// <summary>The state server may have lost a later write, so the waiting write must neither undo that nor be lost.</summary>
     [Fact]
     public async Task A_write_is_a_dead_letter_if_it_is_not_known_whether_the_row_has_a_later_one()
     {
@@ -646,7 +646,7 @@ public sealed class WriteBehindTests(TestServers servers)
     [Theory]
     [InlineData(false)]
     [InlineData(true)]
-    public async Task A_write_is_superseded_by_a_later_one_even_if_what_the_state_server_kept_of_the_user_has_expired(bool expired)
+    public async Task A_write_is_superseded_by_a_later_one_even_if_the_state_of_the_user_has_expired(bool expired)
     {
         await using var node = await ApiNode.StartAsync(servers);
         var user = await node.CreateUserAsync();
@@ -692,11 +692,11 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal(0, await node.MetricAsync("write_behind_writes_total", ("outcome", "retried")));
     }
 
-    /// <summary>With one attempt, a state that counts as the data's fault makes a dead letter at once.</summary>
+    /// <summary>With one attempt, a SQLSTATE that counts as a fault of the data makes a dead letter at once.</summary>
     [Theory]
     [InlineData("P0001", true)]
     [InlineData("42501", false)]
-    public async Task What_the_database_refuses_for_good_is_a_dead_letter_and_what_will_pass_is_not(string state, bool dead)
+    public async Task A_permanent_refusal_makes_a_dead_letter_and_a_transient_failure_does_not(string state, bool dead)
     {
         await using var node = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
         var (poison, other) = (await node.CreateUserAsync(), await node.CreateUserAsync());
@@ -711,7 +711,7 @@ public sealed class WriteBehindTests(TestServers servers)
         if (dead)
         {
             await PersistedAsync(node, other, "Other", 2);
-            Assert.Equal($"The database refuses it ({state}).", (await DeadAsync(client, 1))[0].GetProperty("reason").GetString());
+            Assert.Equal($"The database refuses the change ({state}).", (await DeadAsync(client, 1))[0].GetProperty("reason").GetString());
         }
         else
         {
@@ -724,7 +724,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public void Only_the_named_states_say_nothing_about_the_data()
+    public void Only_the_named_states_are_transient()
     {
         static bool IsTransient(string state) => TransientFailures.Includes(new PostgresException("", "ERROR", "ERROR", state));
 
@@ -814,7 +814,7 @@ public sealed class WriteBehindTests(TestServers servers)
                 await command.ExecuteNonQueryAsync();
             }
 
-            // More of them than a batch holds.
+            // More writes than a batch holds.
             foreach (var name in new[] { "1", "2", "3" })
             {
                 Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, locked, name)).StatusCode);
@@ -843,14 +843,14 @@ public sealed class WriteBehindTests(TestServers servers)
             await redis.GetDatabase().StringSetAsync(key, (byte[])[.. bytes[..CacheEntry.HeaderSize], .. "{\"id\":\"x\"}"u8]);
         }
 
-        // It counts as a miss: what the write changes is loaded first.
+        // The body counts as a miss: the value that the write changes is loaded first.
         Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Behind")).StatusCode);
         Assert.Equal("Behind", (await client.GetFromJsonAsync<User>($"/users/{user.Id}"))!.DisplayName);
         await Eventually.TrueAsync(async () => await RowAsync(node, user) == ("Behind", 2));
     }
 
     [Fact]
-    public async Task What_a_writer_has_put_into_the_cache_is_a_hit_when_it_is_persisted()
+    public async Task The_entry_of_a_writer_is_a_hit_when_the_write_is_persisted()
     {
         await using var first = await ApiNode.StartAsync(servers);
         await using var second = await ApiNode.StartAsync(servers, nodeOf: first);
@@ -926,7 +926,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_a_frozen_process_has_taken_is_claimed_by_another_and_is_not_done_twice()
+    public async Task The_writes_of_a_frozen_process_are_claimed_by_another_and_not_done_twice()
     {
         await using var proxy = new FaultProxy(new NpgsqlConnectionStringBuilder(servers.Postgres).Port);
         await using var first = await ApiNode.StartAsync(servers, new() { ["WriteBehind:BatchSize"] = "5" });
@@ -941,7 +941,7 @@ public sealed class WriteBehindTests(TestServers servers)
             users.Add(await first.CreateUserAsync());
         }
 
-        // What one of the nodes takes now, it keeps: its words to the database are swallowed.
+        // The writes that one of the nodes takes now stay with it, because its commands to the database are discarded.
         using var client = await cutOff.AdminAsync();
         foreach (var user in users)
         {
@@ -967,7 +967,7 @@ public sealed class WriteBehindTests(TestServers servers)
         }
     }
 
-    /// <summary>CACHINGAPI_KILLS says how many times.</summary>
+    /// <summary>CACHINGAPI_KILLS sets the number of repetitions.</summary>
     [Fact]
     public async Task A_process_killed_at_any_moment_loses_no_acknowledged_write_and_does_none_twice()
     {
@@ -998,13 +998,13 @@ public sealed class WriteBehindTests(TestServers servers)
             await load;
         }
 
-        // The next one does what they left behind.
+        // The next process persists the writes that they left.
         await using var last = await ApiNode.StartAsync(
             servers, new() { ["ConnectionStrings:Postgres"] = node.Database, ["Redis:KeyPrefix"] = node.KeyPrefix });
         await QueueEmptyAsync(last);
         foreach (var writer in writers)
         {
-            // What was sent last may have been taken without an answer; of what was answered, nothing is missing.
+            // The last write may have been accepted without an answer; no acknowledged write is missing.
             var row = await RowAsync(last, writer.User);
             Assert.InRange(long.Parse(row.Name, System.Globalization.CultureInfo.InvariantCulture), writer.Acknowledged, writer.Sent);
             Assert.InRange(
@@ -1035,7 +1035,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Where_redis_may_evict_the_queue_nothing_is_written_behind_and_the_log_says_why()
+    public async Task If_redis_may_evict_the_queue_write_behind_is_disabled_and_the_log_has_the_reason()
     {
         await using var redis = await RedisServer.StartAsync("--maxmemory-policy", "allkeys-lru");
         var settings = new Dictionary<string, string>
@@ -1052,9 +1052,9 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal(1, await node.MetricAsync("write_behind_fallbacks_total", ("reason", "refused")));
         Assert.Contains(
             node.Log,
-            line => line.Contains("the maxmemory-policy of Redis is allkeys-lru, by which it may evict", StringComparison.Ordinal));
+            line => line.Contains("the maxmemory-policy of Redis is allkeys-lru, so Redis may evict", StringComparison.Ordinal));
 
-        // A second Redis that may not lose anything is what it takes.
+        // Write-behind needs a second Redis that may not lose any keys.
         await using var state = await ApiNode.StartAsync(
             servers, new(settings) { ["ConnectionStrings:RedisState"] = servers.Redis }, nodeOf: node);
         using var there = await state.AdminAsync();
@@ -1063,7 +1063,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task The_start_fails_where_write_behind_is_the_default_and_is_not_safe()
+    public async Task The_start_fails_if_write_behind_is_the_default_and_is_not_safe()
     {
         await using var redis = await RedisServer.StartAsync("--maxmemory-policy", "allkeys-lfu");
         await using var node = await ApiNode.StartAsync(servers, new() { ["Cache:Users:WriteStrategy"] = "write-behind" });
@@ -1084,7 +1084,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Where_redis_can_tell_a_write_is_acknowledged_when_it_is_on_the_disk()
+    public async Task If_redis_supports_it_a_write_is_acknowledged_when_it_is_on_the_disk()
     {
         await using var redis = await RedisServer.StartAsync(
             "--appendonly", "yes", "--appenddirname", $"cachingapi-aof-{Guid.NewGuid():N}");
@@ -1093,7 +1093,7 @@ public sealed class WriteBehindTests(TestServers servers)
         var user = await node.CreateUserAsync();
         using var client = await node.AdminAsync();
 
-        // The second comes while the first waits: with a third, it shares the next turn.
+        // The second write comes while the first waits; it shares the next WAITAOF with a third.
         var first = PutAsync(client, user, "First");
         await Eventually.TrueAsync(() => proxy.Waits == 1, "Redis to be asked about its disk");
         var others = new[] { PutAsync(client, user, "Second"), PutAsync(client, user, "Third") };
@@ -1127,7 +1127,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public void To_wait_for_replicas_and_not_for_the_disk_is_a_mistake()
+    public void Waiting_for_replicas_but_not_for_the_disk_is_invalid()
     {
         static bool IsValid(bool disk, int replicas)
         {
@@ -1139,7 +1139,7 @@ public sealed class WriteBehindTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Who_is_not_there_cannot_be_written_behind()
+    public async Task A_write_behind_of_an_unknown_user_is_refused()
     {
         await using var node = await ApiNode.StartAsync(servers);
         using var client = await node.AdminAsync();
@@ -1217,7 +1217,7 @@ public sealed class WriteBehindTests(TestServers servers)
         return sum;
     }
 
-    /// <summary>Gives a user's row a fence that lies five minutes ahead of the clock, which is returned.</summary>
+    /// <summary>Gives a user's row a fence that is five minutes ahead of the clock; returns that fence.</summary>
     private static async Task<long> ForeignFenceAsync(ApiNode node, User user) => await node.SqlAsync<long>(
         "UPDATE users SET fence = (extract(epoch FROM now() + interval '5 minutes') * 1000000)::bigint "
         + $"WHERE id = '{user.Id}' RETURNING fence");
@@ -1229,7 +1229,7 @@ public sealed class WriteBehindTests(TestServers servers)
         CREATE TRIGGER poison BEFORE UPDATE ON users FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION poison()
         """);
 
-    /// <summary>What persists the node's writes: a test stops it to take its place, and starts it again.</summary>
+    /// <summary>The consumer that persists the node's writes: a test stops it to take its place, and starts it again.</summary>
     private static WriteBehindConsumer Consumer(ApiNode node) =>
         node.Services.GetServices<Microsoft.Extensions.Hosting.IHostedService>().OfType<WriteBehindConsumer>().Single();
 
@@ -1271,7 +1271,7 @@ public sealed class WriteBehindTests(TestServers servers)
         }
     }
 
-    /// <summary>While it is held, users can be read and not written.</summary>
+    /// <summary>While the lock is held, users can be read but not written.</summary>
     private sealed class TableLock(NpgsqlConnection connection, string database) : IAsyncDisposable
     {
         public static async Task<TableLock> TakeAsync(ApiNode node)
@@ -1281,7 +1281,7 @@ public sealed class WriteBehindTests(TestServers servers)
             return held;
         }
 
-        /// <summary>Runs something under the lock; it is committed when the lock is given back.</summary>
+        /// <summary>Runs a statement under the lock; it is committed when the lock is released.</summary>
         public async Task SqlAsync(string sql)
         {
             if (connection.State is System.Data.ConnectionState.Closed)
@@ -1293,7 +1293,7 @@ public sealed class WriteBehindTests(TestServers servers)
             await command.ExecuteNonQueryAsync();
         }
 
-        /// <summary>How many statements wait for it.</summary>
+        /// <summary>How many statements wait for the lock.</summary>
         public async Task<long> WaitersAsync()
         {
             await using var other = new NpgsqlConnection(database);

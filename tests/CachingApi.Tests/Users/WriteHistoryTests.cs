@@ -4,8 +4,8 @@ using CachingApi.Tests.Servers;
 namespace CachingApi.Tests.Users;
 
 /// <summary>
-/// A randomised history in which the state server keeps what it has acknowledged: no acknowledged write may be lost, while the
-/// queue is small, so that synchronous writes come between, and its server is killed. See <see cref="HistoryRun"/>.
+/// A randomised history in which the state server keeps acknowledged writes, so that none may be lost. The queue is small, so that
+/// synchronous writes come between, and its server is killed. See <see cref="HistoryRun"/>.
 /// </summary>
 public sealed class WriteHistoryTests(TestServers servers, ITestOutputHelper output)
 {

@@ -4,8 +4,8 @@ using System.Text.RegularExpressions;
 namespace CachingApi.Tests.Weather;
 
 /// <summary>
-/// The header Cache-Status (RFC 9211), read as RFC 9651 has it: a list of one item, the cache's name, with parameters. What does
-/// not parse as a whole is an error.
+/// The header Cache-Status (RFC 9211), parsed by RFC 9651: a list of one item, the cache's name, with parameters. A header that does not
+/// parse completely is an error.
 /// </summary>
 internal sealed partial class CacheStatus
 {
@@ -47,7 +47,7 @@ internal sealed partial class CacheStatus
             };
         }
 
-        // RFC 9211, section 2: hit and fwd are exclusive, and what is about forwarding needs fwd.
+        // RFC 9211, section 2: hit and fwd are exclusive, and parameters about forwarding need fwd.
         Assert.Equal("CachingApi", status.Cache);
         Assert.NotEqual(status.Hit, status.Forwarded is not null);
         Assert.True(status.Forwarded is not null || (!status.Stored && !status.Collapsed && status.ForwardedStatus is null), text);

@@ -89,7 +89,7 @@ public sealed class CityNameTests(TestServers servers)
     [InlineData("ber\u200Flin")]
     [InlineData("ber\u200Blin")]
     [InlineData("\uD800")]
-    public void What_is_not_a_name_is_none(string given) => Assert.Null(CityName.Parse(given));
+    public void An_invalid_name_is_rejected(string given) => Assert.Null(CityName.Parse(given));
 
     [Fact]
     public void A_name_has_100_characters_at_most_however_they_are_composed()
@@ -115,11 +115,11 @@ public sealed class CityNameTests(TestServers servers)
     [InlineData("/weather/%ed%a0%80", 400)]
     [InlineData("/weather/%e2%98%80", 400)]
     [InlineData("/weather/%e2%80%aeberlin", 400)]
-    public async Task Path_tricks_are_refused_and_ask_nobody(string path, int status)
+    public async Task Path_tricks_are_refused_without_an_upstream_call(string path, int status)
     {
         await using var node = await WeatherNode.StartAsync(servers);
 
-        // Sent as it stands: a client would tidy it up.
+        // The path is sent unchanged; a client library would normalise it.
         var (answered, headers) = await RawHttp.GetAsync(node.Api.Anonymous.BaseAddress!, path);
 
         Assert.Equal(status, answered);

@@ -6,7 +6,7 @@ using CachingApi.Tests.Servers;
 
 namespace CachingApi.Tests.Weather;
 
-/// <summary>The stand-in is held to what the real one answers.</summary>
+/// <summary>The stand-in gives the same answers as the real service.</summary>
 public sealed class FakeOpenMeteoTests
 {
     [Theory]

@@ -14,7 +14,7 @@ public sealed class PrewarmingTests(TestServers servers)
     };
 
     [Fact]
-    public async Task The_configured_cities_are_warm_before_anybody_asks()
+    public async Task The_configured_cities_are_warm_before_the_first_request()
     {
         await using var node = await WeatherNode.StartAsync(servers, Cities);
         await Eventually.TrueAsync(() => node.Upstream.CallsOf(FakeOpenMeteo.Forecast) == 3);
@@ -31,7 +31,7 @@ public sealed class PrewarmingTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Half_of_the_budget_is_left_for_those_who_ask()
+    public async Task Half_of_the_budget_is_left_for_clients()
     {
         await using var node = await WeatherNode.StartAsync(servers, new(Cities) { ["Weather:Budget:PerDay"] = "6" });
         await Eventually.TrueAsync(() => node.Upstream.CallsOf(FakeOpenMeteo.Forecast) == 2);
@@ -42,7 +42,7 @@ public sealed class PrewarmingTests(TestServers servers)
     }
 
     [Fact]
-    public async Task The_start_waits_for_nobody_and_survives_an_upstream_that_is_away()
+    public async Task The_start_does_not_wait_for_the_upstream_and_survives_its_outage()
     {
         await using var node = await WeatherNode.StartAsync(servers, Cities, upstream => upstream.Fault = UpstreamFault.Hang);
         Assert.Equal(HttpStatusCode.OK, (await node.Api.Anonymous.GetAsync("/health/ready")).StatusCode);

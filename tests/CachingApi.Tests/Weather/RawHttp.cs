@@ -4,7 +4,7 @@ using System.Text;
 
 namespace CachingApi.Tests.Weather;
 
-/// <summary>Requests whose path no client library has touched.</summary>
+/// <summary>Requests whose path no client library has changed.</summary>
 internal static class RawHttp
 {
     public static async Task<(int Status, string Headers)> GetAsync(Uri server, string path)

@@ -14,7 +14,7 @@ namespace CachingApi.Tests.Weather;
 public sealed class UpstreamBudgetTests(TestServers servers)
 {
     [Fact]
-    public async Task Two_nodes_share_a_budget_and_when_it_is_spent_what_is_kept_is_served_stale_and_nobody_is_asked()
+    public async Task Two_nodes_share_a_budget_and_when_it_is_spent_cached_weather_is_served_stale_without_a_call()
     {
         var budget = new Dictionary<string, string> { ["Weather:Budget:PerDay"] = "4" };
         await using var node = await WeatherNode.StartAsync(servers, budget);
@@ -101,7 +101,7 @@ public sealed class UpstreamBudgetTests(TestServers servers)
         await using var node = await WeatherNode.StartAsync(servers, new() { ["Weather:Budget:PerDay"] = "8" });
         Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Berlin")).StatusCode);
 
-        // Names that a client makes up, and cities that are.
+        // Invented names, then existing cities.
         Assert.Equal(HttpStatusCode.NotFound, (await node.GetAsync("no such city 1")).StatusCode);
         Assert.Equal(HttpStatusCode.NotFound, (await node.GetAsync("no such city 2")).StatusCode);
         Assert.Equal(HttpStatusCode.ServiceUnavailable, (await node.GetAsync("no such city 3")).StatusCode);
@@ -152,7 +152,7 @@ public sealed class UpstreamBudgetTests(TestServers servers)
         Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Rome")).StatusCode); // 1
         Assert.Equal(HttpStatusCode.TooManyRequests, (await node.GetAsync("Rome")).StatusCode);
 
-        // The city that one client may not look up is there for another, at once.
+        // Another client can look up the city at once.
         var other = await FromAsync(node, "Madrid", "203.0.113.1");
         Assert.Equal(HttpStatusCode.OK, other.StatusCode);
         for (var left = 6; left > 0; left--)
@@ -189,7 +189,7 @@ public sealed class UpstreamBudgetTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_network_causes_so_many_refreshes_a_day_and_is_shown_what_is_cached_beyond_that()
+    public async Task A_network_causes_so_many_refreshes_a_day_and_is_served_cached_weather_beyond_that()
     {
         await using var node = await LimitedAsync(("weather-refresh:Limit", "1"));
         string[] cities = ["Berlin", "Rome"];

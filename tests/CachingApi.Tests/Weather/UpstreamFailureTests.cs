@@ -14,10 +14,10 @@ public sealed class UpstreamFailureTests(TestServers servers)
     [InlineData(UpstreamFault.AbsurdJson, 200, "answered")]
     [InlineData(UpstreamFault.Overloaded, null, "failed")] // the breaker is open by then
     [InlineData(UpstreamFault.BadRequest, 400, "refused")]
-    [InlineData(UpstreamFault.DailyLimit, null, "limited")] // nobody asks any more
+    [InlineData(UpstreamFault.DailyLimit, null, "limited")] // no further calls are made
     [InlineData(UpstreamFault.Trickle, null, "timeout")]
     [InlineData(UpstreamFault.Hang, null, "timeout")]
-    public async Task Nothing_bad_is_kept_and_what_is_kept_is_served_stale(UpstreamFault fault, int? status, string outcome)
+    public async Task Nothing_bad_is_kept_and_cached_weather_is_served_stale(UpstreamFault fault, int? status, string outcome)
     {
         var isSlow = fault is UpstreamFault.Trickle or UpstreamFault.Hang;
         await using var node = await WeatherNode.StartAsync(servers, new() { ["Weather:Timeout"] = isSlow ? "00:00:03" : "00:00:10" });
@@ -26,7 +26,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
         var keys = (await node.Api.KeysAsync()).Where(key => key.StartsWith("geocoding:g", StringComparison.Ordinal)).ToArray();
         node.Upstream.Fault = fault;
 
-        // What is kept is served, and says that it is old.
+        // The cached weather is served and marked as stale.
         var stale = await node.GetAsync("Berlin");
         Assert.Equal(HttpStatusCode.OK, stale.StatusCode);
         var (before, after) = (await fresh.JsonAsync(), await stale.JsonAsync());
@@ -40,7 +40,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
         Assert.NotEqual(fresh.ETag(), stale.ETag());
         Assert.True(await node.CallsAsync(outcome) >= 1);
 
-        // Where nothing is kept it is an outage, and stays nothing.
+        // Without a cached entry it is an outage, which is not cached.
         var none = await node.GetAsync("Madrid");
         Assert.Equal(
             (HttpStatusCode.ServiceUnavailable, "application/problem+json"),
@@ -51,7 +51,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
         Assert.Equal(status, CacheStatus.Of(none).ForwardedStatus);
         Assert.Equal(keys, (await node.Api.KeysAsync()).Where(key => key.StartsWith("geocoding:g", StringComparison.Ordinal)));
 
-        // And it is over when it is over.
+        // When the fault ends, so does the outage.
         if (fault is not UpstreamFault.DailyLimit)
         {
             node.Upstream.Fault = UpstreamFault.None;
@@ -65,13 +65,13 @@ public sealed class UpstreamFailureTests(TestServers servers)
     [InlineData(UpstreamFault.MinutelyLimit, 60)]
     [InlineData(UpstreamFault.HourlyLimit, 3_600)]
     [InlineData(UpstreamFault.DailyLimit, 86_400)]
-    public async Task A_limits_reason_says_when_to_come_back_and_until_then_no_node_asks(UpstreamFault fault, int window)
+    public async Task A_limits_reason_gives_the_time_until_which_no_node_calls_again(UpstreamFault fault, int window)
     {
         await using var node = await WeatherNode.StartAsync(servers, upstreamIs: upstream => upstream.Fault = fault);
         await using var other = await ApiNode.StartAsync(servers, WeatherNode.Settings(node.Upstream), nodeOf: node.Api, time: node.Time);
         int Left() => window - (int)(TimeProvider.System.GetUtcNow().ToUnixTimeSeconds() % window);
 
-        // A minute that turns between the two would be asked in again.
+        // If a new minute began between the two requests, the second one would call the upstream again.
         await Eventually.TrueAsync(() => Left() > 25);
         var (before, first) = (Left(), await node.GetAsync("Berlin"));
         var second = await other.Anonymous.GetAsync("/weather/madrid");
@@ -84,7 +84,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_time_that_cannot_be_meant_is_no_observation()
+    public async Task An_impossible_time_is_not_an_observation()
     {
         await using var node = await WeatherNode.StartAsync(
             servers, upstreamIs: upstream => (upstream.Fault, upstream.FailingPath) = (UpstreamFault.AbsurdJson, FakeOpenMeteo.Forecast));
@@ -93,7 +93,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_slow_upstream_is_not_waited_for_while_something_is_kept()
+    public async Task A_slow_upstream_is_not_waited_for_while_an_entry_is_cached()
     {
         await using var node = await WeatherNode.StartAsync(servers, new() { ["Cache:SoftTimeout"] = "00:00:00.100" });
         await node.GetAsync("Berlin");
@@ -111,7 +111,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
     [Theory]
     [InlineData(UpstreamFault.Overloaded)]
     [InlineData(UpstreamFault.BrokenJson)]
-    public async Task A_failure_that_passes_is_tried_again_and_nobody_notices(UpstreamFault fault)
+    public async Task A_failure_that_passes_is_tried_again_and_clients_do_not_notice(UpstreamFault fault)
     {
         await using var node = await WeatherNode.StartAsync(
             servers, upstreamIs: upstream => (upstream.Fault, upstream.Failures) = (fault, 2));
@@ -123,7 +123,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
     [InlineData(UpstreamFault.BadRequest)]
     [InlineData(UpstreamFault.MinutelyLimit)]
     [InlineData(UpstreamFault.Hang)]
-    public async Task What_would_not_help_is_not_tried_again(UpstreamFault fault)
+    public async Task A_failure_that_does_not_pass_is_not_tried_again(UpstreamFault fault)
     {
         await using var node = await WeatherNode.StartAsync(
             servers, new() { ["Weather:Timeout"] = "00:00:00.500" }, upstream => (upstream.Fault, upstream.Failures) = (fault, 1));
@@ -132,7 +132,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
     }
 
     [Fact]
-    public async Task After_several_failures_the_breaker_leaves_the_upstream_alone_for_a_while()
+    public async Task After_several_failures_the_breaker_stops_calls_for_a_while()
     {
         await using var node = await WeatherNode.StartAsync(servers, upstreamIs: upstream => upstream.Fault = UpstreamFault.Overloaded);
         foreach (var city in new[] { "Berlin", "Madrid" })

@@ -30,7 +30,7 @@ public sealed class WeatherContractTests(TestServers servers)
 
     /// <remarks>A shared cache would show one client's permits to all others.</remarks>
     [Fact]
-    public async Task An_answer_that_shared_caches_may_keep_says_nothing_of_limits()
+    public async Task An_answer_that_shared_caches_may_keep_has_no_headers_of_limits()
     {
         await using var node = await WeatherNode.StartAsync(servers, new() { ["RateLimits:Enabled"] = "true" }, Sunny);
 
@@ -118,7 +118,7 @@ public sealed class WeatherContractTests(TestServers servers)
     }
 
     [Fact]
-    public async Task That_there_is_no_such_city_is_kept_briefly()
+    public async Task Not_found_is_cached_briefly()
     {
         await using var node = await WeatherNode.StartAsync(servers);
 
@@ -151,7 +151,7 @@ public sealed class WeatherContractTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_the_upstream_leaves_out_or_cannot_mean_is_zero_or_null_and_no_error()
+    public async Task Missing_and_impossible_values_of_the_upstream_are_zero_or_null_and_not_an_error()
     {
         await using var node = await WeatherNode.StartAsync(servers, upstreamIs: upstream =>
         {
@@ -181,7 +181,7 @@ public sealed class WeatherContractTests(TestServers servers)
     }
 
     [Fact]
-    public async Task The_upstream_is_asked_for_one_city_and_for_what_is_shown_only()
+    public async Task The_upstream_is_asked_only_for_one_city_and_the_served_values()
     {
         await using var node = await WeatherNode.StartAsync(servers);
         await node.GetAsync(" São  PAULO ");

@@ -5,7 +5,7 @@ using CachingApi.Tests.Servers;
 
 namespace CachingApi.Tests.Weather;
 
-/// <summary>The clock starts at 12:05; the observation in force is that of 12:00, and the next one is due at 12:15.</summary>
+/// <summary>The clock starts at 12:05; the current observation is from 12:00, and the next one is due at 12:15.</summary>
 public sealed class WeatherFreshnessTests(TestServers servers)
 {
     [Fact]
@@ -51,7 +51,7 @@ public sealed class WeatherFreshnessTests(TestServers servers)
     public async Task An_upstream_that_is_late_is_asked_again_once_a_minute()
     {
         await using var node = await WeatherNode.StartAsync(servers, new() { ["Cache:Weather:EarlyRefresh"] = "false" });
-        // Its time is an hour behind: what it says is the newest was due to be replaced long ago.
+        // The upstream's time is an hour behind, so its newest observation was due to be replaced long ago.
         node.Upstream.UtcOffset = TimeSpan.FromHours(-1);
         node.Upstream.ReportsOffset = false;
         await node.GetAsync("Berlin");
@@ -64,7 +64,7 @@ public sealed class WeatherFreshnessTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Where_a_city_is_may_be_stale_while_its_weather_is_fresh()
+    public async Task The_place_of_a_city_may_be_stale_while_its_weather_is_fresh()
     {
         await using var node = await WeatherNode.StartAsync(servers, new() { ["Cache:Geocoding:Ttl"] = "00:01:00" });
         await node.GetAsync("Berlin");
@@ -79,12 +79,12 @@ public sealed class WeatherFreshnessTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Where_a_city_is_holds_for_days()
+    public async Task The_place_of_a_city_is_cached_for_days()
     {
         await using var node = await WeatherNode.StartAsync(servers);
         await node.GetAsync("Berlin");
 
-        // Redis goes by a clock of its own: the entry is there still, and fresh by the clock of the service.
+        // Redis has its own clock, so it still has the entry, which is fresh by the clock of the service.
         node.Time.Advance(TimeSpan.FromDays(26));
         Assert.Equal(HttpStatusCode.OK, (await node.GetAsync("Berlin")).StatusCode);
 

@@ -6,7 +6,7 @@ using Microsoft.Extensions.Time.Testing;
 
 namespace CachingApi.Tests.Weather;
 
-/// <summary>A node, or two, and the upstream that they ask, all going by one clock that the test moves.</summary>
+/// <summary>A node, or two, and their upstream, all with one clock that the test controls.</summary>
 internal sealed class WeatherNode : IAsyncDisposable
 {
     private WeatherNode(ApiNode api, FakeOpenMeteo upstream, FakeTimeProvider time) => (Api, Upstream, Time) = (api, upstream, time);
@@ -33,7 +33,7 @@ internal sealed class WeatherNode : IAsyncDisposable
         {
             ["Weather:GeocodingUrl"] = upstream.Address,
             ["Weather:ForecastUrl"] = upstream.Address,
-            // A busy machine may be slow to load what is fast.
+            // On a busy machine, even a fast load may be slow.
             ["Cache:SoftTimeout"] = "00:00:05",
             ["Weather:Timeout"] = "00:00:05",
         };

@@ -9,7 +9,7 @@ using StackExchange.Redis;
 
 namespace CachingApi.Tests.Caching.Hybrid;
 
-/// <summary>What our <see cref="HybridCache"/> does beyond the abstract class, and under faults.</summary>
+/// <summary>The library's <see cref="HybridCache"/> beyond the abstract class, and under faults.</summary>
 public sealed class HybridCacheTests(TestServers servers)
 {
     private static readonly HybridCacheEntryOptions Refresh = new()
@@ -18,7 +18,7 @@ public sealed class HybridCacheTests(TestServers servers)
     };
 
     [Fact]
-    public async Task A_slow_reader_itself_is_given_the_new_value()
+    public async Task A_slow_reader_itself_receives_the_new_value()
     {
         await using var node = await StartAsync();
         await using var other = await node.StartOtherAsync();
@@ -100,7 +100,7 @@ public sealed class HybridCacheTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Loads_around_Redis_do_not_wait_for_other_processes()
+    public async Task Loads_without_Redis_do_not_wait_for_other_processes()
     {
         await using var node = await StartAsync();
         await using var other = await node.StartOtherAsync();
@@ -152,7 +152,7 @@ public sealed class HybridCacheTests(TestServers servers)
             await node.Cache.RemoveByTagAsync("known");
             await node.Cache.RemoveAsync("known");
 
-            // Three failures open the circuit; after that, nothing waits for Redis.
+            // Three failures open the circuit; after that, no call waits for Redis.
             Assert.InRange(slowest, TimeSpan.FromMilliseconds(300), TimeSpan.FromMilliseconds(950));
             Assert.InRange(total.Elapsed, TimeSpan.Zero, TimeSpan.FromSeconds(4));
         }
@@ -166,7 +166,7 @@ public sealed class HybridCacheTests(TestServers servers)
     [InlineData("set")]
     [InlineData("removed")]
     [InlineData("tag removed")]
-    public async Task What_is_changed_while_Redis_is_away_is_not_served_afterwards(string change)
+    public async Task A_value_replaced_while_Redis_is_away_is_not_served_afterwards(string change)
     {
         await using var redis = await RedisServer.StartAsync();
         await using var proxy = new FaultProxy(redis.Port);
@@ -174,7 +174,7 @@ public sealed class HybridCacheTests(TestServers servers)
         await using var node = await HybridNode.StartAsync(Implementation.Ours, proxy.ConnectionString, prefix: other.Prefix);
         await node.Cache.SetAsync("key", "old", tags: ["tag"]);
 
-        // What is sent to a frozen server arrives when it goes on. What is sent without a connection does not.
+        // Commands sent to a frozen server arrive when it goes on. Without a connection, they do not.
         proxy.Cut();
         var tier = node.Services.GetRequiredService<RedisTier>();
         await Eventually.TrueAsync(() => !tier.IsTrusted, "the connection to be lost");
@@ -250,7 +250,7 @@ public sealed class HybridCacheTests(TestServers servers)
             Assert.True(await connection.GetDatabase().KeyDeleteAsync($"{node.Prefix}:hybrid:tag:tag"));
         }
 
-        // A process that has not heard of the removal asks Redis, which does not know of it any more.
+        // A process that has not received the removal asks Redis, which has lost the stamp.
         await using var other = await node.StartOtherAsync();
         Assert.Equal("new", await other.Cache.GetOrCreateAsync("key", New));
 
@@ -261,7 +261,7 @@ public sealed class HybridCacheTests(TestServers servers)
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
-    public async Task The_tags_that_a_process_knows_are_bounded(bool withRedis)
+    public async Task The_tags_that_a_process_tracks_are_bounded(bool withRedis)
     {
         await using var node = await HybridNode.StartAsync(
             Implementation.Ours, withRedis ? servers.Redis : null, settings: settings => settings.MemoryTags = 20);
@@ -271,7 +271,7 @@ public sealed class HybridCacheTests(TestServers servers)
             Assert.InRange(node.Tags.Count, 1, 20);
         }
 
-        // What was forgotten is asked for again, and memory serves no entry whose tag is not known.
+        // The process asks for forgotten tags again, and memory serves no entry whose tag is not tracked.
         Assert.Equal("it", await node.InMemoryAsync<string>("199"));
         Assert.True(!withRedis || await node.InRedisOrMemoryAsync<string?>("0") == "it");
         for (var number = 0; number < 200; number++)
@@ -313,8 +313,8 @@ public sealed class HybridCacheTests(TestServers servers)
         await node.Cache.SetAsync("key", new Price(1, "EUR"));
         Assert.Equal(new(2, "EUR"), await upgraded.Cache.GetOrCreateAsync("key", _ => ValueTask.FromResult(new Price(2, "EUR"))));
 
-        // A type of this name does not exist here, as after a renaming: the entry counts as a miss, for otherwise every read would fail
-        // until it expires.
+        // No type of this name exists here, as after a renaming. The entry counts as a miss, because otherwise every read would fail until
+        // it expires.
         await node.Cache.SetAsync("renamed", new Basket());
         Assert.Equal("new", await upgraded.Cache.GetOrCreateAsync("renamed", New));
     }
@@ -358,7 +358,7 @@ public sealed class HybridCacheTests(TestServers servers)
     }
 
     [Fact]
-    public async Task What_is_cached_can_be_asked_for_without_a_load()
+    public async Task A_cached_value_can_be_read_without_a_load()
     {
         await using var node = await StartAsync();
         await using var other = await node.StartOtherAsync();
@@ -395,7 +395,7 @@ public sealed class HybridCacheTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Another_implementation_says_that_it_cannot_do_this()
+    public async Task Another_implementation_is_not_supported()
     {
         await using var node = await HybridNode.StartAsync(Implementation.Microsoft, redis: null);
         await Assert.ThrowsAsync<NotSupportedException>(async () => await node.Cache.TryGetAsync<int>("key"));
@@ -434,7 +434,7 @@ public sealed class HybridCacheTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_hit_of_a_value_that_nothing_can_change_allocates_nothing()
+    public async Task A_hit_of_an_immutable_value_allocates_nothing()
     {
         await using var node = await StartAsync();
         await node.Cache.SetAsync("key", "it", tags: ["a", "b"]);
@@ -445,7 +445,7 @@ public sealed class HybridCacheTests(TestServers servers)
             var before = GC.GetAllocatedBytesForCurrentThread();
             for (var hit = 0; hit < hits; hit++)
             {
-#pragma warning disable CA2012 // A completed one is all that is wanted.
+#pragma warning disable CA2012 // Only completed tasks are expected.
                 Assert.True(node.Cache.GetOrCreateAsync("key", never).IsCompletedSuccessfully);
 #pragma warning restore CA2012
             }
@@ -454,7 +454,7 @@ public sealed class HybridCacheTests(TestServers servers)
         }
 
         // Code that is not optimised yet allocates; the runtime replaces it in the background after some calls.
-        // What remains, less than a byte per hit, is the memory tier's own maintenance, once in many reads.
+        // The rest, less than a byte per hit, is the memory tier's own maintenance, once in many reads.
         await Eventually.TrueAsync(() => Allocated(1_000) < 1_000, "a round of hits that allocates nothing");
     }
 

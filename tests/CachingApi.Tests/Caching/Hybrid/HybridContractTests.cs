@@ -6,7 +6,8 @@ using Microsoft.Extensions.DependencyInjection;
 namespace CachingApi.Tests.Caching.Hybrid;
 
 /// <summary>
-/// What the abstract class documents, of Microsoft's implementation and of ours. Where they differ: <see cref="HybridDifferenceTests"/>.
+/// The documented contract of the abstract class, for Microsoft's implementation and the library's. For their differences, see
+/// <see cref="HybridDifferenceTests"/>.
 /// </summary>
 public sealed class HybridContractTests(TestServers servers)
 {
@@ -167,7 +168,7 @@ public sealed class HybridContractTests(TestServers servers)
         await using var node = await StartAsync(implementation, withRedis);
         var source = new Source<string>("old");
         await node.Cache.GetOrCreateAsync("key", source.LoadAsync);
-        // Microsoft's answers before it writes to Redis.
+        // Microsoft's implementation returns before it writes to Redis.
         await Eventually.TrueAsync(
             async () => await node.InRedisAsync<string?>("key") == (withRedis ? "old" : null), "the first value in Redis");
         source.Value = "new";
@@ -206,7 +207,7 @@ public sealed class HybridContractTests(TestServers servers)
     }
 
     [Theory, MemberData(nameof(Everywhere))]
-    public async Task The_default_entry_options_hold_where_a_call_has_none(Implementation implementation, bool withRedis)
+    public async Task The_default_entry_options_apply_if_a_call_has_none(Implementation implementation, bool withRedis)
     {
         await using var node = await StartAsync(implementation, withRedis, settings =>
             settings.DefaultEntryOptions = With(HybridCacheEntryFlags.DisableLocalCacheWrite));
@@ -344,7 +345,7 @@ public sealed class HybridContractTests(TestServers servers)
             failures.Add(await Assert.ThrowsAsync<FormatException>(() => caller));
         }
 
-        // A caller that has come when the load had failed already loads by itself.
+        // A caller that comes after the load has failed loads itself.
         Assert.Equal(loads, failures.Count);
         Assert.InRange(loads, 1, 10);
         Assert.Equal("it", await node.Cache.GetOrCreateAsync("key", new Source<string>("it").LoadAsync));
@@ -396,7 +397,7 @@ public sealed class HybridContractTests(TestServers servers)
     }
 
     [Theory, MemberData(nameof(Everywhere))]
-    public async Task Values_that_nothing_can_change_are_shared(Implementation implementation, bool withRedis)
+    public async Task Immutable_values_are_shared(Implementation implementation, bool withRedis)
     {
         await using var node = await StartAsync(implementation, withRedis);
         var price = new Price(1, "EUR");
@@ -420,7 +421,7 @@ public sealed class HybridContractTests(TestServers servers)
         Assert.Equal(new(2, "EUR"), await other.InMemoryAsync<Price>("set"));
     }
 
-    /// <summary>Written by one process, read by another one, or by the same without a Redis.</summary>
+    /// <summary>Writes a value in one process and reads it in another, or in the same one without a Redis.</summary>
     private static async Task RoundTripAsync<T>(HybridNode node, T value, Action<T, T> assertEqual)
     {
         var key = Guid.NewGuid().ToString();

@@ -3,7 +3,7 @@ using Microsoft.Extensions.Caching.Hybrid;
 
 namespace CachingApi.Tests.Caching.Hybrid;
 
-/// <summary>Where Microsoft's implementation and ours differ: both behaviours, and why ours is another one.</summary>
+/// <summary>The differences between Microsoft's implementation and the library's: both behaviours, and the reason.</summary>
 public sealed class HybridDifferenceTests(TestServers servers)
 {
     public static TheoryData<Implementation, bool> Everywhere => HybridContractTests.Everywhere;
@@ -146,7 +146,7 @@ public sealed class HybridDifferenceTests(TestServers servers)
     }
 
     // Microsoft's reads the bytes of the one type as the other one, or loads again if they are in memory only, so two callers replace each
-    // other's value for ever. Ours says what is wrong.
+    // other's value for ever. Ours throws an exception that names the problem.
     [Theory, MemberData(nameof(Everywhere))]
     public async Task Two_types_under_one_key(Implementation implementation, bool withRedis)
     {
@@ -160,12 +160,13 @@ public sealed class HybridDifferenceTests(TestServers servers)
         }
 
         var error = await Assert.ThrowsAsync<InvalidOperationException>(() => read);
-        Assert.Equal("The key 'key' holds a System.Int32 and is read as a System.String: each type needs keys of its own.", error.Message);
+        Assert.Equal(
+            "The key 'key' holds a System.Int32 and is read as a System.String: use different keys for different types.", error.Message);
         await Assert.ThrowsAsync<InvalidOperationException>(() => node.InRedisOrMemoryAsync<string>("key").AsTask());
         Assert.Equal(42, await node.Cache.GetOrCreateAsync("key", new Source<int>(0).LoadAsync));
     }
 
-    // Microsoft's stores the text null in Redis as an empty one. Ours stores that it is null.
+    // Microsoft's stores a null string in Redis as an empty one. Ours stores null.
     [Theory]
     [InlineData(Implementation.Microsoft, "")]
     [InlineData(Implementation.Ours, null)]

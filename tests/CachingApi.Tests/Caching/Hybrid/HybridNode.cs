@@ -36,7 +36,7 @@ internal sealed class HybridNode : IAsyncDisposable
 
     public string Prefix { get; }
 
-    /// <summary>The tags that the process knows; only of ours.</summary>
+    /// <summary>The tags that the process tracks; only with the library's implementation.</summary>
     public TagTable Tags => _services.GetRequiredService<TieredHybridCache>().Tags;
 
     /// <param name="redis"><c>null</c> for memory alone.</param>
@@ -74,25 +74,25 @@ internal sealed class HybridNode : IAsyncDisposable
     /// <summary>Another process on the same Redis.</summary>
     public Task<HybridNode> StartOtherAsync() => StartAsync(Implementation, Redis, prefix: Prefix);
 
-    /// <summary>What memory alone has; the default of the type if it has nothing.</summary>
+    /// <summary>The value in memory alone; the default of the type if memory has none.</summary>
     public ValueTask<T> InMemoryAsync<T>(string key) => Cache.GetOrCreateAsync<T>(
         key,
         _ => throw new InvalidOperationException("Nothing is to be loaded."),
         new() { Flags = HybridCacheEntryFlags.DisableDistributedCache | HybridCacheEntryFlags.DisableUnderlyingData });
 
-    /// <summary>What Redis alone has; the default of the type if it has nothing.</summary>
+    /// <summary>The value in Redis alone; the default of the type if Redis has none.</summary>
     public ValueTask<T> InRedisAsync<T>(string key) => Cache.GetOrCreateAsync<T>(
         key,
         _ => throw new InvalidOperationException("Nothing is to be loaded."),
         new() { Flags = HybridCacheEntryFlags.DisableLocalCache | HybridCacheEntryFlags.DisableUnderlyingData });
 
-    /// <summary>What is cached; the default of the type if nothing is.</summary>
+    /// <summary>The cached value; the default of the type if there is none.</summary>
     public ValueTask<T> InRedisOrMemoryAsync<T>(string key) => Cache.GetOrCreateAsync<T>(
         key,
         _ => throw new InvalidOperationException("Nothing is to be loaded."),
         new() { Flags = HybridCacheEntryFlags.DisableUnderlyingData });
 
-    /// <summary>Ends when Redis has a value: Microsoft's implementation answers before it writes there.</summary>
+    /// <summary>Ends when Redis has a value: Microsoft's implementation returns before it writes to Redis.</summary>
     public Task StoredAsync(string key) => Redis is not null && _services.GetService<IDistributedCache>() is { } redis
         ? Eventually.TrueAsync(async () => await redis.GetAsync(key) is not null, "the value in Redis")
         : Task.CompletedTask;
@@ -138,7 +138,7 @@ internal sealed class HybridNode : IAsyncDisposable
     }
 }
 
-/// <summary>A source that a test plays: its value, its loads, and a gate that holds loads back after they have read the value.</summary>
+/// <summary>A source that a test controls: its value, its loads, and a gate that holds loads after they have read the value.</summary>
 internal sealed class Source<T>(T value)
 {
     private readonly TaskCompletionSource _read = new(TaskCreationOptions.RunContinuationsAsynchronously);

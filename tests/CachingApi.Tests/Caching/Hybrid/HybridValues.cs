@@ -7,13 +7,13 @@ using Microsoft.Extensions.Caching.Hybrid;
 
 namespace CachingApi.Tests.Caching.Hybrid;
 
-/// <summary>A value that its holders can change.</summary>
+/// <summary>A mutable value.</summary>
 public sealed class Basket
 {
     public List<string> Items { get; init; } = [];
 }
 
-/// <summary>A value that nothing can change, and that says so.</summary>
+/// <summary>A value that is declared immutable.</summary>
 [ImmutableObject(true)]
 public sealed record Price(decimal Amount, string Currency);
 
