@@ -44,7 +44,7 @@ public sealed record Session
     /// <summary>The id of the session's user.</summary>
     /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
     public required Guid UserId { get; init; }
-    
+
     /// <summary><c>user</c> or <c>admin</c>.</summary>
     /// <example>user</example>
     public required string Role { get; init; }
@@ -88,7 +88,7 @@ public sealed class NewSession
     /// <summary>The id of the session's user.</summary>
     /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
     public required Guid UserId { get; init; }
-    
+
     /// <summary>When the session ends if it is not used.</summary>
     public required DateTime ExpiresAt { get; init; }
 
