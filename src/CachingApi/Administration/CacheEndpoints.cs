@@ -119,9 +119,16 @@ public sealed record WarmingStatus
     /// <example>240</example>
     public required int Done { get; init; }
 
-    /// <summary>How many could not be loaded; why is in the log.</summary>
+    /// <summary>How many could not be loaded; the log gives the reason.</summary>
     /// <example>0</example>
     public required int Failed { get; init; }
+
+    /// <summary>
+    /// How many of those that are done the cache has. It does not keep an entry while Redis is not in use, an entry that is too large, and
+    /// one that a write has superseded; the log gives the reason.
+    /// </summary>
+    /// <example>240</example>
+    public required int Kept { get; init; }
 
     /// <summary>When it began.</summary>
     public required DateTimeOffset StartedAt { get; init; }
@@ -335,6 +342,7 @@ internal static class CacheEndpoints
         Total = job.Total,
         Done = job.Done,
         Failed = job.Failed,
+        Kept = job.Kept,
         StartedAt = job.StartedAt,
         FinishedAt = job.FinishedAt,
     };
