@@ -152,11 +152,14 @@ internal static class CacheEndpoints
 
     public static void MapCacheAdministration(this IEndpointRouteBuilder routes)
     {
-        var cache = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin").RequireRateLimit("default");
+        var group = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin");
 
         // From now on it counts.
         routes.ServiceProvider.GetRequiredService<Measurements>();
-        cache.MapGet("/stats", Stats);
+
+        // Permits of its own: the live page must not go dark because its user's other requests have used up theirs.
+        group.MapGet("/stats", Stats).RequireRateLimit("cache-stats");
+        var cache = group.MapGroup("").RequireRateLimit("default");
         cache.MapGet("/entries", Look).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
         cache.MapDelete("/entries", Evict).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
         cache.MapDelete("/namespaces/{name}", Drop).ProducesProblems(StatusCodes.Status404NotFound);
