@@ -31,6 +31,12 @@ public abstract class Cache
     /// <summary>The writes that were acknowledged and could not be persisted; <c>null</c> if the cache has no write-behind.</summary>
     public DeadLetters? DeadLetters { get; internal init; }
 
+    /// <summary>
+    /// Why changes are written through although write-behind was requested; <c>null</c> if they are written behind, or if the cache has no
+    /// write-behind.
+    /// </summary>
+    public abstract string? WriteBehindDisabledReason { get; }
+
     /// <summary>Hash of the shape of the cached type. If the hash differs, the JSON of the same value differs, too.</summary>
     public ulong Shape { get; }
 
@@ -135,6 +141,9 @@ public sealed partial class Cache<T> : Cache where T : class
         Target = definition.Target?.Invoke(this);
         DeadLetters = writeBehind is null ? null : new(writeBehind.Queue, Target!);
     }
+
+    /// <inheritdoc/>
+    public override string? WriteBehindDisabledReason => _writeBehind is { IsPossible: true } ? _writeBehind.DisabledReason : null;
 
     internal WriteBehindTarget<T>? Target { get; }
 

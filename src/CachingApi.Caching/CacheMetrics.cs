@@ -28,7 +28,7 @@ internal sealed class CacheMetrics
     public CacheMetrics(IMeterFactory meters, CircuitBreaker circuit)
     {
         var meter = meters.Create(MeterName);
-        meter.CreateObservableCounter("cache.requests", Requests, description: "Look-ups by cache, tier and result.");
+        meter.CreateObservableCounter("cache.requests", Requests, description: "Look-ups of clients by cache, tier and result.");
         _loads = meter.CreateCounter<long>("cache.loads", description: "Loads from the source by cache and outcome.");
         _coalesced = meter.CreateCounter<long>("cache.coalesced", description: "Callers that shared another caller's load.");
         _refusedFills = meter.CreateCounter<long>(

@@ -82,6 +82,8 @@ public static class CachingSetup
         .AddSingleton(provider => new Warming(
             provider.GetServices<Cache>(),
             provider.GetRequiredService<RedisConnections>(),
+            provider.GetRequiredService<RedisTier>(),
+            provider.GetRequiredService<Backplane>(),
             provider.GetRequiredService<TimeProvider>(),
             provider.GetRequiredService<ILogger<Warming>>()))
         .AddHostedService(provider => provider.GetRequiredService<Warming>());

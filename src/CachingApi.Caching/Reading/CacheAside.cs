@@ -46,11 +46,19 @@ internal sealed partial class CacheAside(
         var now = _clock.UtcNow;
         if (call.Skips(ReadSkips.MemoryRead) || Find(key, now) is not { } held)
         {
-            return new(ReadAsync(key, call, cancel));
+            return new(WarmLoad.Current is { } load ? ReadAsync(key, call, load, cancel) : ReadAsync(key, call, cancel));
         }
 
-        key.Cache.CountMemoryHit(held);
         var result = new CacheResult(held, CacheOutcome.MemoryHit);
+        if (WarmLoad.Current is { } warm)
+        {
+            warm.Note(key.Cache, result, inMemory: true);
+        }
+        else
+        {
+            key.Cache.CountMemoryHit(held);
+        }
+
         return IsRefreshDue(key.Cache, call, held, now) ? new(RefreshAsync(key, result, call)) : new(result);
     }
 
@@ -76,6 +84,13 @@ internal sealed partial class CacheAside(
         return held;
     }
 
+    private async Task<CacheResult> ReadAsync<T>(CacheKey<T> key, ReadCall<T> call, WarmLoad warm, CancellationToken cancel) where T : class
+    {
+        var result = await ReadAsync(key, call, cancel);
+        warm.Note(key.Cache, result, Find(key, time.GetUtcNow()) is not null);
+        return result;
+    }
+
     private async Task<CacheResult> ReadAsync<T>(CacheKey<T> key, ReadCall<T> call, CancellationToken cancel) where T : class
     {
         var cache = key.Cache;
@@ -85,14 +100,14 @@ internal sealed partial class CacheAside(
         var now = time.GetUtcNow();
         if (cache.Options.InMemory)
         {
-            metrics.Request(cache.Name, "memory", "miss");
+            CountLookUp(cache, "memory", "miss");
         }
 
         var held = look.Entry is { } found && IsCurrent(read, found, now) ? found : null;
         if (held?.IsFresh(now) == true)
         {
             Keep(read, held, now);
-            metrics.Request(cache.Name, "redis", ResultOf(held));
+            CountLookUp(cache, "redis", ResultOf(held));
             var result = new CacheResult(held, CacheOutcome.RedisHit);
             return IsRefreshDue(cache, call, held, now) ? await RefreshAsync(key, result, call) : result;
         }
@@ -107,7 +122,7 @@ internal sealed partial class CacheAside(
 
         if (call.Admit is { } admit && !await admit(stale is not null) && stale is not null)
         {
-            metrics.Request(cache.Name, "redis", "stale");
+            CountLookUp(cache, "redis", "stale");
             return new(stale, CacheOutcome.StaleWhileRevalidate);
         }
 
@@ -140,14 +155,14 @@ internal sealed partial class CacheAside(
             var result = await (stale is null ? flight : flight.WaitAsync(options.Value.SoftTimeout, cancel));
             if (tiers.Redis.IsConfigured)
             {
-                metrics.Request(read.Cache.Name, "redis", redisAnswers ? "miss" : "error");
+                CountLookUp(read.Cache, "redis", redisAnswers ? "miss" : "error");
             }
 
             return result;
         }
         catch (Exception error) when (stale is not null && !cancel.IsCancellationRequested)
         {
-            metrics.Request(read.Cache.Name, "redis", "stale");
+            CountLookUp(read.Cache, "redis", "stale");
             var slow = error is TimeoutException && !flight.IsCompleted;
             return new(stale, slow ? CacheOutcome.StaleWhileRevalidate : CacheOutcome.StaleIfError);
         }
@@ -282,8 +297,9 @@ internal sealed partial class CacheAside(
         var entry = await LoadOnceAsync(read, floor: default, redisAnswers: false, stop);
         if (!tiers.Redis.IsConfigured)
         {
-            KeepLoaded(read with { Epoch = begun }, loads.SizeLimit.Apply(read.Cache, read.EntryKey, entry), time.GetUtcNow());
-            return new(entry, CacheOutcome.Miss, Stored: read.Cache.Options.InMemory);
+            var kept = loads.SizeLimit.Apply(read.Cache, read.EntryKey, entry);
+            KeepLoaded(read with { Epoch = begun }, kept, time.GetUtcNow());
+            return new(entry, CacheOutcome.Miss, Stored: read.Cache.Options.InMemory && ReferenceEquals(kept, entry));
         }
 
         if (!read.Cache.RequiresBackplane)
@@ -453,6 +469,15 @@ internal sealed partial class CacheAside(
 #pragma warning restore CA1031
         {
             Log.NotRefreshed(log, key.Cache.Name, error.GetType().Name);
+        }
+    }
+
+    /// <summary>Counts a look-up of a client: see <see cref="WarmLoad"/>.</summary>
+    private void CountLookUp(Cache cache, string tier, string result)
+    {
+        if (WarmLoad.Current is null)
+        {
+            metrics.Request(cache.Name, tier, result);
         }
     }
 

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 using System.Threading.Channels;
@@ -8,6 +9,8 @@ namespace CachingApi.Caching.Operations;
 /// <summary>The progress of a warming job.</summary>
 /// <param name="Cache">The name of the cache.</param>
 /// <param name="Total">How many entries are to be loaded.</param>
+/// <param name="Done">How many were loaded, or were cached before.</param>
+/// <param name="Failed">How many could not be loaded.</param>
 public sealed record WarmingJob(
     string Id,
     string Cache,
@@ -15,7 +18,14 @@ public sealed record WarmingJob(
     int Done,
     int Failed,
     DateTimeOffset StartedAt,
-    DateTimeOffset? FinishedAt);
+    DateTimeOffset? FinishedAt)
+{
+    /// <summary>
+    /// How many of those that are done the cache has. It does not keep an entry while Redis is not in use, an entry that is too large, and
+    /// one that a write has superseded.
+    /// </summary>
+    public int Kept { get; init; }
+}
 
 [JsonSerializable(typeof(WarmingJob))]
 internal sealed partial class WarmingJson : JsonSerializerContext;
@@ -35,16 +45,32 @@ public sealed partial class Warming : BackgroundService
     private static readonly TimeSpan ReportEvery = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan ReportTtl = TimeSpan.FromHours(1);
 
+    /// <summary>For how long the warming at start waits for Redis: without it, nothing but what only expires would be kept.</summary>
+    private static readonly TimeSpan MaxWaitForRedis = TimeSpan.FromSeconds(10);
+
+    private static readonly TimeSpan WaitInterval = TimeSpan.FromMilliseconds(50);
+
     private readonly IEnumerable<Cache> _caches;
     private readonly RedisConnections _redis;
+    private readonly RedisTier _tier;
+    private readonly Backplane _backplane;
     private readonly TimeProvider _time;
     private readonly ILogger _log;
 
     private readonly Channel<(Cache Cache, IReadOnlyList<string> Keys, WarmingJob Job)> _jobs =
         Channel.CreateUnbounded<(Cache, IReadOnlyList<string>, WarmingJob)>();
 
-    internal Warming(IEnumerable<Cache> caches, RedisConnections redis, TimeProvider time, ILogger<Warming> log) =>
-        (_caches, _redis, _time, _log) = (caches, redis, time, log);
+    /// <summary>The last warm-up of each cache in this process.</summary>
+    private readonly ConcurrentDictionary<string, (WarmingJob Job, Progress Progress)> _last = new();
+
+    internal Warming(
+        IEnumerable<Cache> caches,
+        RedisConnections redis,
+        RedisTier tier,
+        Backplane backplane,
+        TimeProvider time,
+        ILogger<Warming> log) =>
+        (_caches, _redis, _tier, _backplane, _time, _log) = (caches, redis, tier, backplane, time, log);
 
     /// <summary>Begins a job, unless one is at work on this cache already, here or elsewhere.</summary>
     /// <returns>The job, and whether it is the one that was asked for.</returns>
@@ -80,6 +106,9 @@ public sealed partial class Warming : BackgroundService
         return (job, job.FinishedAt is null && await HolderAsync(job.Cache, cancel) == id);
     }
 
+    /// <summary>The last warm-up of a cache in this process, at start or by a job; <c>null</c> if there was none.</summary>
+    public WarmingJob? FindLast(Cache cache) => _last.TryGetValue(cache.Name, out var last) ? last.Progress.Of(last.Job) : null;
+
     /// <inheritdoc/>
     protected override async Task ExecuteAsync(CancellationToken stoppingToken)
     {
@@ -106,7 +135,11 @@ public sealed partial class Warming : BackgroundService
     {
         try
         {
-            await LoadAsync(cache, await cache.TopKeysAsync(cache.Warming!.AtStart, stop), new Progress(), stop);
+            await WaitForRedisAsync(stop);
+            var keys = await cache.TopKeysAsync(cache.Warming!.AtStart, stop);
+            var now = _time.GetUtcNow();
+            var job = new WarmingJob(Guid.CreateVersion7(now).ToString(), cache.Name, keys.Count, 0, 0, now, null);
+            await LoadAsync(cache, keys, Begin(job), stop);
         }
 #pragma warning disable CA1031 // No caller waits for it, and the service must not end with it: a read loads the entry anyway.
         catch (Exception error)
@@ -116,17 +149,36 @@ public sealed partial class Warming : BackgroundService
         }
     }
 
-    private async Task RunAsync(Cache cache, IReadOnlyList<string> keys, WarmingJob job, CancellationToken stop)
+    /// <summary>Waits until both tiers keep what is loaded, but not for longer than <see cref="MaxWaitForRedis"/>.</summary>
+    private async Task WaitForRedisAsync(CancellationToken stop)
+    {
+        // Real time, not the injected clock: Redis comes on its own.
+        using var timer = new PeriodicTimer(WaitInterval);
+        for (var waited = TimeSpan.Zero; !IsRedisInUse && waited < MaxWaitForRedis; waited += WaitInterval)
+        {
+            await timer.WaitForNextTickAsync(stop);
+        }
+    }
+
+    private bool IsRedisInUse => !_tier.IsConfigured || (_tier.IsTrusted && _backplane.IsTrusted);
+
+    private Progress Begin(WarmingJob job)
     {
         var progress = new Progress();
+        _last[job.Cache] = (job, progress);
+        return progress;
+    }
+
+    private async Task RunAsync(Cache cache, IReadOnlyList<string> keys, WarmingJob job, CancellationToken stop)
+    {
+        var progress = Begin(job);
         var loading = LoadAsync(cache, keys, progress, stop);
         while (await Task.WhenAny(loading, Task.Delay(ReportEvery, CancellationToken.None)) != loading)
         {
             await SayAsync(progress.Of(job), LeaseTtl);
         }
 
-        var finished = loading.IsCompletedSuccessfully ? _time.GetUtcNow() : (DateTimeOffset?)null;
-        await SayAsync(progress.Of(job) with { FinishedAt = finished }, TimeSpan.Zero);
+        await SayAsync(progress.Of(job), TimeSpan.Zero);
     }
 
     /// <summary>Says how far a job is, and that it goes on for this long at least.</summary>
@@ -159,17 +211,18 @@ public sealed partial class Warming : BackgroundService
                 {
                     try
                     {
-                        await cache.WarmAsync(key, cancel);
-                        progress.Succeeded();
+                        progress.Add(await WarmLoad.RunAsync(cache, key, cancel));
                     }
-#pragma warning disable CA1031 // It is counted, and said once at the end.
+#pragma warning disable CA1031 // It is counted, and logged once at the end.
                     catch (Exception error) when (!cancel.IsCancellationRequested)
 #pragma warning restore CA1031
                     {
-                        if (progress.Failed(error) >= MaxFailuresInARow)
-                        {
-                            await enough.CancelAsync();
-                        }
+                        progress.Fail(error.Message);
+                    }
+
+                    if (progress.FailedInARow >= MaxFailuresInARow)
+                    {
+                        await enough.CancelAsync();
                     }
                 });
         }
@@ -178,7 +231,26 @@ public sealed partial class Warming : BackgroundService
             // The source is away; the number of those that were loaded says so.
         }
 
-        Log.Warmed(_log, cache.Name, progress.Done, keys.Count, progress.LastFailure);
+        progress.Finish(_time.GetUtcNow());
+        var isWhole = progress.Kept == keys.Count;
+        Log.Warmed(
+            _log,
+            isWhole ? LogLevel.Information : LogLevel.Warning,
+            cache.Name,
+            progress.Done,
+            keys.Count,
+            progress.Kept,
+            progress.Failed,
+            isWhole ? "" : ReasonOf(progress));
+    }
+
+    /// <summary>Why the cache does not have all entries.</summary>
+    private string ReasonOf(Progress progress)
+    {
+        var notKept = progress.Bypassed > 0 ? $". Entries were not kept because Redis is not in use: {_tier.LastFailure}"
+            : progress.Kept < progress.Done ? ". Entries that were not kept are too large, or a write superseded them"
+            : "";
+        return progress.LastFailure is { } failure ? $"{notKept}. The last failure: {failure}" : notKept;
     }
 
     private async Task<string?> HolderAsync(string cache, CancellationToken cancel) =>
@@ -191,39 +263,76 @@ public sealed partial class Warming : BackgroundService
 
     private string JobKey(string id) => $"{_redis.KeyPrefix}:warming-job:{id}";
 
-    /// <summary>What the loads of a job have come to so far.</summary>
+    /// <summary>What the loads of a warm-up have come to so far.</summary>
     private sealed class Progress
     {
-        private int _done;
-        private int _failed;
-        private int _failedInARow;
+        private readonly Lock _lock = new();
+        private DateTimeOffset? _finishedAt;
 
-        public int Done => Volatile.Read(ref _done);
+        public int Done { get; private set; }
 
-        /// <summary>Why the last of those failed that did.</summary>
-        public string LastFailure { get; private set; } = "none failed";
+        public int Kept { get; private set; }
 
-        public void Succeeded()
+        /// <summary>How many were not kept because Redis is not in use.</summary>
+        public int Bypassed { get; private set; }
+
+        public int Failed { get; private set; }
+
+        public int FailedInARow { get; private set; }
+
+        /// <summary>Why the last load that failed did so; <c>null</c> if none failed.</summary>
+        public string? LastFailure { get; private set; }
+
+        public void Add(WarmOutcome outcome)
         {
-            Interlocked.Increment(ref _done);
-            Volatile.Write(ref _failedInARow, 0);
+            if (outcome is WarmOutcome.Stale)
+            {
+                Fail("The source failed, and the stale entry stays in the cache.");
+                return;
+            }
+
+            lock (_lock)
+            {
+                Done++;
+                Kept += outcome is WarmOutcome.Kept ? 1 : 0;
+                Bypassed += outcome is WarmOutcome.Bypassed ? 1 : 0;
+                FailedInARow = 0;
+            }
         }
 
-        /// <summary>Returns how many have failed in a row.</summary>
-        public int Failed(Exception error)
+        public void Fail(string reason)
         {
-            Interlocked.Increment(ref _failed);
-            LastFailure = error.Message;
-            return Interlocked.Increment(ref _failedInARow);
+            lock (_lock)
+            {
+                Failed++;
+                FailedInARow++;
+                LastFailure = reason;
+            }
         }
 
-        public WarmingJob Of(WarmingJob job) => job with { Done = Done, Failed = Volatile.Read(ref _failed) };
+        public void Finish(DateTimeOffset now)
+        {
+            lock (_lock)
+            {
+                _finishedAt = now;
+            }
+        }
+
+        public WarmingJob Of(WarmingJob job)
+        {
+            lock (_lock)
+            {
+                return job with { Done = Done, Kept = Kept, Failed = Failed, FinishedAt = _finishedAt };
+            }
+        }
     }
 
     private static partial class Log
     {
-        [LoggerMessage(1, LogLevel.Information, "The cache {Cache} is warm: {Done} of {Total} loaded, {Trouble}")]
-        public static partial void Warmed(ILogger log, string cache, int done, int total, string trouble);
+        [LoggerMessage(
+            EventId = 1, Message = "Warm-up of the cache {Cache}: {Done} of {Total} loaded, {Kept} kept, {Failed} failed{Reason}")]
+        public static partial void Warmed(
+            ILogger log, LogLevel level, string cache, int done, int total, int kept, int failed, string reason);
 
         [LoggerMessage(2, LogLevel.Warning, "The cache {Cache} is not warmed: {Reason}")]
         public static partial void NotWarmed(ILogger log, string cache, string reason);

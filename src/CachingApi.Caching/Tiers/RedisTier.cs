@@ -114,6 +114,9 @@ internal sealed partial class RedisTier(
     /// </summary>
     public bool IsTrustedWith(string cache, string id) => IsUsable && !queue.Includes(cache, id);
 
+    /// <summary>Why the last call that failed has failed.</summary>
+    public string LastFailure => calls.LastFailure;
+
     /// <summary>Whether Redis answers, by the last calls.</summary>
     public bool IsReachable => calls.IsReachable;
 

@@ -9,6 +9,6 @@ internal static class AdministrationSetup
         services.AddJson(CacheJson.Default);
         services.AddJson(CacheStatsJson.Default);
         services.AddJson(DeadLetterJson.Default);
-        return services.AddSingleton<Measurements>().AddSingleton<CacheStatistics>();
+        return services.AddSingleton<Measurements>().AddSingleton<DegradedParts>().AddSingleton<CacheStatistics>();
     }
 }

@@ -125,6 +125,13 @@ public sealed record WarmingStatus
     /// <example>0</example>
     public required int Failed { get; init; }
 
+    /// <summary>
+    /// How many of those that are done the cache has. It does not keep an entry while Redis is not in use, an entry that is too large, and
+    /// one that a write has superseded; the log gives the reason.
+    /// </summary>
+    /// <example>240</example>
+    public required int Kept { get; init; }
+
     /// <summary>When the job began.</summary>
     public required DateTimeOffset StartedAt { get; init; }
 
@@ -147,11 +154,14 @@ internal static class CacheEndpoints
 
     public static void MapCacheAdministration(this IEndpointRouteBuilder routes)
     {
-        var cache = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin").RequireRateLimit("default");
+        var group = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin");
 
         // It starts to count when it is created.
         routes.ServiceProvider.GetRequiredService<Measurements>();
-        cache.MapGet("/stats", Stats);
+
+        // Permits of its own: the live page must not go dark because its user's other requests have used up theirs.
+        group.MapGet("/stats", Stats).RequireRateLimit("cache-stats");
+        var cache = group.MapGroup("").RequireRateLimit("default");
         cache.MapGet("/entries", Look).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
         cache.MapDelete("/entries", Evict).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
         cache.MapDelete("/namespaces/{name}", Drop).ProducesProblems(StatusCodes.Status404NotFound);
@@ -339,6 +349,7 @@ internal static class CacheEndpoints
         Total = job.Total,
         Done = job.Done,
         Failed = job.Failed,
+        Kept = job.Kept,
         StartedAt = job.StartedAt,
         FinishedAt = job.FinishedAt,
     };

@@ -1,5 +1,6 @@
 using System.Text.Json.Serialization;
 using CachingApi.Caching;
+using CachingApi.Caching.Operations;
 using CachingApi.Redis;
 
 namespace CachingApi.Administration;
@@ -24,17 +25,20 @@ public sealed record CacheStats
     /// <example>60</example>
     public required int RecentSeconds { get; init; }
 
+    /// <summary>What does not work at present, and what users notice; empty if all is well.</summary>
+    public required IReadOnlyList<DegradedPart> Degraded { get; init; }
+
     /// <summary>Each cache.</summary>
     public required IReadOnlyList<CacheCounts> Caches { get; init; }
 
     /// <summary>What operations on the tiers take, of all caches together.</summary>
     public required IReadOnlyList<OperationLatency> Operations { get; init; }
 
-    /// <summary>Whether Redis is left alone at the moment, as it fails to answer.</summary>
+    /// <summary>Whether the Redis of the cache is left alone at the moment, because it does not answer.</summary>
     /// <example>false</example>
     public required bool CircuitOpen { get; init; }
 
-    /// <summary>Whether this is the one process that follows the database's changes for all.</summary>
+    /// <summary>Whether this is the one process that applies the database's changes for all.</summary>
     /// <example>true</example>
     public required bool FollowsChanges { get; init; }
 
@@ -55,7 +59,7 @@ public sealed record CacheCounts
     /// <example>users</example>
     public required string Cache { get; init; }
 
-    /// <summary>The part of the look-ups that was answered from a tier; <c>null</c> before the first one.</summary>
+    /// <summary>The part of the look-ups of clients that was answered from a tier; <c>null</c> before the first one.</summary>
     /// <example>0.97</example>
     public required double? HitRatio { get; init; }
 
@@ -70,8 +74,40 @@ public sealed record CacheCounts
     /// <summary>Memory, Redis and the source, in the order in which they are asked.</summary>
     public required IReadOnlyList<TierCounts> Tiers { get; init; }
 
-    /// <summary>Its queue of write-behind; <c>null</c> if it has none.</summary>
+    /// <summary>Its queue of write-behind; <c>null</c> if it has none, or if the queue's state is not known.</summary>
     public required WriteBehindCounts? WriteBehind { get; init; }
+
+    /// <summary>Its last warm-up in the process that answers, at start or by a job; <c>null</c> if there was none.</summary>
+    public required WarmUpCounts? WarmUp { get; init; }
+}
+
+/// <summary>What a warm-up has come to.</summary>
+public sealed record WarmUpCounts
+{
+    /// <summary>How many entries were to be loaded.</summary>
+    /// <example>1000</example>
+    public required int Total { get; init; }
+
+    /// <summary>How many were loaded, or were cached before.</summary>
+    /// <example>1000</example>
+    public required int Done { get; init; }
+
+    /// <summary>
+    /// How many of those the cache has. It does not keep an entry while Redis is not in use, an entry that is too large, and one that a
+    /// write has superseded.
+    /// </summary>
+    /// <example>1000</example>
+    public required int Kept { get; init; }
+
+    /// <summary>How many could not be loaded.</summary>
+    /// <example>0</example>
+    public required int Failed { get; init; }
+
+    /// <summary>When it began.</summary>
+    public required DateTimeOffset StartedAt { get; init; }
+
+    /// <summary>When it ended; <c>null</c> while it runs.</summary>
+    public required DateTimeOffset? FinishedAt { get; init; }
 }
 
 /// <summary>What one tier of a cache does.</summary>
@@ -194,9 +230,9 @@ public sealed record RedisStats
     /// <example>allkeys-lfu</example>
     public required string? MaxMemoryPolicy { get; init; }
 
-    /// <summary>How many keys it holds.</summary>
+    /// <summary>How many keys it holds; <c>null</c> if it does not answer.</summary>
     /// <example>1200</example>
-    public required long Keys { get; init; }
+    public required long? Keys { get; init; }
 
     /// <summary>How many keys were evicted to make room for others.</summary>
     /// <example>0</example>
@@ -259,20 +295,26 @@ public sealed record LimitCounts
 internal sealed partial class CacheStatsJson : JsonSerializerContext;
 
 /// <summary>Makes <see cref="CacheStats"/> from the metrics.</summary>
-internal sealed class CacheStatistics(IEnumerable<Cache> caches, Measurements measurements, RedisInfo redis, TimeProvider time)
+internal sealed class CacheStatistics(
+    IEnumerable<Cache> caches, Measurements measurements, RedisInfo redis, Warming warming, DegradedParts degraded, TimeProvider time)
 {
     private static readonly string Instance = $"{Environment.MachineName}:{Environment.ProcessId}";
 
     public CacheStats Read()
     {
         var samples = measurements.Read();
+        var circuitOpen = Sum(samples, "cache_circuit_open") > 0;
         return new()
         {
             Instance = Instance,
             StartedAt = measurements.Since,
             At = time.GetUtcNow(),
             RecentSeconds = (int)Measurements.Window.TotalSeconds,
-            Caches = [.. caches.Select(cache => Counts(cache.Name, samples))],
+            Degraded =
+            [
+                .. degraded.Find(circuitOpen, samples.FirstOrDefault(sample => sample.Name == "pg_up") is { } up ? up.Value > 0 : null),
+            ],
+            Caches = [.. caches.Select(cache => Counts(cache, samples))],
             Operations =
             [
                 .. samples.Where(sample => sample.Name == "cache_operation_duration")
@@ -284,7 +326,7 @@ internal sealed class CacheStatistics(IEnumerable<Cache> caches, Measurements me
                     })
                     .OrderBy(operation => operation.Tier).ThenBy(operation => operation.Operation),
             ],
-            CircuitOpen = Sum(samples, "cache_circuit_open") > 0,
+            CircuitOpen = circuitOpen,
             FollowsChanges = Sum(samples, "change_capture_follows") > 0,
             Redis = [.. redis.Nodes.Select(ServerOf)],
             WriteBehind = WriteBehindOf(samples),
@@ -309,9 +351,14 @@ internal sealed class CacheStatistics(IEnumerable<Cache> caches, Measurements me
         long Decisions(string policy, string outcome) => Sum(samples, "rate_limit_decisions", ("policy", policy), ("outcome", outcome));
     }
 
-    /// <summary>The queues together, or that of one cache.</summary>
-    private static WriteBehindCounts? WriteBehindOf(Sample[] samples, string? cache = null)
+    /// <summary>The queues together, or that of one cache; <c>null</c> while what was read last is not current.</summary>
+    private WriteBehindCounts? WriteBehindOf(Sample[] samples, string? cache = null)
     {
+        if (degraded.IsStateAway)
+        {
+            return null;
+        }
+
         Sample[] Of(string name) => [.. samples.Where(sample => sample.Name == name && (cache is null || sample.Labels["cache"] == cache))];
         return Of("write_behind_queue_length") is not { Length: > 0 } lengths ? null : new()
         {
@@ -321,8 +368,9 @@ internal sealed class CacheStatistics(IEnumerable<Cache> caches, Measurements me
         };
     }
 
-    private static CacheCounts Counts(string cache, Sample[] samples)
+    private CacheCounts Counts(Cache counted, Sample[] samples)
     {
+        var cache = counted.Name;
         var loads = samples.FirstOrDefault(sample => sample.Name == "cache_load_duration" && sample.Labels["cache"] == cache);
         var memory = CountsOf(cache, "memory", samples) with
         {
@@ -346,8 +394,19 @@ internal sealed class CacheStatistics(IEnumerable<Cache> caches, Measurements me
             RefusedFills = Sum(samples, "cache_refused_fills", ("cache", cache)),
             Tiers = [memory, redis, source],
             WriteBehind = WriteBehindOf(samples, cache),
+            WarmUp = warming.FindLast(counted) is { } job ? CountsOf(job) : null,
         };
     }
+
+    private static WarmUpCounts CountsOf(WarmingJob job) => new()
+    {
+        Total = job.Total,
+        Done = job.Done,
+        Kept = job.Kept,
+        Failed = job.Failed,
+        StartedAt = job.StartedAt,
+        FinishedAt = job.FinishedAt,
+    };
 
     private static TierCounts CountsOf(string cache, string tier, Sample[] samples)
     {
@@ -386,7 +445,7 @@ internal sealed class CacheStatistics(IEnumerable<Cache> caches, Measurements me
             MemoryBytes = Field("used_memory"),
             MaxMemoryBytes = Field("maxmemory"),
             MaxMemoryPolicy = node.EvictionPolicy,
-            Keys = node.Keys.Values.Sum(database => database.Count),
+            Keys = node.Up ? node.Keys.Values.Sum(database => database.Count) : null,
             EvictedKeys = Field("evicted_keys"),
             ExpiredKeys = Field("expired_keys"),
             NetworkInBytes = Field("total_net_input_bytes"),

@@ -23,6 +23,7 @@ function element(tag, attributes = {}, ...children) {
 const number = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat('en', { maximumSignificantDigits: 3, notation: 'compact' });
 const none = '–';
+const unknown = 'not known';
 const or = format => value => value === null || value === undefined ? none : format(value);
 
 const show = {
@@ -49,8 +50,18 @@ const sum = (list, value) => list.reduce((all, item) => all + (value(item) ?? 0)
 const tierOf = (cache, name) => cache.tiers.find(tier => tier.tier === name);
 const sumTier = (stats, name, value) => sum(stats.caches, cache => value(tierOf(cache, name)));
 const lookups = tier => tier.hits + tier.misses + tier.staleServed + tier.errors;
-const cacheNodes = stats => stats.redis.filter(node => node.role === 'cache' && node.up);
-const gets = (stats, tier) => stats.operations.find(known => known.tier === tier && known.operation === 'get')?.latency;
+
+/** The cache's servers whose numbers are current: none while the circuit is open, because the service does not ask them then. */
+const cacheNodes = stats => stats.circuitOpen ? [] : stats.redis.filter(node => node.role === 'cache' && node.up);
+const isRedisSilent = stats => stats.circuitOpen || stats.redis.some(node => node.role === 'cache') && !cacheNodes(stats).length;
+
+/** The sum over servers; null if there is none, or if one does not report the number. */
+const sumNodes = (nodes, value) => nodes.length && nodes.every(node => value(node) !== null) ? sum(nodes, value) : null;
+
+/** The latency of look-ups in a tier; of a Redis that does not answer, nothing current is known. */
+const gets = (stats, tier) => tier === 'redis' && isRedisSilent(stats)
+  ? null
+  : stats.operations.find(known => known.tier === tier && known.operation === 'get')?.latency;
 
 /** What the same process said some seconds ago; null where it was not asked then, or has begun anew since. */
 function before(at) {
@@ -96,7 +107,7 @@ const linesOf = caches => caches.flatMap((name, index) => [
 ]);
 
 const hitRatio = {
-  title: 'Hit ratio', note: 'by cache: memory solid, Redis dashed', format: show.ratio, range: [0, 1], empty: 'No look-ups lately', lines: [],
+  title: 'Hit ratio', note: 'memory solid; Redis dashed, of the rest', format: show.ratio, range: [0, 1], empty: 'No look-ups lately', lines: [],
 };
 
 const charts = [
@@ -133,21 +144,21 @@ const charts = [
     title: 'Evictions', note: 'what had to leave for others', format: show.rate,
     lines: [
       { label: 'memory', color: 1, value: (now, then) => rate(now, then, stats => sumTier(stats, 'memory', tier => tier.evictions)) },
-      { label: 'Redis', color: 3, value: (now, then) => rate(now, then, stats => sum(cacheNodes(stats), node => node.evictedKeys)) },
+      { label: 'Redis', color: 3, value: (now, then) => rate(now, then, stats => sumNodes(cacheNodes(stats), node => node.evictedKeys)) },
     ],
   },
   {
-    title: 'Redis memory', note: 'of the cache', format: show.bytes, empty: 'Redis says nothing',
+    title: 'Redis memory', note: 'of the cache', format: show.bytes, empty: 'Redis does not answer',
     lines: [
-      { label: 'used', color: 3, fill: true, value: now => cacheNodes(now.stats).length ? sum(cacheNodes(now.stats), node => node.memoryBytes) : null },
-      { label: 'bound', color: 5, dashed: true, value: now => sum(cacheNodes(now.stats), node => node.maxMemoryBytes) || null },
+      { label: 'used', color: 3, fill: true, value: now => sumNodes(cacheNodes(now.stats), node => node.memoryBytes) },
+      { label: 'bound', color: 5, dashed: true, value: now => sumNodes(cacheNodes(now.stats), node => node.maxMemoryBytes) || null },
     ],
   },
   {
-    title: 'Redis network', note: 'of all servers', format: show.bytesRate,
+    title: 'Redis network', note: 'of all servers that answer', format: show.bytesRate, empty: 'Redis does not answer',
     lines: [
-      { label: 'received', color: 1, value: (now, then) => rate(now, then, stats => sum(stats.redis, node => node.networkInBytes)) },
-      { label: 'sent', color: 2, value: (now, then) => rate(now, then, stats => sum(stats.redis, node => node.networkOutBytes)) },
+      { label: 'received', color: 1, value: (now, then) => rate(now, then, stats => sumNodes(stats.redis.filter(node => node.up), node => node.networkInBytes)) },
+      { label: 'sent', color: 2, value: (now, then) => rate(now, then, stats => sumNodes(stats.redis.filter(node => node.up), node => node.networkOutBytes)) },
     ],
   },
   {
@@ -173,18 +184,27 @@ function slowest(stats, value) {
   return all.length ? Math.max(...all) : null;
 }
 
+const memoryBound = stats => {
+  const bound = sumNodes(cacheNodes(stats), node => node.maxMemoryBytes);
+  return bound === null ? unknown : bound === 0 ? 'without a bound' : `of ${show.bytes(bound)}, ${cacheNodes(stats)[0].maxMemoryPolicy ?? 'policy not known'}`;
+};
+
 const tiles = [
   { label: 'Hit ratio', value: (now, then) => show.ratio(ratio(now, then, served, asked)), note: () => `last ${SMOOTH} seconds` },
   { label: 'Look-ups', value: (now, then) => show.rate(rate(now, then, asked)), note: now => `${show.count(asked(now.stats))} in all` },
-  { label: 'Redis get, p99', value: now => show.milliseconds(gets(now.stats, 'redis')?.recentP99), note: now => `p50 ${show.milliseconds(gets(now.stats, 'redis')?.recentP50)}` },
   {
-    label: 'Redis memory', value: now => cacheNodes(now.stats).length ? show.bytes(sum(cacheNodes(now.stats), node => node.memoryBytes)) : none,
-    note: now => cacheNodes(now.stats)[0]?.maxMemoryBytes ? `of ${show.bytes(sum(cacheNodes(now.stats), node => node.maxMemoryBytes))}, ${cacheNodes(now.stats)[0].maxMemoryPolicy}` : 'without a bound',
+    label: 'Redis get, p99', value: now => show.milliseconds(gets(now.stats, 'redis')?.recentP99),
+    note: now => isRedisSilent(now.stats) ? unknown : `last minute; p50 ${show.milliseconds(gets(now.stats, 'redis')?.recentP50)}`,
   },
-  { label: 'Write queue', value: now => show.count(now.stats.writeBehind?.queueLength), note: now => now.stats.writeBehind ? `lag ${show.seconds(now.stats.writeBehind.lagSeconds)}` : 'not known' },
+  { label: 'Redis memory', value: now => show.bytes(sumNodes(cacheNodes(now.stats), node => node.memoryBytes)), note: now => memoryBound(now.stats) },
+  { label: 'Write queue', value: now => show.count(now.stats.writeBehind?.queueLength), note: now => now.stats.writeBehind ? `lag ${show.seconds(now.stats.writeBehind.lagSeconds)}` : unknown },
   {
     label: 'Redis circuit', value: now => now.stats.circuitOpen ? 'open' : 'closed', tone: now => now.stats.circuitOpen ? 'bad' : '',
-    note: now => now.stats.circuitOpen ? 'reads go to the source' : now.stats.followsChanges ? 'follows the database' : 'Redis answers',
+    note: now => now.stats.circuitOpen ? 'reads go to the source' : isRedisSilent(now.stats) ? 'Redis does not answer' : 'Redis is asked',
+  },
+  {
+    label: 'Change capture', value: now => now.stats.followsChanges ? 'here' : 'not here',
+    note: now => now.stats.followsChanges ? 'this process reads changes' : 'another process, or none',
   },
 ];
 
@@ -319,12 +339,53 @@ function take(stats) {
       tile.small.textContent = tile.small.title = tile.note(now, then);
     }
     fillTables(stats);
+    report([...stats.degraded.map(part => [part.part, `${part.problem} ${part.effect}`]), ...emptyWarmUps(stats)]);
     const others = new Set(seen.slice(-30).map(one => one.stats?.instance).filter(Boolean)).size;
     $('instance').textContent = `Process ${stats.instance}, since ${new Date(stats.startedAt).toLocaleTimeString('en-GB')}`
       + (others > 1 ? `; ${others} processes answer in turn, and each point is of one of them` : '');
   }
 
+  $('live').classList.toggle('old', !stats);
+  if (!stats) {
+    for (const tile of tiles) {
+      tile.number.textContent = none;
+      tile.number.className = '';
+      tile.small.textContent = tile.small.title = unknown;
+    }
+  }
+
   if (!paused) redraw();
+}
+
+/** Shows what is degraded, and what that means: pairs of a name and a sentence. */
+function report(parts) {
+  const text = parts.flat().join('\n');
+  if ($('degraded').dataset.text === text) return; // a screen reader would read it again
+  $('degraded').dataset.text = text;
+  $('degraded').hidden = parts.length === 0;
+  $('degraded-list').replaceChildren(...parts.map(([name, sentence]) => element('li', {}, element('b', {}, `${name}: `), sentence)));
+}
+
+/** The warm-ups that loaded something in vain. */
+const emptyWarmUps = stats => stats.caches
+  .filter(({ warmUp }) => warmUp?.finishedAt && warmUp.total > 0 && warmUp.kept === 0)
+  .map(({ cache, warmUp }) => [`Warm-up of ${cache}`,
+    `It kept nothing: ${show.count(warmUp.done)} of ${show.count(warmUp.total)} loaded, 0 kept, ${show.count(warmUp.failed)} failed. The first read of each entry goes to the source.`]);
+
+/** What is known if there are no numbers: the service says without a session what is degraded, where that route is on this port. */
+async function reportOutage(problem) {
+  const last = seen.findLast(one => one.stats)?.time;
+  const numbers = last ? `The tables show the numbers of ${new Date(last * 1000).toLocaleTimeString('en-GB')}.` : 'There are no numbers yet.';
+  const parts = [['No numbers', `${problem} ${numbers}`]];
+  try {
+    const answer = await fetch('health/ready', { cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(PATIENCE) });
+    const { checks } = await answer.json();
+    for (const [name, key] of [['PostgreSQL', 'postgres'], ['Redis', 'redis']]) {
+      if (checks[key] !== 'healthy') parts.push([name, `${checks[key]}.`]);
+    }
+  } catch { /* it is not on this port, or does not answer either */ }
+
+  if (session) report(parts);
 }
 
 function redraw() {
@@ -334,29 +395,58 @@ function redraw() {
   }
 }
 
+/** Fills a table. A heading that begins with ! is that of a column of text; on a narrow screen each cell shows its heading. */
 function fill(table, head, rows) {
+  const names = head.map(text => text.replace('!', ''));
+  const classOf = index => index === 0 || head[index].startsWith('!') ? { class: 'text' } : {};
   table.replaceChildren(
-    element('thead', {}, element('tr', {}, ...head.map((text, index) => element('th', { scope: 'col', ...(index === 0 ? {} : text.startsWith('!') ? { class: 'text' } : {}) }, text.replace('!', ''))))),
-    element('tbody', {}, ...rows.map(cells => element('tr', {}, ...cells.map((cell, index) =>
-      index === 0 ? element('th', { scope: 'row', class: 'text' }, cell) : element('td', head[index].startsWith('!') ? { class: 'text' } : {}, cell))))));
+    element('thead', {}, element('tr', {}, ...names.map((name, index) => element('th', { scope: 'col', ...classOf(index) }, name)))),
+    element('tbody', {}, ...rows.map(cells => element('tr', {}, ...cells.map((cell, index) => index === 0
+      ? element('th', { scope: 'row', ...classOf(index) }, cell)
+      : element('td', { 'data-name': names[index], ...classOf(index) }, cell))))));
+  fit(table);
+}
+
+/** Shows each row as a card if the columns do not fit beside each other. */
+function fit(table) {
+  table.classList.remove('cards');
+  table.classList.toggle('cards', table.offsetWidth > table.parentElement.clientWidth);
+}
+
+const boundOf = node => node.maxMemoryBytes === 0 ? 'none' : show.bytes(node.maxMemoryBytes);
+
+/** What has become of a warm-up, in words. */
+function resultOf({ finishedAt, total, kept, failed }) {
+  if (!finishedAt) return 'running';
+  if (total === 0) return 'nothing to load';
+  if (kept === total) return 'kept all';
+  return element('span', { class: kept === 0 ? 'bad' : 'warn' }, kept === 0 ? 'kept nothing' : failed ? 'failed in part' : 'kept in part');
 }
 
 function fillTables(stats) {
   fill($('caches'),
-    ['Cache', 'Hit ratio', 'Memory hits', 'Ratio', 'Entries', 'Evicted', 'Redis hits', 'Ratio', 'Stale', 'Misses', 'Loads', 'Failed', 'Load p99', 'Coalesced', 'Refused fills'],
+    ['Cache', 'Hit ratio: of all look-ups', 'Memory hits', 'Memory hit share: of all look-ups', 'Entries in memory', 'Evicted from memory',
+      'Redis hits', 'Redis hit share: of what memory did not have', 'Served stale', 'Misses', 'Loads', 'Failed loads', 'Load p99, last minute', 'Coalesced', 'Refused fills'],
     stats.caches.map(cache => {
       const [memory, redis, source] = ['memory', 'redis', 'source'].map(name => tierOf(cache, name));
       return [cache.cache, show.ratio(cache.hitRatio), show.count(memory.hits), show.ratio(memory.hitRatio), show.count(memory.entries), show.count(memory.evictions),
         show.count(redis.hits), show.ratio(redis.hitRatio), show.count(redis.staleServed), show.count(redis.misses), show.count(source.loads), show.count(source.errors),
-        show.milliseconds(source.latency?.p99), show.count(cache.coalesced), show.count(cache.refusedFills)];
+        show.milliseconds(source.latency?.recentP99), show.count(cache.coalesced), show.count(cache.refusedFills)];
     }));
   fill($('redis'),
     ['Server', '!For', '!State', 'Memory', 'Bound', '!Policy', 'Keys', 'Evicted', 'Expired'],
-    stats.redis.map(node => [node.node, node.role, node.up ? 'up' : 'down', show.bytes(node.memoryBytes), node.maxMemoryBytes ? show.bytes(node.maxMemoryBytes) : none,
+    stats.redis.map(node => [node.node, node.role, node.up ? 'up' : element('span', { class: 'bad' }, 'does not answer'), show.bytes(node.memoryBytes), boundOf(node),
       node.maxMemoryPolicy ?? none, show.count(node.keys), show.count(node.evictedKeys), show.count(node.expiredKeys)]));
   fill($('limits'),
     ['Policy', 'Allowed', 'Denied', 'Denied from memory', 'Without Redis'],
     stats.limits.map(policy => [policy.policy, show.count(policy.allowed), show.count(policy.denied), show.count(policy.deniedLocally), show.count(policy.fallback)]));
+
+  const warmed = stats.caches.filter(cache => cache.warmUp);
+  $('warm-ups-part').hidden = warmed.length === 0;
+  fill($('warm-ups'),
+    ['Cache', '!Result', 'To load', 'Loaded', 'Kept', 'Failed', 'Began'],
+    warmed.map(({ cache, warmUp }) => [cache, resultOf(warmUp), show.count(warmUp.total), show.count(warmUp.done), show.count(warmUp.kept), show.count(warmUp.failed),
+      new Date(warmUp.startedAt).toLocaleTimeString('en-GB')]));
 }
 
 // --- The session
@@ -403,6 +493,7 @@ function signOut(message = '') {
   seen = [];
   times = [];
   for (const chart of charts) chart.data = undefined;
+  report([]);
   $('live').hidden = $('sign-out').hidden = true;
   $('sign-in').hidden = false;
   $('sign-in-error').textContent = message;
@@ -426,13 +517,21 @@ async function look() {
     } else {
       wait = Math.max(EVERY, waitOf(answer) * 1000);
       take(null);
-      if (answer.status === 429) state(`Asked too often: goes on ${inSeconds(wait / 1000)}`, 'warn');
-      else if (answer.status === 503) state(`A server behind the service is away, and nobody’s session can be checked. Tries again ${inSeconds(wait / 1000)}`, 'bad');
-      else state(`The service has answered ${answer.status}, which it should not. Tries again ${inSeconds(wait / 1000)}`, 'bad');
+      if (answer.status === 429) {
+        state(`Asked too often: goes on ${inSeconds(wait / 1000)}`, 'warn');
+      } else if (answer.status === 503) {
+        state(`A server behind the service is away: no session can be checked. Tries again ${inSeconds(wait / 1000)}`, 'bad');
+        await reportOutage('The service cannot check sessions: users cannot log in, and a request that needs a session is answered with 503.');
+      } else {
+        state(`The service has answered ${answer.status}, which it should not. Tries again ${inSeconds(wait / 1000)}`, 'bad');
+        await reportOutage(`The service has answered ${answer.status}.`);
+      }
     }
   } catch (error) {
+    const problem = error.name === 'TimeoutError' ? 'The service does not answer in time.' : 'The service cannot be reached.';
     take(null);
-    state(error.name === 'TimeoutError' ? 'The service does not answer in time. Tries again' : 'The service cannot be reached. Tries again', 'bad');
+    state(`${problem} Tries again`, 'bad');
+    await reportOutage(problem);
   }
 
   if (session) timer = setTimeout(look, wait);
@@ -473,7 +572,9 @@ document.querySelectorAll('input[name=range]').forEach(input => input.addEventLi
 }));
 matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => { if (session) charts.forEach(draw); });
 new ResizeObserver(() => {
-  if (session) for (const chart of charts) chart.graph?.setSize({ width: chart.plot.clientWidth, height: chart.plot.clientHeight });
+  if (!session) return;
+  for (const chart of charts) chart.graph?.setSize({ width: chart.plot.clientWidth, height: chart.plot.clientHeight });
+  document.querySelectorAll('table').forEach(fit);
 }).observe($('charts'));
 addEventListener('pagehide', () => signOut());
 

@@ -257,13 +257,42 @@ public sealed class CacheAdministrationTests(TestServers servers)
             async () => (await (await there.GetAsync(begun.Headers.Location)).JsonAsync()).GetProperty("state").GetString() == "finished");
         var status = await (await there.GetAsync(begun.Headers.Location)).JsonAsync();
         Assert.Equal(
-            (2, 2, 0),
-            (status.GetProperty("total").GetInt32(), status.GetProperty("done").GetInt32(), status.GetProperty("failed").GetInt32()));
+            (2, 2, 2, 0),
+            (status.GetProperty("total").GetInt32(), status.GetProperty("done").GetInt32(), status.GetProperty("kept").GetInt32(),
+                status.GetProperty("failed").GetInt32()));
         Assert.True(status.GetProperty("finishedAt").GetDateTimeOffset() >= status.GetProperty("startedAt").GetDateTimeOffset());
         Assert.Equal(2, await api.MetricAsync("cache_loads_total", ("cache", "users"), ("outcome", "loaded")));
         Assert.StartsWith("CachingApi; hit", (await admin.GetAsync($"/users/{users[1].Id}")).CacheStatus());
         Assert.StartsWith("CachingApi; hit", (await admin.GetAsync($"/users/{users[2].Id}")).CacheStatus());
         Assert.Equal("CachingApi; fwd=uri-miss; stored", (await admin.GetAsync($"/users/{users[0].Id}")).CacheStatus());
+    }
+
+    [Fact]
+    public async Task A_job_while_redis_is_away_says_that_nothing_was_kept()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["ConnectionStrings:Redis"] = redis.ConnectionString,
+            ["ConnectionStrings:RedisState"] = servers.Redis,
+            ["Cache:RedisDeadline"] = "00:00:00.300",
+        });
+        var user = await api.CreateUserAsync();
+        using var admin = await api.AdminAsync();
+        await redis.PauseAsync();
+
+        var begun = await admin.PostAsJsonAsync("/cache/warm", new { cache = "users", keys = new[] { user.Id } });
+        JsonElement status = default;
+        await Eventually.TrueAsync(async () =>
+        {
+            status = await (await admin.GetAsync(begun.Headers.Location)).JsonAsync();
+            return status.GetProperty("state").GetString() == "finished";
+        });
+
+        Assert.Equal(
+            (1, 0, 0),
+            (status.GetProperty("done").GetInt32(), status.GetProperty("kept").GetInt32(), status.GetProperty("failed").GetInt32()));
+        await redis.ResumeAsync();
     }
 
     [Fact]

@@ -65,6 +65,8 @@ public sealed class CacheStatsTests(TestServers servers)
         var limits = stats.GetProperty("limits").EnumerateArray().ToDictionary(limit => limit.GetProperty("policy").GetString()!);
         Assert.Equal(1, limits["login"].GetProperty("allowed").GetInt32());
         Assert.False(stats.GetProperty("circuitOpen").GetBoolean());
+        Assert.Equal(0, stats.GetProperty("degraded").GetArrayLength());
+        Assert.Equal(JsonValueKind.Null, users.GetProperty("warmUp").ValueKind);
     }
 
     [Fact]
@@ -129,6 +131,37 @@ public sealed class CacheStatsTests(TestServers servers)
         }
 
         Assert.Equal(0, node.GetProperty("evictedKeys").GetDouble());
+        Assert.True(node.GetProperty("keys").GetInt64() > 0);
+    }
+
+    [Fact]
+    public async Task Of_a_server_that_does_not_answer_nothing_is_known_and_it_is_degraded()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["ConnectionStrings:Redis"] = redis.ConnectionString,
+            ["ConnectionStrings:RedisState"] = servers.Redis,
+        });
+        using var admin = await api.AdminAsync();
+        await redis.KillAsync();
+
+        JsonElement stats = default, node = default;
+        await Eventually.TrueAsync(async () =>
+        {
+            stats = await (await admin.GetAsync("/cache/stats")).JsonAsync();
+            node = stats.GetProperty("redis").EnumerateArray().First(one => one.GetProperty("role").GetString() == "cache");
+            return !node.GetProperty("up").GetBoolean();
+        });
+
+        foreach (var field in new[] { "keys", "memoryBytes", "maxMemoryBytes", "maxMemoryPolicy", "evictedKeys", "networkInBytes" })
+        {
+            Assert.Equal(JsonValueKind.Null, node.GetProperty(field).ValueKind);
+        }
+
+        var degraded = Assert.Single(stats.GetProperty("degraded").EnumerateArray());
+        Assert.Equal("Redis (cache)", degraded.GetProperty("part").GetString());
+        Assert.NotEqual("", degraded.GetProperty("effect").GetString());
     }
 
     [Fact]

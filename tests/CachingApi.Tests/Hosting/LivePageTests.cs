@@ -1,9 +1,13 @@
+using System.Collections.Concurrent;
 using System.Globalization;
+using System.Net;
+using System.Net.Http.Json;
 using CachingApi.Caching;
 using CachingApi.Orders;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using Microsoft.Playwright;
+using Npgsql;
 
 namespace CachingApi.Tests.Hosting;
 
@@ -108,8 +112,8 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
             ["RateLimits:Enabled"] = "true",
             ["RateLimits:Policies:login:Limit"] = "1000",
             ["RateLimits:Policies:login-account:Limit"] = "1000",
-            ["RateLimits:Policies:default:Limit"] = "3",
-            ["RateLimits:Policies:default:Window"] = "01:00:00",
+            ["RateLimits:Policies:cache-stats:Limit"] = "3",
+            ["RateLimits:Policies:cache-stats:Window"] = "01:00:00",
         });
         var user = await api.CreateUserAsync();
         using var admin = await api.AdminAsync();
@@ -146,8 +150,195 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         await SeeAsync(page, "#state-text", "Live");
         await redis.PauseAsync();
         await SeeAsync(page, "#state-text", "A server behind the service is away");
+        await SeeAsync(page, "#degraded", "users cannot log in, and a request that needs a session is answered with 503");
+        await SeeAsync(page, "#degraded", "The tables show the numbers of ");
+        await SeeTileAsync(page, "Hit ratio", "–", "not known");
+        await SeeTileAsync(page, "Redis get, p99", "–", "not known");
         await redis.ResumeAsync();
         await SeeAsync(page, "#state-text", "Live");
+        await HiddenAsync(page, "#degraded");
+    }
+
+    [Fact]
+    public async Task Load_on_the_users_limit_does_not_blind_the_page()
+    {
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["RateLimits:Enabled"] = "true",
+            ["RateLimits:Policies:default:Limit"] = "3",
+            ["RateLimits:Policies:default:Window"] = "01:00:00",
+        });
+        using var admin = await api.AdminAsync();
+        var statuses = new ConcurrentQueue<int>();
+        var page = await OpenAsync(api);
+        page.Response += (_, answer) =>
+        {
+            if (answer.Url.EndsWith("/cache/stats", StringComparison.Ordinal))
+            {
+                statuses.Enqueue(answer.Status);
+            }
+        };
+        await Eventually.TrueAsync(
+            async () => (await admin.GetAsync("/users")).StatusCode is HttpStatusCode.TooManyRequests);
+
+        await SignInAsync(page, ApiNode.AdminEmail);
+
+        await Eventually.TrueAsync(() => statuses.Count >= 4);
+        Assert.All(statuses, status => Assert.Equal(200, status));
+        await SeeAsync(page, "#state-text", "Live");
+        Assert.Empty(_faults);
+    }
+
+    [Fact]
+    public async Task A_frozen_redis_is_unknown_and_the_banner_says_what_that_means()
+    {
+        await using var redis = await RedisServer.StartAsync("--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lfu");
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["ConnectionStrings:Redis"] = redis.ConnectionString,
+            ["ConnectionStrings:RedisState"] = servers.Redis,
+            ["Cache:RedisDeadline"] = "00:00:00.300",
+        });
+        var user = await api.CreateUserAsync();
+        using var admin = await api.AdminAsync();
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#state-text", "Live");
+        await admin.GetAsync($"/users/{user.Id}");
+        await admin.GetAsync($"/users/{user.Id}");
+        await SeeTileAsync(page, "Redis memory", "iB", "of 100 MiB, allkeys-lfu");
+        await SeeTileAsync(page, "Redis get, p99", "s", "last minute");
+        await SeeTileAsync(page, "Redis circuit", "closed", "Redis is asked");
+        await HiddenAsync(page, "#degraded");
+
+        await redis.PauseAsync();
+        await Eventually.TrueAsync(async () =>
+        {
+            await admin.GetAsync($"/users/{user.Id}");
+            return await page.IsVisibleAsync("#degraded");
+        });
+
+        await SeeAsync(page, "#degraded", "Redis (cache): It does not answer, so it is left alone (its circuit is open).");
+        await SeeAsync(page, "#degraded", "Reads are answered from memory or from the source, so they are slower");
+        await SeeTileAsync(page, "Redis memory", "–", "not known");
+        await SeeTileAsync(page, "Redis get, p99", "–", "not known");
+        await SeeTileAsync(page, "Redis circuit", "open", "reads go to the source");
+        await SeeAsync(page, "#redis tbody tr:first-child", "does not answer");
+        Assert.DoesNotContain("without a bound", await page.InnerTextAsync("#live"), StringComparison.Ordinal);
+        var row = page.Locator("#redis tbody tr", new() { HasText = redis.ConnectionString });
+        Assert.Equal(["–", "–", "–", "–", "–", "–"], (await row.Locator("td").AllTextContentsAsync()).Skip(2));
+
+        await redis.ResumeAsync();
+        await HiddenAsync(page, "#degraded");
+        await SeeTileAsync(page, "Redis memory", "iB", "of 100 MiB, allkeys-lfu");
+        Assert.Empty(_faults);
+    }
+
+    [Fact]
+    public async Task A_frozen_database_is_in_the_banner()
+    {
+        await using var postgres = await PostgresServer.StartDurableAsync();
+        var impatient = $"{postgres.ConnectionString};Timeout=1;Command Timeout=1;Cancellation Timeout=500";
+        await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:Postgres"] = impatient });
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#state-text", "Live");
+
+        await postgres.PauseAsync();
+        await SeeAsync(page, "#degraded", "PostgreSQL: It does not answer. Cached entries are served, and marked as stale");
+
+        await postgres.ResumeAsync();
+        await HiddenAsync(page, "#degraded");
+        NpgsqlConnection.ClearAllPools();
+    }
+
+    [Fact]
+    public async Task Write_behind_that_is_refused_is_in_the_banner()
+    {
+        await using var redis = await RedisServer.StartAsync("--maxmemory-policy", "allkeys-lru");
+        await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:RedisState"] = redis.ConnectionString });
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+
+        await SeeAsync(page, "#degraded", "Write-behind of users: It is refused, because the maxmemory-policy of Redis is allkeys-lru");
+        await SeeAsync(page, "#degraded", "Changes are written through: the answer to each waits for the database.");
+    }
+
+    [Fact]
+    public async Task A_warm_up_that_kept_nothing_says_so()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["ConnectionStrings:Redis"] = redis.ConnectionString,
+            ["ConnectionStrings:RedisState"] = servers.Redis,
+            ["Cache:RedisDeadline"] = "00:00:00.300",
+        });
+        var what = new { cache = "users", keys = new[] { (await api.CreateUserAsync()).Id, (await api.CreateUserAsync()).Id } };
+        using var admin = await api.AdminAsync();
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#state-text", "Live");
+        Assert.False(await page.IsVisibleAsync("#warm-ups"));
+
+        await redis.PauseAsync();
+        await admin.PostAsJsonAsync("/cache/warm", what);
+        await SeeAsync(page, "#degraded", "Warm-up of users: It kept nothing: 2 of 2 loaded, 0 kept, 0 failed.");
+        await SeeAsync(page, "#warm-ups tbody tr:first-child", "kept nothing");
+
+        await redis.ResumeAsync();
+        await Eventually.TrueAsync(async () =>
+        {
+            await admin.PostAsJsonAsync("/cache/warm", what);
+            return (await page.TextContentAsync("#warm-ups tbody tr:first-child td"))! is "kept all";
+        });
+        await HiddenAsync(page, "#degraded");
+    }
+
+    [Fact]
+    public async Task Each_fact_has_a_tile_of_its_own_and_each_column_a_name_of_its_own()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#state-text", "Live");
+
+        await SeeTileAsync(page, "Redis circuit", "closed", "Redis is asked");
+        await SeeTileAsync(page, "Change capture", "not here", "another process, or none");
+        foreach (var table in new[] { "#caches", "#redis", "#limits" })
+        {
+            var names = await page.Locator($"{table} thead th").AllTextContentsAsync();
+            Assert.Distinct(names);
+            Assert.DoesNotContain("Ratio", names);
+        }
+
+        var columns = await page.Locator("#caches thead th").AllTextContentsAsync();
+        Assert.Contains("Redis hit share: of what memory did not have", columns);
+        Assert.Contains("Memory hit share: of all look-ups", columns);
+    }
+
+    [Theory]
+    [InlineData(1440)]
+    [InlineData(1000)]
+    [InlineData(390)]
+    public async Task No_table_is_cut_off(int width)
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["RateLimits:Enabled"] = "true" });
+        using var admin = await api.AdminAsync();
+        await admin.PostAsJsonAsync("/cache/warm", new { cache = "users", top = 1 });
+        var page = await OpenAsync(api);
+        await page.SetViewportSizeAsync(width, 900);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#warm-ups tbody tr:first-child th", "users");
+        await SeeAsync(page, "#redis tbody tr:first-child th", "127.0.0.1");
+
+        Assert.Equal(
+            "",
+            await page.EvaluateAsync<string>(
+                "[...document.querySelectorAll('.table')].filter(one => one.scrollWidth > one.clientWidth)"
+                + ".map(one => one.ariaLabel).join()"));
+        Assert.True(await page.EvaluateAsync<bool>("document.documentElement.scrollWidth <= innerWidth"));
+        Assert.Equal(width == 390, await page.IsHiddenAsync("#redis thead"));
     }
 
     private async Task<IPage> OpenAsync(ApiNode api)
@@ -176,6 +367,16 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
 
     private static Task SeeAsync(IPage page, string selector, string text) =>
         page.Locator(selector, new() { HasText = text }).WaitForAsync(new() { State = WaitForSelectorState.Visible });
+
+    private static Task HiddenAsync(IPage page, string selector) =>
+        page.Locator(selector).WaitForAsync(new() { State = WaitForSelectorState.Hidden });
+
+    /// <summary>Waits until a tile has this value, or a part of it, and this note.</summary>
+    private static Task SeeTileAsync(IPage page, string label, string value, string note) =>
+        page.Locator("#tiles div", new() { Has = page.Locator("dt", new() { HasText = label }) })
+            .Filter(new() { Has = page.Locator("dd:not(.note)", new() { HasText = value }) })
+            .Filter(new() { Has = page.Locator("dd.note", new() { HasText = note }) })
+            .WaitForAsync();
 
     private static async Task<int> LookUpsAsync(IPage page)
     {

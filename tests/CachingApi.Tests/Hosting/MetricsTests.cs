@@ -97,7 +97,7 @@ public sealed partial class MetricsTests(TestServers servers)
         ["reason"] = "full|contended|refused",
         ["operation"] = "get|lease|set|generation",
         ["table"] = "users",
-        ["policy"] = "default|email-change|login|login-account|login-network|password|registration|registration-network|session"
+        ["policy"] = "cache-stats|default|email-change|login|login-account|login-network|password|registration|registration-network|session"
             + "|weather|weather-miss|weather-miss-network|weather-refresh"
             + "|demo-fixed-window|demo-sliding-window|demo-token-bucket",
         ["event"] = "created|refused|delayed|ended|revoked",

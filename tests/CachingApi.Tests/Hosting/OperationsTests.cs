@@ -107,7 +107,7 @@ public sealed class OperationsTests(TestServers servers)
             "CreateUser", "UpdateUser", "User", "CreateSession", "NewSession", "Session", "ChangePassword", "LimitPolicy",
             "LimitState", "WeatherReport", "StoredEntry", "TierEntry", "CacheStats", "CacheCounts", "TierCounts",
             "OperationLatency", "Latency", "RedisStats", "WriteBehindCounts", "LimitCounts", "WarmCache", "WarmingStatus",
-            "DeadWrite",
+            "WarmUpCounts", "DegradedPart", "DeadWrite",
         })
         {
             var properties = document.GetProperty("components").GetProperty("schemas").GetProperty(schema).GetProperty("properties");

@@ -36,6 +36,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
         Assert.Equal("session", limits["DELETE /sessions"]);
         Assert.Equal("weather weather weather-miss weather-miss-network weather-refresh", limits["GET /weather/{city}"]);
         Assert.Equal("default", limits["GET /users/{id}"]);
+        Assert.Equal("cache-stats", limits["GET /cache/stats"]);
+        Assert.Equal("default", limits["POST /cache/warm"]);
         Assert.Equal("named", limits["GET /limits/{policy}"]);
         Assert.Equal(
             ["GET /health/live", "GET /health/ready", "GET /metrics"],
@@ -52,8 +54,8 @@ public sealed class LimitedRoutesTests(TestServers servers)
             .ToDictionary(policy => policy.GetProperty("policy").GetString()!);
         Assert.Equal(
             [
-                "default", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket", "email-change", "login", "login-account",
-                "login-network", "password", "registration", "registration-network", "session", "weather", "weather-miss",
+                "cache-stats", "default", "demo-fixed-window", "demo-sliding-window", "demo-token-bucket", "email-change", "login",
+                "login-account", "login-network", "password", "registration", "registration-network", "session", "weather", "weather-miss",
                 "weather-miss-network", "weather-refresh",
             ],
             listed.Keys);
