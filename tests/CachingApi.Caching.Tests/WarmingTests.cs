@@ -26,7 +26,8 @@ public sealed class WarmingTests(TestServers servers)
         Assert.Equal((3, 3, canBeInvalidated ? 0 : 3, 0), (away.Total, away.Done, away.Kept, away.Failed));
         var line = Assert.Single(node.Log, line => line.StartsWith("Warm-up", StringComparison.Ordinal));
         Assert.StartsWith($"Warm-up of the cache items: 3 of 3 loaded, {away.Kept} kept, 0 failed", line, StringComparison.Ordinal);
-        Assert.Equal(canBeInvalidated, line.Contains("not kept because Redis is not in use: ", StringComparison.Ordinal));
+        Assert.Equal(
+            canBeInvalidated, line.Contains("failed: Entries were not kept because Redis is not in use.", StringComparison.Ordinal));
         Assert.DoesNotContain("none failed", line, StringComparison.Ordinal);
         Assert.Equal(away, node.Services.GetRequiredService<Warming>().FindLast(Items(node)));
 
@@ -56,7 +57,8 @@ public sealed class WarmingTests(TestServers servers)
         await Eventually.TrueAsync(() => (start = Last(node))?.FinishedAt is not null);
 
         Assert.Equal((3, 3, 2, 0), (start!.Total, start.Done, start.Kept, start.Failed));
-        Assert.Contains(node.Log, line => line.Contains("3 of 3 loaded, 2 kept, 0 failed. Entries that were", StringComparison.Ordinal));
+        Assert.Contains(
+            node.Log, line => line.Contains("2 kept, 0 failed: Entries were not kept because they are", StringComparison.Ordinal));
     }
 
     [Fact]
@@ -96,7 +98,7 @@ public sealed class WarmingTests(TestServers servers)
         await Eventually.TrueAsync(async () => (job = await WarmAsync(node)).Failed == 3);
 
         Assert.Equal((0, 0), (job!.Done, job.Kept));
-        Assert.Contains(node.Log, line => line.Contains("0 of 3 loaded, 0 kept, 3 failed. The last failure: ", StringComparison.Ordinal));
+        Assert.Contains(node.Log, line => line.Contains("0 of 3 loaded, 0 kept, 3 failed: The last failure: ", StringComparison.Ordinal));
     }
 
     [Fact]
@@ -125,8 +127,10 @@ public sealed class WarmingTests(TestServers servers)
     {
         await using var redis = await RedisServer.StartAsync();
         await redis.KillAsync();
+        var shelf = Full();
         await using var node = await StartAsync(
-            CacheNode.On(redis.ConnectionString, deadline: TimeSpan.FromMilliseconds(300)),
+            CacheNode.On(redis.ConnectionString),
+            shelf,
             configure: cache => cache.WarmWith<Shelf>(Top, warming => warming.AtStart = _ => 3),
             whenTrusted: false);
 
@@ -134,9 +138,45 @@ public sealed class WarmingTests(TestServers servers)
         await Eventually.TrueAsync(() => Last(node)?.FinishedAt is not null);
 
         var start = Last(node)!;
+        Assert.Equal(3, shelf.Loads);
         Assert.Equal((3, 3, 3, 0), (start.Total, start.Done, start.Kept, start.Failed));
         Assert.Contains(
             node.Log, line => line.StartsWith("Warm-up of the cache items: 3 of 3 loaded, 3 kept, 0 failed", StringComparison.Ordinal));
+    }
+
+    /// <summary>As the first calls of a process do, some of which miss their deadline.</summary>
+    [Fact]
+    public async Task The_warm_up_at_start_loads_again_what_was_not_kept()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var proxy = new FaultProxy(redis.Port);
+        var loads = 0;
+        await using var node = await StartAsync(
+            CacheNode.On(proxy.ConnectionString, deadline: TimeSpan.FromMilliseconds(300)),
+            configure: cache => cache.WarmWith<Shelf>(Top, warming =>
+            {
+                warming.AtStart = _ => 3;
+                warming.Load = async (services, key, cancel) =>
+                    await services.GetRequiredService<Cache<Item>>().GetAsync(key, LoadAsync, cancel);
+            }),
+            whenTrusted: false);
+
+        // The first fill misses its deadline.
+        await Eventually.TrueAsync(() => node.Metric("cache.operation.duration", ("operation", "set")) > 0);
+        proxy.Delay = TimeSpan.Zero;
+        await Eventually.TrueAsync(() => Last(node)?.FinishedAt is not null);
+
+        Assert.Equal((3, 3, 3, 0), Last(node) is { } start ? (start.Total, start.Done, start.Kept, start.Failed) : default);
+
+        Task<Item?> LoadAsync(CancellationToken cancel)
+        {
+            if (Interlocked.Increment(ref loads) == 1)
+            {
+                proxy.Delay = TimeSpan.FromMilliseconds(600);
+            }
+
+            return Task.FromResult<Item?>(new("it", 1));
+        }
     }
 
     [Fact]

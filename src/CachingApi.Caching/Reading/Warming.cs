@@ -46,9 +46,10 @@ public sealed partial class Warming : BackgroundService
     private static readonly TimeSpan ReportTtl = TimeSpan.FromHours(1);
 
     /// <summary>For how long the warming at start waits for Redis: without it, nothing but what only expires would be kept.</summary>
-    private static readonly TimeSpan MaxWaitForRedis = TimeSpan.FromSeconds(10);
+    private const long MaxWaitForRedisMilliseconds = 10_000;
 
     private static readonly TimeSpan WaitInterval = TimeSpan.FromMilliseconds(50);
+    private static readonly TimeSpan RetryInterval = TimeSpan.FromMilliseconds(250);
 
     private readonly IEnumerable<Cache> _caches;
     private readonly RedisConnections _redis;
@@ -135,11 +136,13 @@ public sealed partial class Warming : BackgroundService
     {
         try
         {
-            await WaitForRedisAsync(stop);
+            // Real time, not the injected clock: Redis comes on its own.
+            var giveUpAt = Environment.TickCount64 + MaxWaitForRedisMilliseconds;
+            await WaitForRedisAsync(giveUpAt, stop);
             var keys = await cache.TopKeysAsync(cache.Warming!.AtStart, stop);
             var now = _time.GetUtcNow();
             var job = new WarmingJob(Guid.CreateVersion7(now).ToString(), cache.Name, keys.Count, 0, 0, now, null);
-            await LoadAsync(cache, keys, Begin(job), stop);
+            await LoadAsync(cache, keys, Begin(job), (key, cancel) => LoadAtStartAsync(cache, key, giveUpAt, cancel), stop);
         }
 #pragma warning disable CA1031 // No caller waits for it, and the service must not end with it: a read loads the entry anyway.
         catch (Exception error)
@@ -149,14 +152,31 @@ public sealed partial class Warming : BackgroundService
         }
     }
 
-    /// <summary>Waits until both tiers keep what is loaded, but not for longer than <see cref="MaxWaitForRedis"/>.</summary>
-    private async Task WaitForRedisAsync(CancellationToken stop)
+    /// <summary>
+    /// Loads, and loads again if Redis was not in use: the first calls of a process are slow, so some of them miss their deadline although
+    /// Redis answers.
+    /// </summary>
+    private async Task<WarmOutcome> LoadAtStartAsync(Cache cache, string key, long giveUpAt, CancellationToken cancel)
     {
-        // Real time, not the injected clock: Redis comes on its own.
-        using var timer = new PeriodicTimer(WaitInterval);
-        for (var waited = TimeSpan.Zero; !IsRedisInUse && waited < MaxWaitForRedis; waited += WaitInterval)
+        while (true)
         {
-            await timer.WaitForNextTickAsync(stop);
+            var outcome = await WarmLoad.RunAsync(cache, key, cancel);
+            if (outcome is not WarmOutcome.Bypassed || Environment.TickCount64 >= giveUpAt)
+            {
+                return outcome;
+            }
+
+            await Task.Delay(RetryInterval, cancel);
+            await WaitForRedisAsync(giveUpAt, cancel);
+        }
+    }
+
+    /// <summary>Waits until both tiers keep what is loaded, but not beyond <paramref name="giveUpAt"/>.</summary>
+    private async Task WaitForRedisAsync(long giveUpAt, CancellationToken cancel)
+    {
+        while (!IsRedisInUse && Environment.TickCount64 < giveUpAt)
+        {
+            await Task.Delay(WaitInterval, cancel);
         }
     }
 
@@ -172,7 +192,7 @@ public sealed partial class Warming : BackgroundService
     private async Task RunAsync(Cache cache, IReadOnlyList<string> keys, WarmingJob job, CancellationToken stop)
     {
         var progress = Begin(job);
-        var loading = LoadAsync(cache, keys, progress, stop);
+        var loading = LoadAsync(cache, keys, progress, (key, cancel) => WarmLoad.RunAsync(cache, key, cancel), stop);
         while (await Task.WhenAny(loading, Task.Delay(ReportEvery, CancellationToken.None)) != loading)
         {
             await SayAsync(progress.Of(job), LeaseTtl);
@@ -199,7 +219,12 @@ public sealed partial class Warming : BackgroundService
         }
     }
 
-    private async Task LoadAsync(Cache cache, IReadOnlyList<string> keys, Progress progress, CancellationToken stop)
+    private async Task LoadAsync(
+        Cache cache,
+        IReadOnlyList<string> keys,
+        Progress progress,
+        Func<string, CancellationToken, Task<WarmOutcome>> load,
+        CancellationToken stop)
     {
         using var enough = CancellationTokenSource.CreateLinkedTokenSource(stop);
         try
@@ -211,7 +236,7 @@ public sealed partial class Warming : BackgroundService
                 {
                     try
                     {
-                        progress.Add(await WarmLoad.RunAsync(cache, key, cancel));
+                        progress.Add(await load(key, cancel));
                     }
 #pragma warning disable CA1031 // It is counted, and logged once at the end.
                     catch (Exception error) when (!cancel.IsCancellationRequested)
@@ -231,26 +256,29 @@ public sealed partial class Warming : BackgroundService
             // The source is away; the number of those that were loaded says so.
         }
 
+        var (done, kept, failed) = (progress.Done, progress.Kept, progress.Failed);
+        if (kept == keys.Count)
+        {
+            Log.Warmed(_log, cache.Name, done, keys.Count, kept, failed);
+        }
+        else
+        {
+            Log.NotAllKept(_log, cache.Name, done, keys.Count, kept, failed, ReasonOf(progress));
+        }
+
         progress.Finish(_time.GetUtcNow());
-        var isWhole = progress.Kept == keys.Count;
-        Log.Warmed(
-            _log,
-            isWhole ? LogLevel.Information : LogLevel.Warning,
-            cache.Name,
-            progress.Done,
-            keys.Count,
-            progress.Kept,
-            progress.Failed,
-            isWhole ? "" : ReasonOf(progress));
     }
 
     /// <summary>Why the cache does not have all entries.</summary>
     private string ReasonOf(Progress progress)
     {
-        var notKept = progress.Bypassed > 0 ? $". Entries were not kept because Redis is not in use: {_tier.LastFailure}"
-            : progress.Kept < progress.Done ? ". Entries that were not kept are too large, or a write superseded them"
-            : "";
-        return progress.LastFailure is { } failure ? $"{notKept}. The last failure: {failure}" : notKept;
+        string?[] reasons =
+        [
+            progress.Bypassed > 0 ? $"Entries were not kept because Redis is not in use. {_tier.LastFailure}" : null,
+            progress.Kept + progress.Bypassed < progress.Done ? "Entries were not kept because they are too large or superseded." : null,
+            progress.LastFailure is { } failure ? $"The last failure: {failure}" : null,
+        ];
+        return string.Join(' ', reasons.OfType<string>());
     }
 
     private async Task<string?> HolderAsync(string cache, CancellationToken cancel) =>
@@ -329,10 +357,13 @@ public sealed partial class Warming : BackgroundService
 
     private static partial class Log
     {
-        [LoggerMessage(
-            EventId = 1, Message = "Warm-up of the cache {Cache}: {Done} of {Total} loaded, {Kept} kept, {Failed} failed{Reason}")]
-        public static partial void Warmed(
-            ILogger log, LogLevel level, string cache, int done, int total, int kept, int failed, string reason);
+        [LoggerMessage(1, LogLevel.Information,
+            "Warm-up of the cache {Cache}: {Done} of {Total} loaded, {Kept} kept, {Failed} failed")]
+        public static partial void Warmed(ILogger log, string cache, int done, int total, int kept, int failed);
+
+        [LoggerMessage(4, LogLevel.Warning,
+            "Warm-up of the cache {Cache}: {Done} of {Total} loaded, {Kept} kept, {Failed} failed: {Reason}")]
+        public static partial void NotAllKept(ILogger log, string cache, int done, int total, int kept, int failed, string reason);
 
         [LoggerMessage(2, LogLevel.Warning, "The cache {Cache} is not warmed: {Reason}")]
         public static partial void NotWarmed(ILogger log, string cache, string reason);
