@@ -143,19 +143,25 @@ internal static class CacheEndpoints
     /// <summary>So many keys are more than other requests may send.</summary>
     private const int MaxWarmBytes = 1024 * 1024;
 
+    private const string KeysOfCaches = "The keys of users are UUIDs, those of user-lists <limit>:<after> with a limit from 1 to 100, "
+        + "those of geocoding and weather names of cities.";
+
     public static void MapCacheAdministration(this IEndpointRouteBuilder routes)
     {
         var cache = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin").RequireRateLimit("default");
 
         // From now on it counts.
         routes.ServiceProvider.GetRequiredService<Measurements>();
-        cache.MapGet("/stats", Stats);
-        cache.MapGet("/entries", Look).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
-        cache.MapDelete("/entries", Evict).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
-        cache.MapDelete("/namespaces/{name}", Drop).ProducesProblems(StatusCodes.Status404NotFound);
-        cache.MapPost("/warm", Warm).WithMetadata(new RequestSizeLimitAttribute(MaxWarmBytes))
+        cache.MapGet("/stats", Stats).WithName("getCacheStats");
+        cache.MapGet("/entries", Look).WithName("getCacheEntry")
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
+        cache.MapDelete("/entries", Evict).WithName("evictCacheEntry")
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
+        cache.MapDelete("/namespaces/{name}", Drop).WithName("clearCache").ProducesProblems(StatusCodes.Status404NotFound);
+        cache.MapPost("/warm", Warm).WithName("warmCache").WithMetadata(new RequestSizeLimitAttribute(MaxWarmBytes))
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status409Conflict);
-        cache.MapGet("/warm/{id}", FindWarming).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
+        cache.MapGet("/warm/{id}", FindWarming).WithName("getWarmingJob")
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
     }
 
     /// <summary>Says what the caches do: hits, misses, loads, latencies, evictions, Redis, the write-behind queue, the limits.</summary>
@@ -187,7 +193,7 @@ internal static class CacheEndpoints
 
         if (Find(caches, name) is not { } cache)
         {
-            return NoSuchCache();
+            return NoSuchCache(caches);
         }
 
         var (now, found) = (time.GetUtcNow(), await cache.InspectAsync(id, cancel));
@@ -220,7 +226,7 @@ internal static class CacheEndpoints
 
         if (Find(caches, name) is not { } cache)
         {
-            return NoSuchCache();
+            return NoSuchCache(caches);
         }
 
         await cache.EvictAsync(id, CancellationToken.None);
@@ -234,7 +240,7 @@ internal static class CacheEndpoints
     {
         if (Find(caches, name) is not { } cache)
         {
-            return NoSuchCache();
+            return NoSuchCache(caches);
         }
 
         await cache.ClearAsync(CancellationToken.None);
@@ -290,7 +296,7 @@ internal static class CacheEndpoints
     {
         if (cache is null)
         {
-            return ("cache", $"There is no such cache; there are {string.Join(", ", caches.Select(known => known.Name))}.");
+            return ("cache", $"One of {Names(caches)}.");
         }
 
         if (what.Keys is null == what.Top is null)
@@ -310,7 +316,7 @@ internal static class CacheEndpoints
 
         var bad = what.Keys?
             .Where(key => key is null || !cache.IsKey(key))
-            .Select(key => $"'{key}' is no key of this cache.")
+            .Select(key => $"'{key}' is no key of this cache. {KeysOfCaches}")
             .FirstOrDefault();
         return bad is null ? null : ("keys", bad);
     }
@@ -344,6 +350,8 @@ internal static class CacheEndpoints
     private static ValidationProblem NotAKey() => TypedResults.ValidationProblem(
         new Dictionary<string, string[]> { ["key"] = ["<cache>:<id> is expected, such as users:01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f."] });
 
-    private static ProblemHttpResult NoSuchCache() =>
-        TypedResults.Problem("There is no such cache.", statusCode: StatusCodes.Status404NotFound);
+    private static string Names(IEnumerable<Cache> caches) => string.Join(", ", caches.Select(known => known.Name));
+
+    private static ProblemHttpResult NoSuchCache(IEnumerable<Cache> caches) => TypedResults.Problem(
+        $"There is no such cache; there are {Names(caches)}.", statusCode: StatusCodes.Status404NotFound);
 }
