@@ -152,6 +152,9 @@ internal static class CacheEndpoints
     /// <summary>The size limit of a warming request: its keys need more than the limit of other requests.</summary>
     private const int MaxWarmBytes = 1024 * 1024;
 
+    private const string KeysOfCaches = "The keys of users are UUIDs, those of user-lists <limit>:<after> with a limit from 1 to 100, "
+        + "those of geocoding and weather names of cities.";
+
     public static void MapCacheAdministration(this IEndpointRouteBuilder routes)
     {
         var group = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin");
@@ -160,14 +163,17 @@ internal static class CacheEndpoints
         routes.ServiceProvider.GetRequiredService<Measurements>();
 
         // Permits of its own: the live page must not go dark because its user's other requests have used up theirs.
-        group.MapGet("/stats", Stats).RequireRateLimit("cache-stats");
+        group.MapGet("/stats", Stats).WithName("getCacheStats").RequireRateLimit("cache-stats");
         var cache = group.MapGroup("").RequireRateLimit("default");
-        cache.MapGet("/entries", Look).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
-        cache.MapDelete("/entries", Evict).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
-        cache.MapDelete("/namespaces/{name}", Drop).ProducesProblems(StatusCodes.Status404NotFound);
-        cache.MapPost("/warm", Warm).WithMetadata(new RequestSizeLimitAttribute(MaxWarmBytes))
+        cache.MapGet("/entries", Look).WithName("getCacheEntry")
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
+        cache.MapDelete("/entries", Evict).WithName("evictCacheEntry")
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
+        cache.MapDelete("/namespaces/{name}", Drop).WithName("clearCache").ProducesProblems(StatusCodes.Status404NotFound);
+        cache.MapPost("/warm", Warm).WithName("warmCache").WithMetadata(new RequestSizeLimitAttribute(MaxWarmBytes))
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status409Conflict);
-        cache.MapGet("/warm/{id}", FindWarming).ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
+        cache.MapGet("/warm/{id}", FindWarming).WithName("getWarmingJob")
+            .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
     }
 
     /// <summary>
@@ -201,7 +207,7 @@ internal static class CacheEndpoints
 
         if (Find(caches, name) is not { } cache)
         {
-            return NoSuchCache();
+            return NoSuchCache(caches);
         }
 
         var (now, found) = (time.GetUtcNow(), await cache.InspectAsync(id, cancel));
@@ -234,7 +240,7 @@ internal static class CacheEndpoints
 
         if (Find(caches, name) is not { } cache)
         {
-            return NoSuchCache();
+            return NoSuchCache(caches);
         }
 
         await cache.EvictAsync(id, CancellationToken.None);
@@ -248,7 +254,7 @@ internal static class CacheEndpoints
     {
         if (Find(caches, name) is not { } cache)
         {
-            return NoSuchCache();
+            return NoSuchCache(caches);
         }
 
         await cache.ClearAsync(CancellationToken.None);
@@ -304,7 +310,7 @@ internal static class CacheEndpoints
     {
         if (cache is null)
         {
-            return ("cache", $"The cache does not exist. The caches are {string.Join(", ", caches.Select(known => known.Name))}.");
+            return ("cache", $"The cache does not exist. The caches are {Names(caches)}.");
         }
 
         if (what.Keys is null == what.Top is null)
@@ -324,7 +330,7 @@ internal static class CacheEndpoints
 
         var bad = what.Keys?
             .Where(key => key is null || !cache.IsKey(key))
-            .Select(key => $"'{key}' is not a key of this cache.")
+            .Select(key => $"'{key}' is not a key of this cache. {KeysOfCaches}")
             .FirstOrDefault();
         return bad is null ? null : ("keys", bad);
     }
@@ -359,6 +365,8 @@ internal static class CacheEndpoints
     private static ValidationProblem NotAKey() => TypedResults.ValidationProblem(
         new Dictionary<string, string[]> { ["key"] = ["<cache>:<id> is expected, such as users:01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f."] });
 
-    private static ProblemHttpResult NoSuchCache() =>
-        TypedResults.Problem("The cache does not exist.", statusCode: StatusCodes.Status404NotFound);
+    private static string Names(IEnumerable<Cache> caches) => string.Join(", ", caches.Select(known => known.Name));
+
+    private static ProblemHttpResult NoSuchCache(IEnumerable<Cache> caches) => TypedResults.Problem(
+        $"The cache does not exist. The caches are {Names(caches)}.", statusCode: StatusCodes.Status404NotFound);
 }

@@ -49,18 +49,20 @@ internal sealed partial class DeadLetterJson : JsonSerializerContext;
 /// <summary>The administration of writes that could not be persisted.</summary>
 internal static class DeadLetterEndpoints
 {
-    private const string Id = @"^\d{1,18}-\d{1,18}$";
+    private const string Id = @"^\d{1,18}-\d{1,18}$", NotAnId = "The id of a dead letter is expected, such as 1795420800000-0.";
 
     public static void MapDeadLetters(this IEndpointRouteBuilder routes)
     {
         var letters = routes.MapGroup("/cache/dead-letters").WithTags("Cache").RequireAuthorization("Admin")
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status503ServiceUnavailable);
 
-        letters.MapGet("/", List).RequireRateLimit("default");
-        letters.MapPost("/{id}/retry", Retry)
+        letters.MapGet("/", List).WithName("listDeadLetters").RequireRateLimit("default");
+        letters.MapPost("/{id}/retry", Retry).WithName("retryDeadLetter")
             .RequireRateLimit("default")
             .ProducesProblems(StatusCodes.Status404NotFound, StatusCodes.Status409Conflict);
-        letters.MapDelete("/{id}", Drop).RequireRateLimit("default").ProducesProblems(StatusCodes.Status404NotFound);
+        letters.MapDelete("/{id}", Drop).WithName("dropDeadLetter")
+            .RequireRateLimit("default")
+            .ProducesProblems(StatusCodes.Status404NotFound);
     }
 
     /// <summary>Lists writes that were acknowledged and could not be persisted, the latest first.</summary>
@@ -86,7 +88,7 @@ internal static class DeadLetterEndpoints
     /// <param name="id">The id of the dead letter, from the list.</param>
     /// <param name="cache">Its cache, from the list; it is needed only if letters of two caches have the same id.</param>
     internal static async Task<Results<Accepted, ProblemHttpResult>> Retry(
-        [RegularExpression(Id, ErrorMessage = "This is not the id of a dead letter.")] string id,
+        [RegularExpression(Id, ErrorMessage = NotAnId)] string id,
         IEnumerable<Cache> caches,
         CancellationToken cancel,
         [StringLength(100)] string? cache = null)
@@ -106,7 +108,7 @@ internal static class DeadLetterEndpoints
     /// <param name="id">The id of the dead letter, from the list.</param>
     /// <param name="cache">Its cache, from the list; it is needed only if letters of two caches have the same id.</param>
     internal static async Task<Results<NoContent, ProblemHttpResult>> Drop(
-        [RegularExpression(Id, ErrorMessage = "This is not the id of a dead letter.")] string id,
+        [RegularExpression(Id, ErrorMessage = NotAnId)] string id,
         IEnumerable<Cache> caches,
         CancellationToken cancel,
         [StringLength(100)] string? cache = null) =>

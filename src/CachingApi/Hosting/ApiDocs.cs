@@ -1,8 +1,8 @@
+using System.ComponentModel.DataAnnotations;
 using System.Globalization;
 using System.Reflection;
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using Microsoft.AspNetCore.Authorization;
 using Microsoft.AspNetCore.Mvc;
 using Microsoft.AspNetCore.WebUtilities;
 using Microsoft.Extensions.Options;
@@ -18,6 +18,9 @@ internal sealed class SwaggerOptions
     public bool Enabled { get; init; } = true;
 }
 
+/// <summary>A header of an endpoint's answers, in its metadata.</summary>
+internal sealed record AnswerHeader(string Name, int[] Statuses);
+
 /// <summary>Swagger: the document is made of the routes, their types and the comments in the source.</summary>
 internal static class ApiDocs
 {
@@ -32,15 +35,21 @@ internal static class ApiDocs
             {
                 Title = "CachingApi",
                 Version = "v1",
-                Description = "Users, sessions, the weather and rate limits, with every caching pattern done in the open. "
+                Description = "Users, sessions, the weather and rate limits. The headers of the answers show what the caches do. "
                     + "Try it: POST /sessions with transport \"bearer\", then Authorize with the token.",
+                Contact = new() { Name = "The CachingApi authors" },
+                License = new() { Name = "MIT", Identifier = "MIT" },
             });
+            docs.AddServer(new() { Url = "/", Description = "The service that has sent this document." });
             docs.SupportNonNullableReferenceTypes();
             docs.NonNullableReferenceTypesAsRequired();
             docs.IncludeXmlComments(Path.Combine(AppContext.BaseDirectory, $"{Assembly.GetExecutingAssembly().GetName().Name}.xml"));
             docs.OperationFilter<RequestDocs>();
-            docs.OperationFilter<AuthorizationDocs>();
+            docs.ParameterFilter<ParameterDocs>();
             docs.SchemaFilter<NullableReferences>();
+            docs.DocumentFilter<TagDocs>();
+            docs.DocumentFilter<ProblemDocs>();
+            docs.DocumentFilter<HeaderDocs>();
             docs.MapType<JsonNode>(() => new OpenApiSchema()); // any JSON
         });
     }
@@ -55,9 +64,18 @@ internal static class ApiDocs
                 .UseWhen(
                     context => context.Request.Path == OpenApiDocument.Path,
                     document => document.Run(context => context.RequestServices.GetRequiredService<OpenApiDocument>().WriteAsync(context)))
-                .UseSwaggerUI(ui => ui.DocumentTitle = "CachingApi"));
+                .UseSwaggerUI(ui =>
+                {
+                    ui.DocumentTitle = "CachingApi";
+                    ui.DefaultModelsExpandDepth(0); // a list of names
+                }));
         return app;
     }
+
+    /// <summary>Documents a header that the answers of these statuses have.</summary>
+    public static TBuilder ProducesHeader<TBuilder>(this TBuilder endpoint, string name, params int[] statuses)
+        where TBuilder : IEndpointConventionBuilder =>
+        endpoint.WithMetadata(new AnswerHeader(name, statuses));
 
     /// <summary>Documents the problems that an endpoint answers.</summary>
     public static TBuilder ProducesProblems<TBuilder>(this TBuilder endpoint, params int[] statuses)
@@ -71,47 +89,32 @@ internal static class ApiDocs
         return endpoint;
     }
 
-    /// <summary>Says of each operation who may call it, and how it answers the others; answers in the order of their status.</summary>
-    private sealed class AuthorizationDocs : IOperationFilter
-    {
-        public void Apply(OpenApiOperation operation, OperationFilterContext context)
-        {
-            var responses = operation.Responses ??= [];
-            var metadata = context.ApiDescription.ActionDescriptor.EndpointMetadata;
-            if (!metadata.OfType<IAllowAnonymous>().Any() && metadata.OfType<IAuthorizeData>().LastOrDefault() is { } authorize)
-            {
-                operation.Description = $"For: {authorize.Policy}. {operation.Description}".TrimEnd();
-                operation.Security =
-                [
-                    new() { [new OpenApiSecuritySchemeReference("bearer", context.Document)] = [] },
-                    new() { [new OpenApiSecuritySchemeReference("cookie", context.Document)] = [] },
-                ];
-                AddProblems(responses, context, 401, 403, 503);
-            }
-
-            operation.Responses = [];
-            foreach (var (status, response) in responses.OrderBy(response => response.Key, StringComparer.Ordinal))
-            {
-                operation.Responses.Add(status, response);
-            }
-        }
-
-    }
-
     /// <summary>Documents how requests are refused before an endpoint: bodies that cannot be read, and changes from other sites.</summary>
     private sealed class RequestDocs : IOperationFilter
     {
         public void Apply(OpenApiOperation operation, OperationFilterContext context)
         {
-            var responses = operation.Responses ??= [];
             if (operation.RequestBody is not null)
             {
-                AddProblems(responses, context, 400, 413, 415);
+                AddProblems(operation, context, 400, 413, 415);
             }
 
             if (context.ApiDescription.HttpMethod is not "GET")
             {
-                AddProblems(responses, context, 403);
+                AddProblems(operation, context, 403);
+            }
+        }
+    }
+
+    /// <summary>The values of a parameter that allows some only.</summary>
+    private sealed class ParameterDocs : IParameterFilter
+    {
+        public void Apply(IOpenApiParameter parameter, ParameterFilterContext context)
+        {
+            if (parameter.Schema is OpenApiSchema schema
+                && context.ParameterInfo?.GetCustomAttribute<AllowedValuesAttribute>() is { Values: var values })
+            {
+                schema.Enum = [.. values.OfType<string>().Select(value => JsonValue.Create(value))];
             }
         }
     }
@@ -148,8 +151,10 @@ internal static class ApiDocs
         }
     }
 
-    private static void AddProblems(OpenApiResponses responses, OperationFilterContext context, params int[] statuses)
+    /// <summary>Adds to an operation the problems that it does not document yet.</summary>
+    public static void AddProblems(OpenApiOperation operation, OperationFilterContext context, params int[] statuses)
     {
+        var responses = operation.Responses ??= [];
         var schema = context.SchemaGenerator.GenerateSchema(typeof(ProblemDetails), context.SchemaRepository);
         var problem = new OpenApiMediaType { Schema = schema };
         foreach (var status in statuses)

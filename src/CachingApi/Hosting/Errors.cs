@@ -1,6 +1,8 @@
 using System.ComponentModel;
+using System.ComponentModel.DataAnnotations;
 using System.Globalization;
 using System.Net.Mime;
+using System.Reflection;
 using System.Text.Json;
 using CachingApi.Redis;
 using Microsoft.AspNetCore.Diagnostics;
@@ -22,7 +24,6 @@ internal sealed record ErrorReason(string Text);
 internal static class Errors
 {
     private const string SeeErrors = "The request does not hold what is expected; see errors.";
-    private const string NotOfTheForm = "This is not of the form that is expected.";
 
     public static IServiceCollection AddErrors(this IServiceCollection services)
     {
@@ -50,7 +51,7 @@ internal static class Errors
         problem.Status ??= context.HttpContext.Response.StatusCode;
         if (problem.Status is StatusCodes.Status400BadRequest && Unbound(context.HttpContext) is { } parameter)
         {
-            (problem.Detail, problem.Extensions["errors"]) = (SeeErrors, Invalid(parameter, NotOfTheForm).Extensions["errors"]);
+            (problem.Detail, problem.Extensions["errors"]) = (SeeErrors, Invalid(parameter.Name, Expected(parameter)).Extensions["errors"]);
         }
 
         problem.Title ??= ReasonPhrases.GetReasonPhrase(problem.Status.Value);
@@ -79,12 +80,29 @@ internal static class Errors
     /// <summary>
     /// An optional parameter of the query that cannot be parsed: generated endpoints answer 400 and do not say which it is.
     /// </summary>
-    private static string? Unbound(HttpContext context) => context.GetEndpoint()?.Metadata
+    private static IParameterBindingMetadata? Unbound(HttpContext context) => context.GetEndpoint()?.Metadata
         .GetOrderedMetadata<IParameterBindingMetadata>()
         .FirstOrDefault(parameter => parameter is { IsOptional: true, HasTryParse: true }
             && context.Request.Query[parameter.Name].ToString() is { Length: > 0 } text
-            && !TypeDescriptor.GetConverter(parameter.ParameterInfo.ParameterType).IsValid(text))
-        ?.Name;
+            && !TypeDescriptor.GetConverter(parameter.ParameterInfo.ParameterType).IsValid(text));
+
+    /// <summary>Says which values a parameter of the route or the query has.</summary>
+    private static string Expected(IParameterBindingMetadata parameter) =>
+        parameter.ParameterInfo.GetCustomAttribute<RangeAttribute>() is { } range
+            ? $"A whole number from {range.Minimum} to {range.Maximum} is expected."
+            : $"{Kind(parameter.ParameterInfo.ParameterType)} is expected.";
+
+    /// <summary>Names what a parameter or a field of a type holds.</summary>
+    private static string Kind(Type type)
+    {
+        type = Nullable.GetUnderlyingType(type) ?? type;
+        return type == typeof(Guid) ? "A UUID, such as 01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f,"
+            : type == typeof(int) || type == typeof(long) ? "A whole number"
+            : type == typeof(string) ? "A string"
+            : type.IsEnum ? $"One of {string.Join(", ", Enum.GetNames(type).Select(JsonNamingPolicy.CamelCase.ConvertName))}"
+            : typeof(IEnumerable<string>).IsAssignableFrom(type) ? "An array of strings"
+            : "Another form";
+    }
 
     private static long? MaxBodyBytes(HttpContext context) => context.Features.Get<IHttpMaxRequestBodySizeFeature>()?.MaxRequestBodySize;
 
@@ -137,7 +155,7 @@ internal static class Errors
                 HttpContext = httpContext,
                 ProblemDetails = bad.InnerException is JsonException error
                     ? Explain(error, httpContext.Features.Get<IExceptionHandlerFeature>()?.Endpoint)
-                    : Explain(bad),
+                    : Explain(bad, httpContext.Features.Get<IExceptionHandlerFeature>()?.Endpoint),
             });
         }
 
@@ -155,16 +173,27 @@ internal static class Errors
             }
 
             var type = endpoint?.Metadata.GetMetadata<IAcceptsMetadata>()?.RequestType;
-            var known = type is null || json.Value.SerializerOptions.GetTypeInfo(type).Properties.Any(property => property.Name == path);
-            return Invalid(path, known ? "This value is malformed, doubled or of the wrong type." : "This field is unknown.");
+            if (type is null)
+            {
+                return Invalid(path, "This value is malformed, doubled or of the wrong type.");
+            }
+
+            var fields = json.Value.SerializerOptions.GetTypeInfo(type).Properties;
+            var field = fields.FirstOrDefault(known => known.Name == path.Split('[')[0]);
+            return Invalid(path, field is null
+                ? $"This field is unknown; there are {string.Join(", ", fields.Select(known => known.Name))}."
+                : $"{Kind(field.PropertyType)} is expected, once.");
         }
 
-        private static ProblemDetails Explain(BadHttpRequestException bad)
+        private static ProblemDetails Explain(BadHttpRequestException bad, Endpoint? endpoint)
         {
-            if (bad.Message.StartsWith("Failed to bind parameter", StringComparison.Ordinal)
-                && bad.Message.Split('"') is [_, var parameter, ..])
+            var isMissing = bad.Message.StartsWith("Required parameter", StringComparison.Ordinal);
+            if ((isMissing || bad.Message.StartsWith("Failed to bind parameter", StringComparison.Ordinal))
+                && bad.Message.Split('"') is [_, var named, ..]
+                && endpoint?.Metadata.GetOrderedMetadata<IParameterBindingMetadata>()
+                    .FirstOrDefault(known => known.Name == named.Split(' ')[^1]) is { } parameter)
             {
-                return Invalid(parameter.Split(' ')[^1], NotOfTheForm);
+                return Invalid(parameter.Name, isMissing ? "This parameter is required." : Expected(parameter));
             }
 
             return new()

@@ -67,8 +67,8 @@ internal static class RateLimitEndpoints
             .AllowAnonymous()
             .ProducesProblem(StatusCodes.Status503ServiceUnavailable);
 
-        limits.MapGet("/", List).RequireRateLimit("default");
-        limits.MapGet("/{policy}", Acquire).RequireNamedRateLimit()
+        limits.MapGet("/", List).WithName("listRateLimits").RequireRateLimit("default");
+        limits.MapGet("/{policy}", Acquire).WithName("acquirePermit").RequireNamedRateLimit()
             .RefuseOtherSites(context => !RequestLimits.IsDemo(context.GetRouteValue("policy") as string ?? ""))
             .ProducesProblem(StatusCodes.Status404NotFound);
     }
@@ -94,7 +94,7 @@ internal static class RateLimitEndpoints
         context.Response.Headers.CacheControl = "no-store";
         if (policies.Find(policy) is not { } found)
         {
-            return TypedResults.Problem(statusCode: StatusCodes.Status404NotFound);
+            return TypedResults.Problem("There is no such policy: GET /limits lists them.", statusCode: StatusCodes.Status404NotFound);
         }
 
         // No permit is spent if limits are turned off, or if an open policy admits the request while Redis is unavailable.

@@ -22,6 +22,17 @@ internal static class Caller
     /// <summary>The user that the route's <c>id</c> names, and administrators.</summary>
     public const string SelfOrAdmin = "SelfOrAdmin";
 
+    /// <summary>Says in a sentence which callers a policy admits; <c>null</c> is no policy.</summary>
+    public static string Describe(string? policy) => policy switch
+    {
+        null => "Needs no session.",
+        Anyone => "Needs a session.",
+        Admin => "Needs an administrator's session.",
+        Self => "Needs a session of the user with this id.",
+        SelfOrAdmin => "Needs a session of the user with this id, or an administrator's.",
+        _ => throw new ArgumentOutOfRangeException(nameof(policy), policy, "A new policy has no description yet."),
+    };
+
     public static void AddPolicies(AuthorizationOptions options)
     {
         options.AddPolicy(Anyone, policy => policy.RequireAuthenticatedUser());

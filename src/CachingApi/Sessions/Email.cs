@@ -39,7 +39,7 @@ internal static class Email
 
 /// <summary>An e-mail address that mail could be sent to: one local part, one domain with a dot, no display name.</summary>
 [AttributeUsage(AttributeTargets.Property)]
-public sealed class EmailFormatAttribute() : ValidationAttribute("This is not an e-mail address.")
+public sealed class EmailFormatAttribute() : ValidationAttribute("An e-mail address is expected, such as ada@example.org.")
 {
     public override bool IsValid(object? value)
     {

@@ -20,12 +20,12 @@ public enum SessionTransport
 public sealed class CreateSession
 {
     /// <summary>The account's e-mail address, in any letter case.</summary>
-    /// <example>ada@example.org</example>
+    /// <example>admin@example.com</example>
     [Required, StringLength(Sessions.Email.MaxLength), EmailFormat]
     public string Email { get; init; } = "";
 
     /// <summary>The account's password.</summary>
-    /// <example>a long and unusual sentence</example>
+    /// <example>development-only</example>
     [Required, Password]
     public string Password { get; init; } = "";
 

@@ -3,6 +3,7 @@ using CachingApi.Hosting;
 using CachingApi.RateLimiting;
 using Microsoft.AspNetCore.Http.Features;
 using Microsoft.AspNetCore.Http.HttpResults;
+using HeaderNames = Microsoft.Net.Http.Headers.HeaderNames;
 
 namespace CachingApi.Sessions;
 
@@ -15,21 +16,22 @@ internal static class SessionEndpoints
         var sessions = routes.MapGroup("/sessions").WithTags("Sessions").RequireAuthorization(Caller.Anyone)
             .ProducesProblems(StatusCodes.Status503ServiceUnavailable).AddEndpointFilter(NotStored);
 
-        sessions.MapPost("/", LogIn).AllowAnonymous()
+        sessions.MapPost("/", LogIn).WithName("logIn").AllowAnonymous()
             .RequireRateLimit("login").RequireRateLimit("login-network").RequireRateLimit("login-account", account: AccountAsync)
+            .ProducesHeader(HeaderNames.SetCookie, StatusCodes.Status201Created)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status401Unauthorized);
         // Each session has its own permits here, so that the thief of a session cannot keep the owner from ending it.
-        sessions.MapGet("/", List).RequireRateLimit(SessionLimit);
-        sessions.MapDelete("/", EndOthers).RequireRateLimit(SessionLimit);
-        sessions.MapGet("/current", Current).RequireRateLimit("default");
-        sessions.MapDelete("/current", LogOut).RequireRateLimit(SessionLimit);
-        sessions.MapPost("/current/reauthentication", Reauthenticate)
+        sessions.MapGet("/", List).WithName("listSessions").RequireRateLimit(SessionLimit);
+        sessions.MapDelete("/", EndOthers).WithName("endOtherSessions").RequireRateLimit(SessionLimit);
+        sessions.MapGet("/current", Current).WithName("getCurrentSession").RequireRateLimit("default");
+        sessions.MapDelete("/current", LogOut).WithName("logOut").RequireRateLimit(SessionLimit);
+        sessions.MapPost("/current/reauthentication", Reauthenticate).WithName("reauthenticate")
             .RequireRateLimit(SessionLimit).DeferRateLimit(RecentAuthentication.Policy)
             .ProducesProblems(StatusCodes.Status400BadRequest);
-        sessions.MapDelete("/{id}", End).RequireRateLimit(SessionLimit)
+        sessions.MapDelete("/{id}", End).WithName("endSession").RequireRateLimit(SessionLimit)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
 
-        routes.MapPut("/users/{id}/password", ChangePassword).WithTags("Users").RequireAuthorization(Caller.Self)
+        routes.MapPut("/users/{id}/password", ChangePassword).WithName("changePassword").WithTags("Users").RequireAuthorization(Caller.Self)
             .RequireRateLimit(SessionLimit).DeferRateLimit(RecentAuthentication.Policy)
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status503ServiceUnavailable).AddEndpointFilter(NotStored);
     }

@@ -3,6 +3,7 @@ using Microsoft.AspNetCore.Authentication;
 using Microsoft.AspNetCore.Authorization;
 using Microsoft.AspNetCore.Identity;
 using Microsoft.OpenApi;
+using Swashbuckle.AspNetCore.SwaggerGen;
 
 namespace CachingApi.Sessions;
 
@@ -19,6 +20,12 @@ internal static class SessionsSetup
         new AuthenticationBuilder(services)
             .AddScheme<AuthenticationSchemeOptions, SessionAuthentication>(SessionAuthentication.SchemeName, null);
         services.AddAuthorization(Caller.AddPolicies);
+        // After the comments in the source, whose text it goes before.
+        services.PostConfigure<SwaggerGenOptions>(docs =>
+        {
+            docs.OperationFilter<AuthorizationDocs>();
+            docs.SchemaFilter<LoginExample>();
+        });
         services.ConfigureSwaggerGen(docs =>
         {
             docs.AddSecurityDefinition("bearer", new OpenApiSecurityScheme

@@ -117,7 +117,8 @@ internal sealed record UserChange(string Email, string EmailKey, string DisplayN
 
 /// <summary>Text without control characters, line breaks and marks that change the direction of text.</summary>
 [AttributeUsage(AttributeTargets.Property)]
-public sealed class PlainTextAttribute() : ValidationAttribute("Control characters are not allowed.")
+public sealed class PlainTextAttribute()
+    : ValidationAttribute("Control characters, line breaks and marks that change the direction of text are not allowed.")
 {
     public override bool IsValid(object? value) => value is string text && !text.EnumerateRunes().Any(rune =>
         System.Text.Rune.GetUnicodeCategory(rune)

@@ -5,6 +5,7 @@ using CachingApi.RateLimiting;
 using CachingApi.Sessions;
 using Microsoft.AspNetCore.Http.HttpResults;
 using Microsoft.AspNetCore.Mvc;
+using Microsoft.Net.Http.Headers;
 
 namespace CachingApi.Users;
 
@@ -21,19 +22,21 @@ internal static class UserEndpoints
         var users = routes.MapGroup("/users").WithTags("Users")
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status503ServiceUnavailable);
 
-        users.MapPost("/", Create).AllowAnonymous()
+        users.MapPost("/", Create).WithName("createUser").AllowAnonymous()
             .RequireRateLimit(EmailChanges.Registration).RequireRateLimit(EmailChanges.RegistrationNetwork)
+            .ProducesHeader(HeaderNames.ETag, StatusCodes.Status201Created)
             .ProducesProblems(StatusCodes.Status409Conflict);
-        users.MapGet("/", List).RequireAuthorization(Caller.Admin).RequireRateLimit("default")
+        users.MapGet("/", List).WithName("listUsers").RequireAuthorization(Caller.Admin).RequireRateLimit("default")
             .Produces<UserPage>().Produces(StatusCodes.Status304NotModified);
-        users.MapGet("/{id}", Find).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
+        users.MapGet("/{id}", Find).WithName("getUser").RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .Produces<User>().Produces(StatusCodes.Status304NotModified).ProducesProblems(StatusCodes.Status404NotFound);
         // A change of the e-mail address reveals whether an address is in use, as a registration does, so it counts as one.
-        users.MapPut("/{id}", Update).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
+        users.MapPut("/{id}", Update).WithName("updateUser").RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .DeferRateLimit(EmailChanges.Policy).DeferRateLimit(EmailChanges.Registration).DeferRateLimit(EmailChanges.RegistrationNetwork)
             .DeferRateLimit(RecentAuthentication.Policy)
+            .ProducesHeader(HeaderNames.ETag, StatusCodes.Status200OK, StatusCodes.Status202Accepted)
             .ProducesProblems(StatusCodes.Status404NotFound, StatusCodes.Status409Conflict, StatusCodes.Status412PreconditionFailed);
-        users.MapDelete("/{id}", Delete).RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
+        users.MapDelete("/{id}", Delete).WithName("deleteUser").RequireAuthorization(Caller.SelfOrAdmin).RequireRateLimit("default")
             .DeferRateLimit(RecentAuthentication.Policy)
             .ProducesProblems(StatusCodes.Status404NotFound);
     }
@@ -87,7 +90,9 @@ internal static class UserEndpoints
         EmailChanges emailChanges,
         CancellationToken cancel,
         [FromHeader(Name = "If-Match")] string? ifMatch = null,
-        [AllowedValues(WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind, null)]
+        [AllowedValues(
+            WriteStrategies.WriteThrough, WriteStrategies.Invalidate, WriteStrategies.WriteBehind, null,
+            ErrorMessage = WriteStrategies.OneOf)]
         string? strategy = null)
     {
         var versions = ETags.Versions(ifMatch, cache.ETagShape());

@@ -15,7 +15,7 @@ internal static class WeatherEndpoints
         RefreshLimit = "weather-refresh";
 
     public static void MapWeather(this IEndpointRouteBuilder routes) =>
-        routes.MapGet("/weather/{city}", Find).WithTags("Weather").AllowAnonymous().RequireRateLimit(Limit).Cached()
+        routes.MapGet("/weather/{city}", Find).WithName("getWeather").WithTags("Weather").AllowAnonymous().RequireRateLimit(Limit).Cached()
             .DeferRateLimit(Limit, cost: 2).DeferRateLimit(MissLimit).DeferRateLimit(MissNetworkLimit).DeferRateLimit(RefreshLimit)
             .RefuseOtherSites(context => !CrossSite.IsNavigation(context.Request))
             .Produces<WeatherReport>().Produces(StatusCodes.Status304NotModified)
@@ -35,7 +35,8 @@ internal static class WeatherEndpoints
         HttpContext context,
         WeatherReports reports,
         CancellationToken cancel,
-        [AllowedValues(UnitsOfMeasure.Metric, UnitsOfMeasure.Imperial)] string units = UnitsOfMeasure.Metric)
+        [AllowedValues(UnitsOfMeasure.Metric, UnitsOfMeasure.Imperial, ErrorMessage = UnitsOfMeasure.OneOf)]
+        string units = UnitsOfMeasure.Metric)
     {
         // All clients share the budget of calls upstream. If this client has used up its part, it is served the cached entry, or is
         // refused.

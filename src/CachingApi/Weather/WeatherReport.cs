@@ -95,6 +95,9 @@ internal static class UnitsOfMeasure
 {
     public const string Metric = "metric";
     public const string Imperial = "imperial";
+
+    /// <summary>The message for any other name.</summary>
+    public const string OneOf = $"One of {Metric}, {Imperial}.";
 }
 
 /// <summary>The place of a city, as it is cached. Another release may have cached it, so a new property must not be required.</summary>

@@ -268,6 +268,7 @@ internal static class FuzzRequests
             "key" => ["users:01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f", "user-lists:20:", "geocoding:berlin", "weather:52.52,13.41"],
             "strategy" => ["write-through", "invalidate", "write-behind"],
             "transport" => ["cookie", "bearer", "null"],
+            "password" => ["a long and unusual sentence"], // of the users that other requests create
             "units" => ["metric", "imperial"],
             "after" => [Guid.AllBitsSet.ToString(), "01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f"],
             "keys" => ["""["01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f"]""", """["20:"]""", """["berlin"]""", """["52.52,13.41"]""", "null"],

@@ -127,6 +127,11 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
             return undeclared;
         }
 
+        if (request.Operation.UndeclaredHeaders(answer.Status, answer.Header) is [_, ..] headers)
+        {
+            return $"{string.Join(", ", headers)} with {answer.Status} is not declared.";
+        }
+
         return answer.Status < 400 || IsProblem(answer) ? null : "This error is not a problem document (RFC 9457).";
     }
 

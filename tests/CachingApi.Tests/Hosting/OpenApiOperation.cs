@@ -59,6 +59,19 @@ internal sealed class OpenApiOperation
         return Mismatch(JsonSerializer.Deserialize<JsonElement>(body), media.GetProperty("schema"), "$");
     }
 
+    /// <summary>The headers of an answer that the operation does not declare, of those that the document describes.</summary>
+    /// <remarks>Many answers have <c>Cache-Control</c>, and log-outs remove a cookie: the document shows both where they matter.</remarks>
+    public string[] UndeclaredHeaders(int status, Func<string, string> header)
+    {
+        var response = _operation.GetProperty("responses").GetProperty($"{status}");
+        return
+        [
+            .. _document.GetProperty("components").GetProperty("headers").EnumerateObject().Select(known => known.Name)
+                .Where(name => name is not ("Cache-Control" or "Set-Cookie") && header(name).Length > 0
+                    && !(response.TryGetProperty("headers", out var declared) && declared.TryGetProperty(name, out _))),
+        ];
+    }
+
     /// <summary>Compares types and required properties; that is enough to find an answer of another shape.</summary>
     private string? Mismatch(JsonElement value, JsonElement schema, string path)
     {

@@ -99,7 +99,7 @@ public sealed class OperationsTests(TestServers servers)
             var open = name is "POST /users" or "POST /sessions"
                 || name.Contains("/limits", StringComparison.Ordinal)
                 || name.Contains("/weather", StringComparison.Ordinal);
-            Assert.Equal(!open, operation.TryGetProperty("security", out _));
+            Assert.Equal(open, operation.GetProperty("security").GetArrayLength() == 0);
         }
 
         foreach (var schema in new[]
