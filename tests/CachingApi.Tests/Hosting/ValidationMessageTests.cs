@@ -46,8 +46,8 @@ public sealed class ValidationMessageTests(TestServers servers)
     [InlineData("POST /cache/warm", """{"cache":"users","top":0}""", "top", "A number from 1 to 10000 is expected.")]
     [InlineData("POST /cache/warm", """{"cache":"users","keys":"all"}""", "keys", "An array of strings is expected, once.")]
     [InlineData("POST /cache/warm", """{"cache":"users","keys":[7]}""", "keys[0]", "An array of strings is expected, once.")]
-    [InlineData("POST /cache/warm", """{"cache":"users","keys":["ada"]}""", "keys", $"'ada' is no key of this cache. {Keys}")]
-    [InlineData("POST /cache/warm", """{"cache":"sessions","top":1}""", "cache", "One of users, user-lists, weather, geocoding.")]
+    [InlineData("POST /cache/warm", """{"cache":"users","keys":["ada"]}""", "keys", $"'ada' is not a key of this cache. {Keys}")]
+    [InlineData("POST /cache/warm", """{"cache":"sessions","top":1}""", "cache", "The cache does not exist. The caches are users, user-lists, weather, geocoding.")]
     public async Task A_field(string request, string body, string name, string message) =>
         await AssertMessageAsync(request, body, name, message);
 
@@ -75,7 +75,7 @@ public sealed class ValidationMessageTests(TestServers servers)
         var problem = await UserContractTests.AssertProblemAsync(await admin.DeleteAsync("/cache/namespaces/x"), HttpStatusCode.NotFound);
 
         Assert.Equal(
-            "There is no such cache; there are users, user-lists, weather, geocoding.", problem.GetProperty("detail").GetString());
+            "The cache does not exist. The caches are users, user-lists, weather, geocoding.", problem.GetProperty("detail").GetString());
     }
 
     private async Task AssertMessageAsync(string request, string? body, string name, string message)
