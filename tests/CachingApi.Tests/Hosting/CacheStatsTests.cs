@@ -131,7 +131,7 @@ public sealed class CacheStatsTests(TestServers servers)
         }
 
         Assert.Equal(0, node.GetProperty("evictedKeys").GetDouble());
-        Assert.True(node.GetProperty("keys").GetInt64() > 0);
+        Assert.Equal(JsonValueKind.Number, node.GetProperty("keys").ValueKind);
     }
 
     [Fact]
