@@ -15,6 +15,7 @@ public sealed class ValidationMessageTests(TestServers servers)
     private const string User = """{"email":"ada@example.org","displayName":"Ada","password":"dew on the moss"}""";
     private const string Change = """{"email":"ada@example.org","displayName":"Ada"}""";
     private const string AUuid = "A UUID, such as 01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f, is expected.";
+    private const string UnknownCache = "The cache does not exist. The caches are users, user-lists, weather, geocoding.";
     private const string Keys = "The keys of users are UUIDs, those of user-lists <limit>:<after> with a limit from 1 to 100, "
         + "those of geocoding and weather names of cities.";
 
@@ -47,7 +48,7 @@ public sealed class ValidationMessageTests(TestServers servers)
     [InlineData("POST /cache/warm", """{"cache":"users","keys":"all"}""", "keys", "An array of strings is expected, once.")]
     [InlineData("POST /cache/warm", """{"cache":"users","keys":[7]}""", "keys[0]", "An array of strings is expected, once.")]
     [InlineData("POST /cache/warm", """{"cache":"users","keys":["ada"]}""", "keys", $"'ada' is not a key of this cache. {Keys}")]
-    [InlineData("POST /cache/warm", """{"cache":"sessions","top":1}""", "cache", "The cache does not exist. The caches are users, user-lists, weather, geocoding.")]
+    [InlineData("POST /cache/warm", """{"cache":"sessions","top":1}""", "cache", UnknownCache)]
     public async Task A_field(string request, string body, string name, string message) =>
         await AssertMessageAsync(request, body, name, message);
 
@@ -67,15 +68,14 @@ public sealed class ValidationMessageTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_cache_that_is_not_there_is_a_404_that_says_which_are()
+    public async Task An_unknown_cache_is_a_404_that_names_the_caches()
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();
 
         var problem = await UserContractTests.AssertProblemAsync(await admin.DeleteAsync("/cache/namespaces/x"), HttpStatusCode.NotFound);
 
-        Assert.Equal(
-            "The cache does not exist. The caches are users, user-lists, weather, geocoding.", problem.GetProperty("detail").GetString());
+        Assert.Equal(UnknownCache, problem.GetProperty("detail").GetString());
     }
 
     private async Task AssertMessageAsync(string request, string? body, string name, string message)
