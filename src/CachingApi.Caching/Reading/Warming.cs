@@ -39,7 +39,7 @@ public sealed partial class Warming : BackgroundService
     /// <summary>After so many failures in a row, the source counts as away, and the job ends.</summary>
     private const int MaxFailuresInARow = 20;
 
-    /// <summary>How long a job outlives its process, for all who ask.</summary>
+    /// <summary>How long clients see a job as running after its process has ended.</summary>
     private static readonly TimeSpan LeaseTtl = TimeSpan.FromSeconds(10);
 
     private static readonly TimeSpan ReportEvery = TimeSpan.FromSeconds(1);

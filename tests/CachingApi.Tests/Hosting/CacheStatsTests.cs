@@ -70,7 +70,7 @@ public sealed class CacheStatsTests(TestServers servers)
     }
 
     [Fact]
-    public async Task Only_what_had_to_leave_for_others_is_counted_as_evicted()
+    public async Task Only_entries_that_memory_displaces_count_as_evicted()
     {
         await using var api = await ApiNode.StartAsync(
             servers, new() { ["Cache:Users:MemoryTtl"] = "00:01:00", ["Cache:Users:MemoryEntries"] = "8" });
@@ -202,7 +202,7 @@ public sealed class CacheStatsTests(TestServers servers)
     }
 
     [Fact]
-    public void What_another_service_of_the_same_process_measures_is_not_counted()
+    public void Measurements_of_another_service_in_the_same_process_are_not_counted()
     {
         using var services = new ServiceCollection().AddMetrics().BuildServiceProvider();
         using var others = new ServiceCollection().AddMetrics().BuildServiceProvider();

@@ -102,7 +102,7 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
     }
 
     [Fact]
-    public async Task What_goes_wrong_is_said_in_plain_words()
+    public async Task A_failure_is_named_in_plain_words()
     {
         await using var redis = await RedisServer.StartAsync();
         await using var api = await ApiNode.StartAsync(servers, new()
