@@ -56,7 +56,7 @@ public sealed class ValidationMessageTests(TestServers servers)
     [InlineData("displayName", "a\\u202eb", "Control characters, line breaks and marks that change the direction of text are not allowed.")]
     [InlineData("displayName", "{101}", "The field DisplayName must be a string with a maximum length of 100.")]
     [InlineData("email", "{250}@example.org", "The field Email must be a string with a maximum length of 254.")]
-    [InlineData("password", "short", "12 to 128 characters are needed.")]
+    [InlineData("password", "short", "A password has 12 to 128 characters.")]
     public async Task A_field_of_a_new_user(string name, string value, string message)
     {
         value = Regex.Replace(
