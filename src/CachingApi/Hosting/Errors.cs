@@ -51,7 +51,16 @@ internal static class Errors
         problem.Status ??= context.HttpContext.Response.StatusCode;
         if (problem.Status is StatusCodes.Status400BadRequest && Unbound(context.HttpContext) is { } parameter)
         {
-            (problem.Detail, problem.Extensions["errors"]) = (SeeErrors, Invalid(parameter.Name, Expected(parameter)).Extensions["errors"]);
+            var unparsed = new Dictionary<string, string[]> { [parameter.Name] = [Expected(parameter)] };
+            problem.Detail = SeeErrors;
+            if (problem is HttpValidationProblemDetails ofDefaults)
+            {
+                ofDefaults.Errors = unparsed; // the validation saw the default of the type, not the client's value
+            }
+            else
+            {
+                problem.Extensions["errors"] = unparsed;
+            }
         }
 
         problem.Title ??= ReasonPhrases.GetReasonPhrase(problem.Status.Value);

@@ -140,6 +140,7 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
         var problem = JsonSerializer.Deserialize<JsonElement>(answer.Body);
         return answer.Header("Content-Type").StartsWith("application/problem+json", StringComparison.Ordinal)
             && problem.GetProperty("status").GetInt32() == answer.Status
+            && problem.EnumerateObject().GroupBy(member => member.Name).All(members => members.Count() == 1)
             && new[] { "type", "title", "detail", "traceId" }.All(member => problem.GetProperty(member).GetString() is { Length: > 0 });
     }
 

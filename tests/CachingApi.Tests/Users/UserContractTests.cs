@@ -281,6 +281,7 @@ public sealed class UserContractTests(TestServers servers)
         Assert.Equal("application/problem+json", answer.Content.Headers.ContentType!.MediaType);
         var problem = await answer.JsonAsync();
         Assert.Equal((int)status, problem.GetProperty("status").GetInt32());
+        Assert.Distinct(problem.EnumerateObject().Select(member => member.Name));
         foreach (var member in new[] { "type", "title", "detail", "traceId" })
         {
             Assert.NotEmpty(problem.GetProperty(member).GetString()!);
