@@ -150,6 +150,18 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
         return (await answer.Content.ReadFromJsonAsync<User>())!;
     }
 
+    /// <summary>New users, one after the other: only a few passwords of one network may wait to be hashed.</summary>
+    public async Task<User[]> CreateUsersAsync(int count)
+    {
+        var users = new User[count];
+        for (var index = 0; index < count; index++)
+        {
+            users[index] = await CreateUserAsync();
+        }
+
+        return users;
+    }
+
     /// <summary>A metric, read by the anonymous client.</summary>
     public Task<double> MetricAsync(string name, params (string Label, string Value)[] labels) => Anonymous.MetricAsync(name, labels);
 

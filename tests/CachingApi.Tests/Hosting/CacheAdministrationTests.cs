@@ -322,7 +322,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     {
         await using var api = await ApiNode.StartAsync(servers, new() { ["Cache:LoadTimeout"] = "00:00:20" });
         await using var other = await ApiNode.StartAsync(servers, nodeOf: api);
-        var users = await Task.WhenAll(Enumerable.Range(0, 8).Select(_ => api.CreateUserAsync()));
+        var users = await api.CreateUsersAsync(8);
         using var admin = await api.AdminAsync();
         using var there = await other.AdminAsync();
 
@@ -377,7 +377,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();
-        var users = await Task.WhenAll(Enumerable.Range(0, 2).Select(_ => api.CreateUserAsync()));
+        var users = await api.CreateUsersAsync(2);
         using var process = await ApiProcess.StartAsync(api.SettingsWith([]));
         await using var database = new Npgsql.NpgsqlConnection(api.Database);
         await database.OpenAsync();

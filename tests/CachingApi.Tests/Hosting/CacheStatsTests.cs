@@ -74,7 +74,7 @@ public sealed class CacheStatsTests(TestServers servers)
     {
         await using var api = await ApiNode.StartAsync(
             servers, new() { ["Cache:Users:MemoryTtl"] = "00:01:00", ["Cache:Users:MemoryEntries"] = "8" });
-        var users = await Task.WhenAll(Enumerable.Range(0, 3).Select(_ => api.CreateUserAsync()));
+        var users = await api.CreateUsersAsync(3);
         using var admin = await api.AdminAsync();
         async Task<(int Entries, int Evictions)> MemoryAsync()
         {
@@ -95,7 +95,7 @@ public sealed class CacheStatsTests(TestServers servers)
         await admin.DeleteAsync("/cache/namespaces/users");
         Assert.Equal((0, 0), await MemoryAsync());
 
-        var more = await Task.WhenAll(Enumerable.Range(0, 12).Select(_ => api.CreateUserAsync()));
+        var more = await api.CreateUsersAsync(12);
         await Eventually.TrueAsync(async () =>
         {
             foreach (var user in more)
