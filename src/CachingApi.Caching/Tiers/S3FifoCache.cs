@@ -77,13 +77,15 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
                 return;
             }
 
+            // Before the eviction, which may put another key into the same place of the ghost table.
+            var queue = IsGhost(key) ? _main : _small;
             while (Count >= capacity)
             {
                 Evict();
             }
 
             var node = new Node(key, value);
-            (IsGhost(key) ? _main : _small).Add(node);
+            queue.Add(node);
             _nodes[key] = node;
         }
     }

@@ -173,7 +173,8 @@ internal sealed class ApiNode : WebApplicationFactory<Program>
         await using var connection = new NpgsqlConnection(Database);
         await connection.OpenAsync();
         await using var command = new NpgsqlCommand(sql, connection);
-        return (T?)await command.ExecuteScalarAsync();
+        var value = await command.ExecuteScalarAsync();
+        return value is DBNull ? default : (T?)value;
     }
 
     /// <summary>The keys of this service in a Redis, without its prefix.</summary>
