@@ -1143,7 +1143,7 @@ public sealed class WriteBehindTests(TestServers servers)
     {
         await using var node = await ApiNode.StartAsync(servers);
         using var client = await node.AdminAsync();
-        var nobody = new User
+        var unknown = new User
         {
             Id = Guid.Empty,
             Email = "a@example.org",
@@ -1154,7 +1154,7 @@ public sealed class WriteBehindTests(TestServers servers)
             UpdatedAt = default,
         };
 
-        Assert.Equal(HttpStatusCode.NotFound, (await PutAsync(client, nobody, "Nobody")).StatusCode);
+        Assert.Equal(HttpStatusCode.NotFound, (await PutAsync(client, unknown, "Nobody")).StatusCode);
         Assert.Equal(
             HttpStatusCode.BadRequest, (await PutAsync(client, await node.CreateUserAsync(), "Somebody", "write-around")).StatusCode);
     }
