@@ -1,4 +1,4 @@
--- For change data capture: caches receive every change of the users table, whichever client makes it.
+-- For change data capture: caches receive every change of the users table, made by any client.
 
 -- The version orders the cached entries of a row. So this trigger increases it if a statement does not, for example in psql. A
 -- password's hash is not cached, so its change does not count.

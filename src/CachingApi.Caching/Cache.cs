@@ -77,11 +77,14 @@ public abstract class Cache
     /// <summary>Removes one entry from the memory of this process alone: the next read asks Redis.</summary>
     public void EvictFromMemory(string id) => Memory.Remove(id);
 
-    /// <summary>What each tier holds of an entity, without its body; nothing is changed.</summary>
+    /// <summary>Returns each tier's entry of an entity, without its body, and changes nothing.</summary>
     public Task<CacheInspection> InspectAsync(string id, CancellationToken cancel) => _engine.Inspection.LookAsync(this, id, cancel);
 
     /// <summary>Whether <paramref name="key"/> names an entity that the cache can be warmed with.</summary>
     public bool IsKey(string key) => Warming?.IsKey(key) ?? false;
+
+    /// <summary>The form of those keys, as the subject of a message. A cache that is declared without <c>WarmWith</c> has none.</summary>
+    public string KeyForm => Warming?.Options.KeyForm ?? "No key";
 
     /// <summary>The keys of the entities that are most worth loading, at most <paramref name="count"/> of them.</summary>
     public Task<IReadOnlyList<string>> TopKeysAsync(int count, CancellationToken cancel) =>

@@ -374,7 +374,7 @@ internal sealed partial class CacheAside(
         return (epoch, epoch is null ? begun : begun with { Epoch = epoch });
     }
 
-    /// <summary>Whether an entry that Redis holds is at least as new as what this process has served.</summary>
+    /// <summary>Whether an entry in Redis is at least as new as the newest one that this process has served.</summary>
     private bool IsCurrent<T>(Read<T> read, CacheEntry entry, DateTimeOffset now) where T : class =>
         !tiers.Seen.MayBeNewerThan(read.Cache.Name, read.Id, entry)
         && entry.Revision >= read.Cache.Memory.LastKept(read.Id, now)

@@ -1,6 +1,6 @@
 namespace CachingApi.Caching;
 
-/// <summary>What became of one load of a warm-up.</summary>
+/// <summary>The result of one load of a warm-up.</summary>
 internal enum WarmOutcome
 {
     /// <summary>A tier has the entry: this load filled it, or it was cached before.</summary>
@@ -35,7 +35,7 @@ internal sealed class WarmLoad
     /// <summary>The load that the current flow belongs to; <c>null</c> for the read of a client.</summary>
     public static WarmLoad? Current => Volatile.Read(ref _running) == 0 ? null : Flow.Value;
 
-    /// <summary>Loads what a key names, through the cache.</summary>
+    /// <summary>Loads the entity of a key through the cache.</summary>
     public static async Task<WarmOutcome> RunAsync(Cache cache, string key, CancellationToken cancel)
     {
         var load = new WarmLoad(cache);

@@ -45,7 +45,7 @@ public sealed partial class Warming : BackgroundService
     private static readonly TimeSpan ReportEvery = TimeSpan.FromSeconds(1);
     private static readonly TimeSpan ReportTtl = TimeSpan.FromHours(1);
 
-    /// <summary>For how long the warming at start waits for Redis: without it, nothing but what only expires would be kept.</summary>
+    /// <summary>For how long the warming at start waits for Redis, without which memory keeps few entries.</summary>
     private const long MaxWaitForRedisMilliseconds = 10_000;
 
     private static readonly TimeSpan WaitInterval = TimeSpan.FromMilliseconds(50);
@@ -171,7 +171,7 @@ public sealed partial class Warming : BackgroundService
         }
     }
 
-    /// <summary>Waits until both tiers keep what is loaded, but not beyond <paramref name="giveUpAt"/>.</summary>
+    /// <summary>Waits until both tiers keep loaded entries, but not beyond <paramref name="giveUpAt"/>.</summary>
     private async Task WaitForRedisAsync(long giveUpAt, CancellationToken cancel)
     {
         while (!IsRedisInUse && Environment.TickCount64 < giveUpAt)
@@ -291,7 +291,7 @@ public sealed partial class Warming : BackgroundService
 
     private string JobKey(string id) => $"{_redis.KeyPrefix}:warming-job:{id}";
 
-    /// <summary>What the loads of a warm-up have come to so far.</summary>
+    /// <summary>The results of a warm-up's loads so far.</summary>
     private sealed class Progress
     {
         private readonly Lock _lock = new();

@@ -12,6 +12,9 @@ public sealed class WarmingOptions
     /// <summary>Whether a key names an entity.</summary>
     public Func<string, bool> IsKey { get; set; } = _ => true;
 
+    /// <summary>The form of the keys, as the subject of a message, such as <c>A UUID</c>.</summary>
+    public string KeyForm { get; set; } = "The id of an entity";
+
     /// <summary>
     /// Loads the entity that a key names, through the cache. If <c>null</c>, the key is the id of an entry, and the cache's loader loads
     /// it.

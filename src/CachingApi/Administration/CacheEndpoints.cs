@@ -152,9 +152,6 @@ internal static class CacheEndpoints
     /// <summary>The size limit of a warming request: its keys need more than the limit of other requests.</summary>
     private const int MaxWarmBytes = 1024 * 1024;
 
-    private const string KeysOfCaches = "The keys of users are UUIDs, those of user-lists <limit>:<after> with a limit from 1 to 100, "
-        + "those of geocoding and weather names of cities.";
-
     public static void MapCacheAdministration(this IEndpointRouteBuilder routes)
     {
         var group = routes.MapGroup("/cache").WithTags("Cache").RequireAuthorization("Admin");
@@ -330,7 +327,7 @@ internal static class CacheEndpoints
 
         var bad = what.Keys?
             .Where(key => key is null || !cache.IsKey(key))
-            .Select(key => $"'{key}' is not a key of this cache. {KeysOfCaches}")
+            .Select(key => $"'{key}' is not a key of this cache. {cache.KeyForm} is expected.")
             .FirstOrDefault();
         return bad is null ? null : ("keys", bad);
     }

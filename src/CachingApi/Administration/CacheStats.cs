@@ -6,60 +6,60 @@ using CachingApi.Redis;
 namespace CachingApi.Administration;
 
 /// <summary>
-/// What the caches do. The numbers are those of the process that answers, since it began; those of <c>redis</c> are the servers'
-/// own, since each of them began, and <c>writeBehind</c>'s queue is the one that all processes share.
+/// The statistics of the caches. They cover the process that answers, since its start. <c>redis</c> has each server's own numbers since
+/// that server's start. All processes share the queue of <c>writeBehind</c>.
 /// </summary>
 public sealed record CacheStats
 {
-    /// <summary>The process that answers, by host and process id: behind a load balancer each answer may be another's.</summary>
+    /// <summary>The process that answers: host and process id. Behind a load balancer, each answer may come from another process.</summary>
     /// <example>api-1:1</example>
     public required string Instance { get; init; }
 
     /// <summary>When the process began.</summary>
     public required DateTimeOffset StartedAt { get; init; }
 
-    /// <summary>When this was read.</summary>
+    /// <summary>When the statistics were read.</summary>
     public required DateTimeOffset At { get; init; }
 
-    /// <summary>How far back the recent latencies go.</summary>
+    /// <summary>The length of the window of the recent latencies.</summary>
     /// <example>60</example>
     public required int RecentSeconds { get; init; }
 
-    /// <summary>What does not work at present, and what users notice; empty if all is well.</summary>
+    /// <summary>The parts that do not work at present, with the effect on users; empty if all work.</summary>
     public required IReadOnlyList<DegradedPart> Degraded { get; init; }
 
-    /// <summary>Each cache.</summary>
+    /// <summary>The counts of each cache.</summary>
     public required IReadOnlyList<CacheCounts> Caches { get; init; }
 
-    /// <summary>What operations on the tiers take, of all caches together.</summary>
+    /// <summary>The latencies of the operations on the tiers, over all caches.</summary>
     public required IReadOnlyList<OperationLatency> Operations { get; init; }
 
-    /// <summary>Whether the Redis of the cache is left alone at the moment, because it does not answer.</summary>
+    /// <summary>Whether the circuit breaker of the cache's Redis is open, so that this process sends it no commands.</summary>
     /// <example>false</example>
     public required bool CircuitOpen { get; init; }
 
-    /// <summary>Whether this is the one process that applies the database's changes for all.</summary>
+    /// <summary>Whether this process is the leader of change data capture: it applies the database's changes for all processes.</summary>
     /// <example>true</example>
     public required bool FollowsChanges { get; init; }
 
-    /// <summary>Each Redis server, as of the last few seconds.</summary>
+    /// <summary>Each Redis server, as it reported a few seconds ago at most.</summary>
     public required IReadOnlyList<RedisStats> Redis { get; init; }
 
-    /// <summary>The queue of writes that are acknowledged and not persisted yet; <c>null</c> where its state is not known.</summary>
+    /// <summary>The queue of writes that are acknowledged and not persisted yet; <c>null</c> if its state is not known.</summary>
     public required WriteBehindCounts? WriteBehind { get; init; }
 
-    /// <summary>What the rate limits have decided, by policy.</summary>
+    /// <summary>The decisions of the rate limits, by policy.</summary>
     public required IReadOnlyList<LimitCounts> Limits { get; init; }
 }
 
-/// <summary>What one cache does.</summary>
+/// <summary>The counts of one cache.</summary>
 public sealed record CacheCounts
 {
-    /// <summary>The cache.</summary>
+    /// <summary>The cache's name.</summary>
     /// <example>users</example>
     public required string Cache { get; init; }
 
-    /// <summary>The part of the look-ups of clients that was answered from a tier; <c>null</c> before the first one.</summary>
+    /// <summary>The share of the look-ups of clients that memory or Redis answered; <c>null</c> before the first look-up.</summary>
     /// <example>0.97</example>
     public required double? HitRatio { get; init; }
 
@@ -67,21 +67,21 @@ public sealed record CacheCounts
     /// <example>120</example>
     public required long Coalesced { get; init; }
 
-    /// <summary>Loaded values that were not kept, as something newer was known.</summary>
+    /// <summary>Loaded values that the cache did not keep, because a newer write was known.</summary>
     /// <example>0</example>
     public required long RefusedFills { get; init; }
 
     /// <summary>Memory, Redis and the source, in the order in which they are asked.</summary>
     public required IReadOnlyList<TierCounts> Tiers { get; init; }
 
-    /// <summary>Its queue of write-behind; <c>null</c> if it has none, or if the queue's state is not known.</summary>
+    /// <summary>Its write-behind queue; <c>null</c> if it has none, or if the queue's state is not known.</summary>
     public required WriteBehindCounts? WriteBehind { get; init; }
 
     /// <summary>Its last warm-up in the process that answers, at start or by a job; <c>null</c> if there was none.</summary>
     public required WarmUpCounts? WarmUp { get; init; }
 }
 
-/// <summary>What a warm-up has come to.</summary>
+/// <summary>The result of a warm-up so far.</summary>
 public sealed record WarmUpCounts
 {
     /// <summary>How many entries were to be loaded.</summary>
@@ -93,8 +93,8 @@ public sealed record WarmUpCounts
     public required int Done { get; init; }
 
     /// <summary>
-    /// How many of those the cache has. It does not keep an entry while Redis is not in use, an entry that is too large, and one that a
-    /// write has superseded.
+    /// How many of those the cache kept. It keeps no entry while Redis is not in use, no entry that is too large, and none that a write
+    /// has superseded.
     /// </summary>
     /// <example>1000</example>
     public required int Kept { get; init; }
@@ -110,7 +110,7 @@ public sealed record WarmUpCounts
     public required DateTimeOffset? FinishedAt { get; init; }
 }
 
-/// <summary>What one tier of a cache does.</summary>
+/// <summary>The counts of one tier of a cache.</summary>
 public sealed record TierCounts
 {
     /// <summary><c>memory</c>, <c>redis</c> or <c>source</c>.</summary>
@@ -125,11 +125,11 @@ public sealed record TierCounts
     /// <example>12</example>
     public required long Negative { get; init; }
 
-    /// <summary>Look-ups that found nothing of use.</summary>
+    /// <summary>Look-ups that found no usable entry.</summary>
     /// <example>300</example>
     public required long Misses { get; init; }
 
-    /// <summary>Look-ups that were answered with something stale, as the source was slow or failed.</summary>
+    /// <summary>Look-ups that were answered with a stale entry, because the source was slow or failed.</summary>
     /// <example>0</example>
     public required long StaleServed { get; init; }
 
@@ -137,11 +137,11 @@ public sealed record TierCounts
     /// <example>0</example>
     public required long Errors { get; init; }
 
-    /// <summary>Hits among all look-ups; <c>null</c> before the first one.</summary>
+    /// <summary>The share of hits in all look-ups; <c>null</c> before the first look-up.</summary>
     /// <example>0.97</example>
     public required double? HitRatio { get; init; }
 
-    /// <summary>Of the source: how often it was asked.</summary>
+    /// <summary>Of the source: the number of loads.</summary>
     /// <example>300</example>
     public long? Loads { get; init; }
 
@@ -149,18 +149,18 @@ public sealed record TierCounts
     /// <example>1000</example>
     public long? Entries { get; init; }
 
-    /// <summary>Of memory: how many entries had to leave for others.</summary>
+    /// <summary>Of memory: how many entries were evicted to make room for others.</summary>
     /// <example>0</example>
     public long? Evictions { get; init; }
 
     /// <summary>
-    /// Of the source: what a load for this cache takes. Of memory and Redis: what a look-up takes, of all caches together (in
-    /// memory a sample of them); <c>null</c> before the first one.
+    /// Of the source: the latency of this cache's loads. Of memory and Redis: the latency of look-ups over all caches (in memory, of a
+    /// sample of them). <c>null</c> before the first one.
     /// </summary>
     public Latency? Latency { get; init; }
 }
 
-/// <summary>What an operation takes.</summary>
+/// <summary>The latency of one operation.</summary>
 public sealed record OperationLatency
 {
     /// <summary>The tier.</summary>
@@ -175,42 +175,42 @@ public sealed record OperationLatency
     public required Latency Latency { get; init; }
 }
 
-/// <summary>Times in milliseconds, within a tenth.</summary>
+/// <summary>Latencies in milliseconds, with an error of 10 % at most.</summary>
 public sealed record Latency
 {
-    /// <summary>How many were measured within the recent seconds.</summary>
+    /// <summary>How many were measured in the window of <c>recentSeconds</c>.</summary>
     /// <example>512</example>
     public required long RecentCount { get; init; }
 
-    /// <summary>What half of the recent ones took at most.</summary>
+    /// <summary>The median of the recent ones.</summary>
     /// <example>0.12</example>
     public required double? RecentP50 { get; init; }
 
-    /// <summary>What 99 % of the recent ones took at most.</summary>
+    /// <summary>The 99th percentile of the recent ones.</summary>
     /// <example>0.9</example>
     public required double? RecentP99 { get; init; }
 
-    /// <summary>How many were measured since the process began.</summary>
+    /// <summary>How many were measured since the start of the process.</summary>
     /// <example>10512</example>
     public required long Count { get; init; }
 
-    /// <summary>What half of them took at most.</summary>
+    /// <summary>The median since the start.</summary>
     /// <example>0.12</example>
     public required double? P50 { get; init; }
 
-    /// <summary>What 99 % of them took at most.</summary>
+    /// <summary>The 99th percentile since the start.</summary>
     /// <example>0.9</example>
     public required double? P99 { get; init; }
 }
 
-/// <summary>One Redis server, as its <c>INFO</c> reports it; a field that is missing there is <c>null</c>.</summary>
+/// <summary>One Redis server, as its <c>INFO</c> reports it; <c>null</c> for each field that it does not report.</summary>
 public sealed record RedisStats
 {
     /// <summary>Its address.</summary>
     /// <example>redis:6379</example>
     public required string Node { get; init; }
 
-    /// <summary><c>cache</c>, <c>state</c>, or <c>cache</c> where one server is both.</summary>
+    /// <summary><c>cache</c> or <c>state</c>; <c>cache</c> if one server is both.</summary>
     /// <example>cache</example>
     public required string Role { get; init; }
 
@@ -222,7 +222,7 @@ public sealed record RedisStats
     /// <example>1500000</example>
     public required double? MemoryBytes { get; init; }
 
-    /// <summary>The memory that it may use; 0: no bound.</summary>
+    /// <summary>The most memory that it may use; 0 means unlimited.</summary>
     /// <example>268435456</example>
     public required double? MaxMemoryBytes { get; init; }
 
@@ -251,7 +251,7 @@ public sealed record RedisStats
     public required double? NetworkOutBytes { get; init; }
 }
 
-/// <summary>A queue of write-behind, or all of them together.</summary>
+/// <summary>A write-behind queue, or all of them together.</summary>
 public sealed record WriteBehindCounts
 {
     /// <summary>How many writes are not persisted yet.</summary>
@@ -267,26 +267,26 @@ public sealed record WriteBehindCounts
     public required long DeadLetters { get; init; }
 }
 
-/// <summary>What a policy has decided.</summary>
+/// <summary>The decisions of one policy.</summary>
 public sealed record LimitCounts
 {
     /// <summary>The policy.</summary>
     /// <example>default</example>
     public required string Policy { get; init; }
 
-    /// <summary>Requests that it let in.</summary>
+    /// <summary>Requests that it allowed.</summary>
     /// <example>1000</example>
     public required long Allowed { get; init; }
 
-    /// <summary>Requests that it refused, by Redis.</summary>
+    /// <summary>Requests that it denied by a decision of Redis.</summary>
     /// <example>3</example>
     public required long Denied { get; init; }
 
-    /// <summary>Requests that it refused from memory, as the same caller was refused before.</summary>
+    /// <summary>Requests that it denied from memory, because the same partition was denied shortly before.</summary>
     /// <example>20</example>
     public required long DeniedLocally { get; init; }
 
-    /// <summary>Requests that were decided without Redis.</summary>
+    /// <summary>Requests that it decided without Redis.</summary>
     /// <example>0</example>
     public required long Fallback { get; init; }
 }
@@ -351,7 +351,7 @@ internal sealed class CacheStatistics(
         long Decisions(string policy, string outcome) => Sum(samples, "rate_limit_decisions", ("policy", policy), ("outcome", outcome));
     }
 
-    /// <summary>The queues together, or that of one cache; <c>null</c> while what was read last is not current.</summary>
+    /// <summary>The queues together, or that of one cache; <c>null</c> while the last known state is not current.</summary>
     private WriteBehindCounts? WriteBehindOf(Sample[] samples, string? cache = null)
     {
         if (degraded.IsStateAway)

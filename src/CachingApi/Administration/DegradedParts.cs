@@ -4,30 +4,30 @@ using CachingApi.Redis;
 
 namespace CachingApi.Administration;
 
-/// <summary>A part of the service that does not work at present, and what users notice.</summary>
+/// <summary>A part of the service that does not work at present, and the effect on users.</summary>
 public sealed record DegradedPart
 {
     /// <summary>The part.</summary>
     /// <example>Redis (cache)</example>
     public required string Part { get; init; }
 
-    /// <summary>What is wrong with it.</summary>
+    /// <summary>The problem of this part.</summary>
     /// <example>It does not answer, so it is left alone (its circuit is open).</example>
     public required string Problem { get; init; }
 
-    /// <summary>What that means for users.</summary>
+    /// <summary>The effect on users.</summary>
     /// <example>Reads are answered from memory or from the source, so they are slower.</example>
     public required string Effect { get; init; }
 }
 
-/// <summary>Finds what is degraded from what is known already: no server is asked, so a frozen one delays no answer.</summary>
+/// <summary>Finds the degraded parts from states that this process knows. It calls no server, so a frozen one delays no answer.</summary>
 internal sealed class DegradedParts(IEnumerable<Cache> caches, RedisConnections connections, RedisInfo servers, CachingHealth caching)
 {
     private const string FromSource =
         "Reads are answered from memory or from the source, so they are slower; beyond the bound on concurrent loads the answer is 503. "
         + "Writes are committed.";
 
-    /// <summary>Whether the Redis of the state does not answer, so that what was read from it last is not current.</summary>
+    /// <summary>Whether the state's Redis does not answer, so that the last state read from it is not current.</summary>
     public bool IsStateAway => connections.IsStateLeftAlone || AreAllDown("state");
 
     /// <param name="circuitOpen">Whether the circuit of the cache's Redis is open.</param>
@@ -67,7 +67,7 @@ internal sealed class DegradedParts(IEnumerable<Cache> caches, RedisConnections 
             yield return Part(
                 "PostgreSQL",
                 "It does not answer.",
-                "Cached entries are served, and marked as stale after their time. What needs the database is answered with 503. "
+                "Cached entries are served, and marked as stale after their time. Requests that need the database get 503. "
                 + "Changes that are written behind are accepted, and persisted later.");
         }
 

@@ -126,7 +126,7 @@ internal sealed class Measurements : IDisposable
         return null;
     }
 
-    /// <summary>Copies what the SDK has aggregated.</summary>
+    /// <summary>Copies the SDK's aggregates.</summary>
     private sealed class Exporter : BaseExporter<Metric>
     {
         public List<(string Key, Sample Sample, long[]? Counts)> Read { get; } = [];

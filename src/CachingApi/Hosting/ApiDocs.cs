@@ -14,14 +14,14 @@ namespace CachingApi.Hosting;
 /// <summary>The section <c>Swagger</c>.</summary>
 internal sealed class SwaggerOptions
 {
-    /// <summary>Whether there are the OpenAPI document and Swagger UI.</summary>
+    /// <summary>Whether the service has the OpenAPI document and Swagger UI.</summary>
     public bool Enabled { get; init; } = true;
 }
 
 /// <summary>A header of an endpoint's answers, in its metadata.</summary>
 internal sealed record AnswerHeader(string Name, int[] Statuses);
 
-/// <summary>Swagger: the document is made of the routes, their types and the comments in the source.</summary>
+/// <summary>Swagger: the document is generated from the routes, their types and the comments in the source.</summary>
 internal static class ApiDocs
 {
     public static IServiceCollection AddApiDocs(this IServiceCollection services)
@@ -35,7 +35,7 @@ internal static class ApiDocs
             {
                 Title = "CachingApi",
                 Version = "v1",
-                Description = "Users, sessions, the weather and rate limits. The headers of the answers show what the caches do. "
+                Description = "Users, sessions, the weather and rate limits. The headers of each answer show which cache answered. "
                     + "Try it: POST /sessions with transport \"bearer\", then Authorize with the token.",
                 Contact = new() { Name = "The CachingApi authors" },
                 License = new() { Name = "MIT", Identifier = "MIT" },
@@ -106,7 +106,7 @@ internal static class ApiDocs
         }
     }
 
-    /// <summary>The values of a parameter that allows some only.</summary>
+    /// <summary>Documents the values of a parameter that allows only some.</summary>
     private sealed class ParameterDocs : IParameterFilter
     {
         public void Apply(IOpenApiParameter parameter, ParameterFilterContext context)
@@ -119,7 +119,7 @@ internal static class ApiDocs
         }
     }
 
-    /// <summary>A property that refers to another schema and may be <c>null</c> says so.</summary>
+    /// <summary>Documents that a property that refers to another schema may be <c>null</c>.</summary>
     private sealed class NullableReferences : ISchemaFilter
     {
         public void Apply(IOpenApiSchema schema, SchemaFilterContext context)

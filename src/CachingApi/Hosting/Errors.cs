@@ -17,13 +17,13 @@ using ProblemDetails = Microsoft.AspNetCore.Mvc.ProblemDetails;
 
 namespace CachingApi.Hosting;
 
-/// <summary>Why a request failed, as its line in the log says.</summary>
+/// <summary>The reason of a failed request, for its line in the log.</summary>
 internal sealed record ErrorReason(string Text);
 
-/// <summary>Every error is a problem (RFC 9457): a bad request says what is wrong with it, an outage says when to come back.</summary>
+/// <summary>Answers every error with a problem (RFC 9457): a bad request with its errors, an outage with <c>Retry-After</c>.</summary>
 internal static class Errors
 {
-    private const string SeeErrors = "The request does not hold what is expected; see errors.";
+    private const string SeeErrors = "The request is not valid; see errors.";
 
     public static IServiceCollection AddErrors(this IServiceCollection services)
     {
@@ -32,7 +32,7 @@ internal static class Errors
         services.AddExceptionHandler<BadRequestHandler>();
         services.AddExceptionHandler<OutageHandler>();
         services.AddExceptionHandler<FaultHandler>();
-        // The request's own line says it.
+        // The request's own line in the log has the exception.
         return services.Configure<ExceptionHandlerOptions>(handler => handler.SuppressDiagnosticsCallback = _ => true);
     }
 
@@ -44,7 +44,7 @@ internal static class Errors
         Extensions = { ["errors"] = new Dictionary<string, string[]> { [name] = [problem] } },
     };
 
-    /// <summary>Adds what a caller may rely on: a sentence in <c>detail</c>, and the id to look for in log and traces.</summary>
+    /// <summary>Adds the fields that every problem has: a sentence in <c>detail</c>, and the trace id of the log and the traces.</summary>
     private static void Complete(ProblemDetailsContext context)
     {
         var problem = context.ProblemDetails;
@@ -75,19 +75,19 @@ internal static class Errors
             : problem.Status switch
             {
                 StatusCodes.Status401Unauthorized => "Log in first: POST /sessions.",
-                StatusCodes.Status403Forbidden => "This is not open to you.",
-                StatusCodes.Status404NotFound => "Nothing was found at this address.",
+                StatusCodes.Status403Forbidden => "Your account may not do this.",
+                StatusCodes.Status404NotFound => "There is nothing at this address.",
                 StatusCodes.Status405MethodNotAllowed => "This method is not allowed here; see the header Allow.",
                 StatusCodes.Status413PayloadTooLarge => $"The body may hold {MaxBodyBytes(context.HttpContext)} bytes at most.",
                 StatusCodes.Status415UnsupportedMediaType => "The body must be application/json in UTF-8.",
-                StatusCodes.Status500InternalServerError => "This is a fault of ours, and has been logged.",
+                StatusCodes.Status500InternalServerError => "The service failed; the log has the error under this trace id.",
                 _ => problem.Title,
             };
         problem.Extensions["traceId"] = System.Diagnostics.Activity.Current?.TraceId.ToString() ?? context.HttpContext.TraceIdentifier;
     }
 
     /// <summary>
-    /// An optional parameter of the query that cannot be parsed: generated endpoints answer 400 and do not say which it is.
+    /// An optional parameter of the query that cannot be parsed: generated endpoints answer 400 without its name.
     /// </summary>
     private static IParameterBindingMetadata? Unbound(HttpContext context) => context.GetEndpoint()?.Metadata
         .GetOrderedMetadata<IParameterBindingMetadata>()
@@ -95,13 +95,13 @@ internal static class Errors
             && context.Request.Query[parameter.Name].ToString() is { Length: > 0 } text
             && !TypeDescriptor.GetConverter(parameter.ParameterInfo.ParameterType).IsValid(text));
 
-    /// <summary>Says which values a parameter of the route or the query has.</summary>
+    /// <summary>Names the values that a parameter of the route or the query may have.</summary>
     private static string Expected(IParameterBindingMetadata parameter) =>
         parameter.ParameterInfo.GetCustomAttribute<RangeAttribute>() is { } range
             ? $"A whole number from {range.Minimum} to {range.Maximum} is expected."
             : $"{Kind(parameter.ParameterInfo.ParameterType)} is expected.";
 
-    /// <summary>Names what a parameter or a field of a type holds.</summary>
+    /// <summary>Names the values of a type.</summary>
     private static string Kind(Type type)
     {
         type = Nullable.GetUnderlyingType(type) ?? type;
@@ -115,12 +115,12 @@ internal static class Errors
 
     private static long? MaxBodyBytes(HttpContext context) => context.Features.Get<IHttpMaxRequestBodySizeFeature>()?.MaxRequestBodySize;
 
-    /// <summary>Whether an endpoint has given the type; the framework's own are of this site.</summary>
+    /// <summary>Whether an endpoint has set the type; the framework's own types are on this site.</summary>
     private static bool HasOwnType(ProblemDetails problem) =>
         problem.Type?.StartsWith("https://tools.ietf.org/", StringComparison.Ordinal) == false;
 
     /// <summary>
-    /// The section of RFC 9110 that defines a status, where it does: they are numbered in order. 429 has a type of IANA's.
+    /// The section of RFC 9110 that defines a status, if one does: the sections have the order of the statuses. The type of 429 is IANA's.
     /// </summary>
     private static string Type(int status) => status switch
     {
@@ -130,12 +130,12 @@ internal static class Errors
         _ => "about:blank",
     };
 
-    /// <summary>Writes problems whatever the request's <c>Accept</c> says: an error always has a body.</summary>
+    /// <summary>Writes problems even if the request's <c>Accept</c> excludes them, so that every error has a body.</summary>
     private sealed class ProblemWriter(IOptions<JsonOptions> json) : IProblemDetailsWriter
     {
         public bool CanWrite(ProblemDetailsContext context) => true;
 
-        /// <remarks>If the client has gone, writing has no effect; to cancel it would be another error.</remarks>
+        /// <remarks>If the client has gone, writing has no effect, but a cancelled write would throw.</remarks>
         public ValueTask WriteAsync(ProblemDetailsContext context)
         {
             Complete(context);
@@ -168,7 +168,7 @@ internal static class Errors
             });
         }
 
-        /// <remarks>The library's messages name types of ours, so only its path is passed on.</remarks>
+        /// <remarks>The serializer's messages name types of this service, so the answer has only the path.</remarks>
         private ProblemDetails Explain(JsonException error, Endpoint? endpoint)
         {
             var path = error.Path?.TrimStart('$').TrimStart('.') ?? "";
@@ -214,7 +214,7 @@ internal static class Errors
         }
     }
 
-    /// <summary>PostgreSQL or Redis is away: 503 with Retry-After, and no stack trace per request in the log.</summary>
+    /// <summary>PostgreSQL or Redis is away: 503 with Retry-After. The log gets no stack trace per request.</summary>
     private sealed class OutageHandler(IProblemDetailsService problems) : IExceptionHandler
     {
         public async ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)
@@ -239,14 +239,14 @@ internal static class Errors
         private static UnavailableException? Outage(Exception exception) => exception switch
         {
             UnavailableException outage => outage,
-            // A server that shuts down says so (57P01 to 57P03) to the connections it has.
+            // A server that shuts down sends 57P01 to 57P03 on its connections.
             PostgresException { IsTransient: false, SqlState: var state } when !state.StartsWith("57P", StringComparison.Ordinal) => null,
             NpgsqlException or TimeoutException => new UnavailableException("The database", exception),
             _ => null,
         };
     }
 
-    /// <summary>A fault of ours: a 500, with its stack trace in the request's line of the log.</summary>
+    /// <summary>A defect of the service: 500, with the stack trace in the request's line of the log.</summary>
     private sealed class FaultHandler(IDiagnosticContext log) : IExceptionHandler
     {
         public ValueTask<bool> TryHandleAsync(HttpContext httpContext, Exception exception, CancellationToken cancellationToken)

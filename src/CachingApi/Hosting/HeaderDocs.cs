@@ -21,7 +21,7 @@ internal sealed class HeaderDocs : IDocumentFilter
         [CacheStatus] = ("Whether the answer was cached: hit, or fwd with the reason (RFC 9211).",
             "CachingApi; hit; ttl=541; detail=memory"),
         [HeaderNames.ETag] = ("The version of the answer, for If-None-Match of a later read, or If-Match of a change.", "\"v3\""),
-        [HeaderNames.Location] = ("The path of what was created, or of the state of what was accepted.", "/sessions/current"),
+        [HeaderNames.Location] = ("The path of the created resource, or of the state of the accepted request.", "/sessions/current"),
         [Limit] = ("The permits that each policy has left: r permits, and more in t seconds.", "\"default\";r=99;t=60"),
         [LimitPolicy] = ("The policies that limit the request: q permits in w seconds.", "\"default\";q=100;w=60"),
         [HeaderNames.RetryAfter] = ("Seconds after which the client may try again.", 8),

@@ -5,7 +5,7 @@ using Swashbuckle.AspNetCore.Swagger;
 
 namespace CachingApi.Hosting;
 
-/// <summary>The OpenAPI document, which is generated once, as the routes of a process do not change.</summary>
+/// <summary>The OpenAPI document. It is generated once, because the routes of a process do not change.</summary>
 internal sealed class OpenApiDocument(IServiceProvider services)
 {
     public const string Path = "/swagger/v1/swagger.json";

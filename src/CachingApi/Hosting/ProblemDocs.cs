@@ -14,7 +14,7 @@ internal sealed class ProblemDocs : IDocumentFilter
           "type": "https://www.rfc-editor.org/rfc/rfc9110#section-15.5.1",
           "title": "Bad Request",
           "status": 400,
-          "detail": "The request does not hold what is expected; see errors.",
+          "detail": "The request is not valid; see errors.",
           "errors": { "strategy": ["One of write-through, invalidate, write-behind."] },
           "traceId": "0af7651916cd43dd8448eb211c80319c"
         }
@@ -53,11 +53,11 @@ internal sealed class ProblemDocs : IDocumentFilter
             ["type"] = Text("Names the kind of problem."),
             ["title"] = Text("The kind of problem in words."),
             ["status"] = new OpenApiSchema { Type = JsonSchemaType.Integer, Format = "int32", Description = "The status of the answer." },
-            ["detail"] = Text("Says what is wrong with this request."),
+            ["detail"] = Text("Names the error of this request."),
             ["errors"] = new OpenApiSchema
             {
                 Type = JsonSchemaType.Object,
-                Description = "What is expected of each field or parameter that is wrong.",
+                Description = "For each field or parameter that is not valid: the values that it may have.",
                 AdditionalProperties = new OpenApiSchema
                 {
                     Type = JsonSchemaType.Array,

@@ -51,6 +51,7 @@ internal static class UserCache
                 {
                     warming.AtStart = provider => provider.GetRequiredService<IOptions<UserCacheOptions>>().Value.Prewarm;
                     warming.IsKey = key => Guid.TryParse(key, out _);
+                    warming.KeyForm = "A UUID";
                 })
                 .WriteBehindWith<UserWriteBehind, UserChange>(UserJson.Default.UserChange, settings =>
                 {
@@ -72,7 +73,11 @@ internal static class UserCache
                 .LoadWith<UserRepository>((users, id, cancel) => PageKey.Parse(id) is { } page
                     ? users.PageAsync(page.After, page.Limit, cancel)
                     : Task.FromResult<UserPage?>(null))
-                .WarmWith<UserRepository>(FirstPagesAsync, warming => warming.IsKey = key => PageKey.Parse(key) is not null));
+                .WarmWith<UserRepository>(FirstPagesAsync, warming =>
+                {
+                    warming.IsKey = key => PageKey.Parse(key) is not null;
+                    warming.KeyForm = $"<limit>:<after> with a limit from 1 to {UserEndpoints.MaxLimit}";
+                }));
         return services;
     }
 

@@ -70,6 +70,7 @@ internal static class WeatherCache
     {
         warming.Parallelism = 1;
         warming.IsKey = key => CityName.Parse(key) is not null;
+        warming.KeyForm = "The name of a city";
         warming.Load = (provider, key, cancel) => provider.GetRequiredService<UpstreamBudget>().IsHalfSpent
             ? throw new UnavailableException("The rest of the budget of calls to Open-Meteo, which is for clients,")
             : load(provider.GetRequiredService<WeatherService>(), CityName.Parse(key)!.Value, cancel);

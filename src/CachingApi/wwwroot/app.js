@@ -1,4 +1,4 @@
-// The live page: signs in, asks /cache/stats every two seconds and draws what has changed. The session's token is in this
+// The live page: signs in, reads /cache/stats every two seconds and draws the changes. The session's token is in this
 // script's memory only.
 'use strict';
 
@@ -41,9 +41,9 @@ const show = {
 };
 show.bytesRate = or(value => `${show.bytes(value)}/s`);
 
-// --- What was seen
+// --- The history
 
-/** The answers so far, oldest first: { time (s), stats }; stats is null where there was none. */
+/** The answers so far, oldest first: { time (s), stats }; stats is null if there was no answer. */
 let seen = [];
 
 const sum = (list, value) => list.reduce((all, item) => all + (value(item) ?? 0), 0);
@@ -63,7 +63,7 @@ const gets = (stats, tier) => tier === 'redis' && isRedisSilent(stats)
   ? null
   : stats.operations.find(known => known.tier === tier && known.operation === 'get')?.latency;
 
-/** What the same process said some seconds ago; null where it was not asked then, or has begun anew since. */
+/** The answer of the same process some seconds ago; null if there is none, or if the process has restarted since. */
 function before(at) {
   const now = seen[at];
   let found = null;
@@ -74,14 +74,14 @@ function before(at) {
   return found;
 }
 
-/** By how much a number has grown each second; null where that cannot be said. */
+/** The growth of a number per second; null if it is not known. */
 function rate(now, then, value) {
   if (!then) return null;
   const [new_, old] = [value(now.stats), value(then.stats)];
   return new_ === null || old === null || new_ < old ? null : (new_ - old) / (now.time - then.time);
 }
 
-/** The part of what has happened lately; null where nothing has. */
+/** The share of a part in all recent events; null if there were none. */
 function ratio(now, then, part, whole) {
   if (!then) return null;
   const all = whole(now.stats) - whole(then.stats);
@@ -93,7 +93,7 @@ const served = stats => sumTier(stats, 'memory', tier => tier.hits) + sumTier(st
 const asked = stats => sumTier(stats, 'memory', tier => tier.hits) + sumTier(stats, 'redis', lookups);
 const limitsOf = kind => stats => sum(stats.limits, policy => kind(policy));
 
-// --- The graphs: each line says how its value is made of the answer now and the one some seconds ago
+// --- The graphs: each line computes its value from the answer now and the one some seconds ago
 
 const perCache = (name, tier) => (now, then) => {
   const of = value => stats => { const cache = stats.caches.find(known => known.cache === name); return cache ? value(tierOf(cache, tier)) : 0; };
@@ -113,7 +113,7 @@ const hitRatio = {
 const charts = [
   hitRatio,
   {
-    title: 'Look-ups', note: 'by what answered', format: show.rate, empty: 'No look-ups lately',
+    title: 'Look-ups', note: 'by the tier that answered', format: show.rate, empty: 'No look-ups lately',
     lines: [
       { label: 'memory', color: 1, value: (now, then) => rate(now, then, stats => sumTier(stats, 'memory', tier => tier.hits)) },
       { label: 'Redis', color: 3, value: (now, then) => rate(now, then, stats => sumTier(stats, 'redis', tier => tier.hits)) },
@@ -141,7 +141,7 @@ const charts = [
     ],
   },
   {
-    title: 'Evictions', note: 'what had to leave for others', format: show.rate,
+    title: 'Evictions', note: 'entries removed to make room', format: show.rate,
     lines: [
       { label: 'memory', color: 1, value: (now, then) => rate(now, then, stats => sumTier(stats, 'memory', tier => tier.evictions)) },
       { label: 'Redis', color: 3, value: (now, then) => rate(now, then, stats => sumNodes(cacheNodes(stats), node => node.evictedKeys)) },
@@ -212,7 +212,7 @@ const tiles = [
 
 let range = 300;
 let paused = false;
-/** What is drawn: seconds, then for each line of each graph its values. */
+/** The data of the graphs: seconds, then for each line of each graph its values. */
 let times = [];
 const colorOf = index => getComputedStyle(document.documentElement).getPropertyValue(`--c${index}`).trim();
 const token = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -276,7 +276,7 @@ function draw(chart) {
   say(chart, null);
 }
 
-/** From when to when the graphs go: what there is, up to the range that was chosen. */
+/** The first and last second of the graphs: the history, up to the chosen range. */
 function span() {
   const end = times.at(-1) ?? Date.now() / 1000;
   return [Math.max(end - range, Math.min(times[0] ?? end, end - 30)), end];
@@ -316,7 +316,7 @@ function learn(caches) {
   build();
 }
 
-/** Takes a new answer in, or that there was none. */
+/** Adds a new answer, or null if there was none, to the history. */
 function take(stats) {
   if (stats) learn(stats.caches.map(cache => cache.cache));
   seen.push({ time: Date.now() / 1000, stats });
@@ -342,7 +342,7 @@ function take(stats) {
     report([...stats.degraded.map(part => [part.part, `${part.problem} ${part.effect}`]), ...emptyWarmUps(stats)]);
     const others = new Set(seen.slice(-30).map(one => one.stats?.instance).filter(Boolean)).size;
     $('instance').textContent = `Process ${stats.instance}, since ${new Date(stats.startedAt).toLocaleTimeString('en-GB')}`
-      + (others > 1 ? `; ${others} processes answer in turn, and each point is of one of them` : '');
+      + (others > 1 ? `; ${others} processes answer in turn; each point comes from one of them` : '');
   }
 
   $('live').classList.toggle('old', !stats);
@@ -357,7 +357,7 @@ function take(stats) {
   if (!paused) redraw();
 }
 
-/** Shows what is degraded, and what that means: pairs of a name and a sentence. */
+/** Shows the degraded parts and their effects: pairs of a name and a sentence. */
 function report(parts) {
   const text = parts.flat().join('\n');
   if ($('degraded').dataset.text === text) return; // a screen reader would read it again
@@ -366,13 +366,13 @@ function report(parts) {
   $('degraded-list').replaceChildren(...parts.map(([name, sentence]) => element('li', {}, element('b', {}, `${name}: `), sentence)));
 }
 
-/** The warm-ups that loaded something in vain. */
+/** The warm-ups that kept nothing. */
 const emptyWarmUps = stats => stats.caches
   .filter(({ warmUp }) => warmUp?.finishedAt && warmUp.total > 0 && warmUp.kept === 0)
   .map(({ cache, warmUp }) => [`Warm-up of ${cache}`,
     `It kept nothing: ${show.count(warmUp.done)} of ${show.count(warmUp.total)} loaded, 0 kept, ${show.count(warmUp.failed)} failed. The first read of each entry goes to the source.`]);
 
-/** What is known if there are no numbers: the service says without a session what is degraded, where that route is on this port. */
+/** Reports why there are no numbers. If /health/ready is on this port, it names the degraded servers, also without a session. */
 async function reportOutage(problem) {
   const last = seen.findLast(one => one.stats)?.time;
   const numbers = last ? `The tables show the numbers of ${new Date(last * 1000).toLocaleTimeString('en-GB')}.` : 'There are no numbers yet.';
@@ -415,7 +415,7 @@ function fit(table) {
 
 const boundOf = node => node.maxMemoryBytes === 0 ? 'none' : show.bytes(node.maxMemoryBytes);
 
-/** What has become of a warm-up, in words. */
+/** The result of a warm-up, in words. */
 function resultOf({ finishedAt, total, kept, failed }) {
   if (!finishedAt) return 'running';
   if (total === 0) return 'nothing to load';
@@ -426,7 +426,7 @@ function resultOf({ finishedAt, total, kept, failed }) {
 function fillTables(stats) {
   fill($('caches'),
     ['Cache', 'Hit ratio: of all look-ups', 'Memory hits', 'Memory hit share: of all look-ups', 'Entries in memory', 'Evicted from memory',
-      'Redis hits', 'Redis hit share: of what memory did not have', 'Served stale', 'Misses', 'Loads', 'Failed loads', 'Load p99, last minute', 'Coalesced', 'Refused fills'],
+      'Redis hits', 'Redis hit share: of look-ups that missed memory', 'Served stale', 'Misses', 'Loads', 'Failed loads', 'Load p99, last minute', 'Coalesced', 'Refused fills'],
     stats.caches.map(cache => {
       const [memory, redis, source] = ['memory', 'redis', 'source'].map(name => tierOf(cache, name));
       return [cache.cache, show.ratio(cache.hitRatio), show.count(memory.hits), show.ratio(memory.hitRatio), show.count(memory.entries), show.count(memory.evictions),
@@ -480,12 +480,12 @@ async function signIn(email, password) {
     case 400: return 'An e-mail address and a password are needed.';
     case 401: return 'The e-mail address or the password is wrong.';
     case 429: return `Too many attempts. Try again ${inSeconds(waitOf(answer))}.`;
-    case 503: return `The service cannot check passwords at the moment, as a server behind it is away. Try again ${inSeconds(waitOf(answer))}.`;
-    default: return `The service has answered ${answer.status}, which it should not.`;
+    case 503: return `The service cannot check passwords at the moment, because a server behind it is away. Try again ${inSeconds(waitOf(answer))}.`;
+    default: return `The service answered ${answer.status}, which is a defect.`;
   }
 }
 
-/** Ends the session; also as the page goes away. */
+/** Ends the session; also when the page closes. */
 function signOut(message = '') {
   if (session) ask('sessions/current', { method: 'DELETE', keepalive: true }).catch(() => { /* it ends by itself */ });
   session = null;
@@ -523,7 +523,7 @@ async function look() {
         state(`A server behind the service is away: no session can be checked. Tries again ${inSeconds(wait / 1000)}`, 'bad');
         await reportOutage('The service cannot check sessions: users cannot log in, and a request that needs a session is answered with 503.');
       } else {
-        state(`The service has answered ${answer.status}, which it should not. Tries again ${inSeconds(wait / 1000)}`, 'bad');
+        state(`The service answered ${answer.status}, which is a defect. Tries again ${inSeconds(wait / 1000)}`, 'bad');
         await reportOutage(`The service has answered ${answer.status}.`);
       }
     }

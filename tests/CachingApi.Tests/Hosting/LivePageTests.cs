@@ -313,7 +313,7 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         }
 
         var columns = await page.Locator("#caches thead th").AllTextContentsAsync();
-        Assert.Contains("Redis hit share: of what memory did not have", columns);
+        Assert.Contains("Redis hit share: of look-ups that missed memory", columns);
         Assert.Contains("Memory hit share: of all look-ups", columns);
     }
 

@@ -16,8 +16,6 @@ public sealed class ValidationMessageTests(TestServers servers)
     private const string Change = """{"email":"ada@example.org","displayName":"Ada"}""";
     private const string AUuid = "A UUID, such as 01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f, is expected.";
     private const string UnknownCache = "The cache does not exist. The caches are users, user-lists, weather, geocoding.";
-    private const string Keys = "The keys of users are UUIDs, those of user-lists <limit>:<after> with a limit from 1 to 100, "
-        + "those of geocoding and weather names of cities.";
 
     [Theory]
     [InlineData("GET /users/1", "id", AUuid)]
@@ -47,7 +45,12 @@ public sealed class ValidationMessageTests(TestServers servers)
     [InlineData("POST /cache/warm", """{"cache":"users","top":0}""", "top", "A number from 1 to 10000 is expected.")]
     [InlineData("POST /cache/warm", """{"cache":"users","keys":"all"}""", "keys", "An array of strings is expected, once.")]
     [InlineData("POST /cache/warm", """{"cache":"users","keys":[7]}""", "keys[0]", "An array of strings is expected, once.")]
-    [InlineData("POST /cache/warm", """{"cache":"users","keys":["ada"]}""", "keys", $"'ada' is not a key of this cache. {Keys}")]
+    [InlineData("POST /cache/warm", """{"cache":"users","keys":["ada"]}""", "keys",
+        "'ada' is not a key of this cache. A UUID is expected.")]
+    [InlineData("POST /cache/warm", """{"cache":"user-lists","keys":["101:"]}""", "keys",
+        "'101:' is not a key of this cache. <limit>:<after> with a limit from 1 to 100 is expected.")]
+    [InlineData("POST /cache/warm", """{"cache":"weather","keys":["a*b"]}""", "keys",
+        "'a*b' is not a key of this cache. The name of a city is expected.")]
     [InlineData("POST /cache/warm", """{"cache":"sessions","top":1}""", "cache", UnknownCache)]
     public async Task A_field(string request, string body, string name, string message) =>
         await AssertMessageAsync(request, body, name, message);
