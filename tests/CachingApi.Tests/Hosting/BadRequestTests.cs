@@ -154,7 +154,7 @@ public sealed class BadRequestTests(TestServers servers)
     [InlineData("AAAA")]
     public async Task A_stored_hash_that_is_none_matches_no_password(string hash)
     {
-        await using var api = await StartAsync();
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         await api.SqlAsync($"UPDATE users SET password_hash = '{hash}' WHERE id = '{user.Id}'");
 

@@ -85,7 +85,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     [Fact]
     public async Task A_negative_entry_is_shown_too()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         using var admin = await api.AdminAsync();
         var id = Guid.CreateVersion7(TimeProvider.System.GetUtcNow());
         async Task<string?> StateAsync() =>
@@ -178,7 +178,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     [InlineData("GET", "/cache/warm/01980c6e-8f00-7a10-8c3e-2f3a1b4c5d6e", HttpStatusCode.NotFound)]
     public async Task Unknown_caches_and_invalid_keys_are_errors(string method, string path, HttpStatusCode expected)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         using var admin = await api.AdminAsync();
         var answer = await admin.SendAsync(new(new(method), path.Replace("{prefix}", api.KeyPrefix, StringComparison.Ordinal)));
         await UserContractTests.AssertProblemAsync(answer, expected);
@@ -200,7 +200,7 @@ public sealed class CacheAdministrationTests(TestServers servers)
     [InlineData("""{"cache":"users","top":"all"}""", "top")]
     public async Task An_invalid_job_is_refused(string body, string field)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         using var admin = await api.AdminAsync();
         var answer = await admin.PostAsync(
             "/cache/warm", new StringContent(body, new System.Net.Http.Headers.MediaTypeHeaderValue("application/json")));

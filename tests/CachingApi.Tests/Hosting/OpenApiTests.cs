@@ -118,7 +118,7 @@ public sealed partial class OpenApiTests(TestServers servers)
     [Fact]
     public async Task Swagger_ui_shows_the_schemas_collapsed()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
 
         Assert.Contains(
             "\"defaultModelsExpandDepth\":0", await api.Anonymous.GetStringAsync("/swagger/index.js"), StringComparison.Ordinal);
@@ -153,7 +153,7 @@ public sealed partial class OpenApiTests(TestServers servers)
 
     private async Task<JsonElement> DocumentAsync()
     {
-        await using var api = await ApiNode.StartAsync(servers, whenTrusted: false);
+        var api = await servers.SharedApiAsync();
         return JsonSerializer.Deserialize<JsonElement>(await api.Anonymous.GetStringAsync("/swagger/v1/swagger.json"));
     }
 

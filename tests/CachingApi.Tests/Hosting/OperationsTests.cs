@@ -38,7 +38,7 @@ public sealed class OperationsTests(TestServers servers)
         + "frame-ancestors 'none'")]
     public async Task Every_answer_restricts_what_a_browser_does_with_it(string path, string policy)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
 
         var answer = await api.Anonymous.GetAsync(path);
 
@@ -52,7 +52,7 @@ public sealed class OperationsTests(TestServers servers)
     [Fact]
     public async Task Swagger_documents_every_route_with_its_answers_and_who_it_is_for()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         Assert.Contains("swagger-ui", await api.Anonymous.GetStringAsync("/swagger/index.html"), StringComparison.Ordinal);
         var document = JsonSerializer.Deserialize<JsonElement>(await api.Anonymous.GetStringAsync("/swagger/v1/swagger.json"));
 
@@ -123,7 +123,7 @@ public sealed class OperationsTests(TestServers servers)
     [Fact]
     public async Task The_document_may_be_cached_and_is_asked_for_by_its_etag()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
 
         var first = await api.Anonymous.GetAsync("/swagger/v1/swagger.json");
         using var again = new HttpRequestMessage(HttpMethod.Get, "/swagger/v1/swagger.json");

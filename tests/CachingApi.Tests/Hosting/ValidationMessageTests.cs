@@ -73,7 +73,7 @@ public sealed class ValidationMessageTests(TestServers servers)
     [Fact]
     public async Task An_unknown_cache_is_a_404_that_names_the_caches()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         using var admin = await api.AdminAsync();
 
         var problem = await UserContractTests.AssertProblemAsync(await admin.DeleteAsync("/cache/namespaces/x"), HttpStatusCode.NotFound);
@@ -83,7 +83,7 @@ public sealed class ValidationMessageTests(TestServers servers)
 
     private async Task AssertMessageAsync(string request, string? body, string name, string message)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         using var admin = await api.AdminAsync();
         using var sent = new HttpRequestMessage(new(request.Split(' ')[0]), request.Split(' ')[1]);
         sent.Content = body is null ? null : new StringContent(body, Encoding.UTF8, "application/json");

@@ -1,4 +1,5 @@
 using CachingApi.Storage;
+using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Options;
@@ -16,7 +17,10 @@ public sealed class TestServers : IAsyncLifetime
 {
     private readonly string _template = $"cachingapi_template_{Guid.NewGuid():N}";
     private PostgresServer? _postgres;
+    private readonly Lazy<Task<ApiNode>> _api;
     private SharedRedis _redis = null!;
+
+    public TestServers() => _api = new(() => ApiNode.StartAsync(this));
 
     public string Postgres { get; private set; } = "";
 
@@ -34,12 +38,22 @@ public sealed class TestServers : IAsyncLifetime
 
     public async ValueTask DisposeAsync()
     {
+        if (_api.IsValueCreated)
+        {
+            await (await _api.Value).DisposeAsync();
+        }
+
         NpgsqlConnection.ClearAllPools();
         await SqlAsync($"DROP DATABASE {_template}");
         NpgsqlConnection.ClearAllPools();
         await _redis.DisposeAsync();
         await (_postgres?.DisposeAsync() ?? default);
     }
+
+    /// <summary>
+    /// The node that tests share if they need no settings, and no data except their own. To start a node costs more than most of them.
+    /// </summary>
+    internal Task<ApiNode> SharedApiAsync() => _api.Value;
 
     /// <summary>A new database, with the schema or empty.</summary>
     internal async Task<string> CreateDatabaseAsync(bool empty = false)

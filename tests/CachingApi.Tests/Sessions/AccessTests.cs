@@ -13,12 +13,12 @@ using StackExchange.Redis;
 namespace CachingApi.Tests.Sessions;
 
 /// <summary>The rights of each kind of caller.</summary>
-public sealed class AccessTests(TestServers servers)
+public sealed class AccessTests(TestServers servers, ClassApi shared) : IClassFixture<ClassApi>
 {
     [Fact]
     public async Task Nothing_is_open_to_anonymous_callers_but_registration_login_limits_weather_and_operations()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = shared.Node;
 
         var open = api.Services.GetRequiredService<EndpointDataSource>().Endpoints.OfType<RouteEndpoint>()
             .Where(endpoint => endpoint.Metadata.GetMetadata<IAllowAnonymous>() is not null
@@ -174,7 +174,7 @@ public sealed class AccessTests(TestServers servers)
     [InlineData("GET", "/cache/warm/{self}", 401, 403, 403, 404)]
     public async Task Each_route_is_open_to_its_callers_only(string method, string path, int anonymous, int self, int other, int admin)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = shared.Node;
 
         foreach (var (caller, expected) in new[] { ("anonymous", anonymous), ("self", self), ("other", other), ("admin", admin) })
         {

@@ -31,7 +31,7 @@ public sealed class CrossSiteForgeryTests(TestServers servers)
     [Fact]
     public async Task A_change_that_rides_on_the_cookie_must_come_from_this_site()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         var login = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password });
         var cookie = login.Header("Set-Cookie").Split(';')[0];
@@ -179,7 +179,7 @@ public sealed class CrossSiteForgeryTests(TestServers servers)
     [Fact]
     public async Task A_session_cookie_counts_under_its_exact_name_and_once()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         var login = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password });
         var token = login.Header("Set-Cookie").Split('=', ';')[1];

@@ -18,7 +18,7 @@ public sealed class PasswordTests(TestServers servers)
     [Fact]
     public async Task A_changed_password_ends_the_other_sessions_and_the_old_password()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var here = await api.LogInAsync(user.Email);
         using var there = await api.LogInAsync(user.Email);
@@ -39,7 +39,7 @@ public sealed class PasswordTests(TestServers servers)
     [Fact]
     public async Task A_session_by_cookie_goes_on_under_a_new_cookie()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         var login = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password });
         using var before = WithCookie(api, login);
@@ -60,7 +60,7 @@ public sealed class PasswordTests(TestServers servers)
     [Fact]
     public async Task A_wrong_current_password_changes_nothing()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var client = await api.LogInAsync(user.Email);
 
@@ -96,14 +96,14 @@ public sealed class PasswordTests(TestServers servers)
     [InlineData("Lovelace wrote the first program", true)]
     public async Task A_short_or_common_password_is_refused(string password, bool accepted)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var client = await api.LogInAsync(user.Email);
 
         foreach (var (answer, field, status) in new[]
         {
             (await ChangeAsync(client, user, ApiNode.Password, password), "newPassword", HttpStatusCode.NoContent),
-            (await api.Anonymous.PostAsJsonAsync("/users", new { email = "new@example.org", displayName = "Ada Lovelace", password }),
+            (await api.Anonymous.PostAsJsonAsync("/users", new { email = Address(), displayName = "Ada Lovelace", password }),
                 "password", HttpStatusCode.Created),
         })
         {
@@ -177,7 +177,7 @@ public sealed class PasswordTests(TestServers servers)
     [InlineData("email")]
     public async Task The_other_sessions_end_also_if_one_of_them_ends_the_caller_s_meanwhile(string change)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var own = await api.LogInAsync(user.Email);
         using var thief = await api.LogInAsync(user.Email);
@@ -185,7 +185,7 @@ public sealed class PasswordTests(TestServers servers)
 
         var changed = change == "password"
             ? ChangeAsync(own, user, ApiNode.Password, "dew on the moss")
-            : own.PutAsJsonAsync($"/users/{user.Id}", new { email = "moved@example.org", displayName = "Ada" });
+            : own.PutAsJsonAsync($"/users/{user.Id}", new { email = Address(), displayName = "Ada" });
         await row.WaitedForAsync();
         Assert.Equal(HttpStatusCode.NoContent, (await thief.DeleteAsync("/sessions")).StatusCode);
         await row.DisposeAsync();
@@ -198,7 +198,7 @@ public sealed class PasswordTests(TestServers servers)
     [Fact]
     public async Task A_session_that_has_ended_ends_no_others()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         var store = api.Services.GetRequiredService<SessionStore>();
         using var other = await api.LogInAsync(user.Email);
@@ -213,7 +213,7 @@ public sealed class PasswordTests(TestServers servers)
     [Fact]
     public async Task Sessions_that_were_ended_leave_nothing_of_the_user_in_redis()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var own = await api.LogInAsync(user.Email);
         using var other = await api.LogInAsync(user.Email);
@@ -242,7 +242,7 @@ public sealed class PasswordTests(TestServers servers)
     [Fact]
     public async Task A_hash_of_fewer_iterations_is_made_anew_at_login()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         var old = new PasswordHasher<object>(Options.Create(new PasswordHasherOptions { IterationCount = 10 }))
             .HashPassword(new(), ApiNode.Password);
@@ -262,10 +262,10 @@ public sealed class PasswordTests(TestServers servers)
     [Fact]
     public async Task A_password_is_the_same_however_its_characters_are_composed()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var composed = "dew on the mo\u00f6rs";
         var decomposed = "dew on the moo\u0308rs";
-        var email = $"{Guid.NewGuid():N}@example.org";
+        var email = Address();
         var created = await api.Anonymous.PostAsJsonAsync("/users", new { email, displayName = "Ada", password = decomposed });
         Assert.Equal(HttpStatusCode.Created, created.StatusCode);
 
@@ -336,6 +336,8 @@ public sealed class PasswordTests(TestServers servers)
 
         Assert.Single((await (await owner.GetAsync("/sessions")).JsonAsync()).EnumerateArray());
     }
+
+    private static string Address() => $"{Guid.NewGuid():N}@example.org";
 
     private static Task<HttpResponseMessage> ChangeAsync(HttpClient client, User user, string current, string next) =>
         client.PutAsJsonAsync($"/users/{user.Id}/password", new { currentPassword = current, newPassword = next });

@@ -16,7 +16,7 @@ public sealed class SessionListTests(TestServers servers)
     [Fact]
     public async Task Only_my_sessions_are_listed_with_their_devices()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         await api.LogInAsync((await api.CreateUserAsync()).Email);
         using var phone = await LogInAsync(api, user.Email, "phone");
@@ -40,7 +40,7 @@ public sealed class SessionListTests(TestServers servers)
     [Fact]
     public async Task One_of_my_sessions_is_ended_and_it_must_be_mine()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var here = await api.LogInAsync(user.Email);
         using var there = await api.LogInAsync(user.Email);
@@ -60,7 +60,7 @@ public sealed class SessionListTests(TestServers servers)
     [Fact]
     public async Task All_others_are_ended_and_this_one_goes_on()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var here = await api.LogInAsync(user.Email);
         var created = (await (await here.GetAsync("/sessions/current")).JsonAsync()).GetProperty("createdAt").GetDateTime();
@@ -85,7 +85,7 @@ public sealed class SessionListTests(TestServers servers)
     [Fact]
     public async Task A_user_has_so_many_sessions_and_one_more_ends_the_one_unused_for_longest()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         var clients = new List<HttpClient>();
         for (var session = 0; session <= SessionStore.MaxSessions; session++)

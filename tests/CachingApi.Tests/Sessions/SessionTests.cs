@@ -45,7 +45,7 @@ public sealed class SessionTests(TestServers servers)
     [Fact]
     public async Task A_cookie_session_works_until_it_is_ended()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         var created = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password });
         var cookie = created.Header("Set-Cookie");
@@ -71,7 +71,7 @@ public sealed class SessionTests(TestServers servers)
     [Fact]
     public async Task A_token_counts_only_in_the_way_it_was_issued()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         var cookie = await api.Anonymous.PostAsJsonAsync(
             "/sessions", new { email = user.Email, password = ApiNode.Password, transport = "cookie" });
@@ -88,7 +88,7 @@ public sealed class SessionTests(TestServers servers)
     [InlineData("'; DROP TABLE users; --")]
     public async Task A_token_that_was_never_issued_is_a_401(string token)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         using var client = api.CreateClient();
         client.DefaultRequestHeaders.TryAddWithoutValidation("Authorization", $"Bearer {token}");
         await UserContractTests.AssertProblemAsync(await client.GetAsync("/sessions/current"), HttpStatusCode.Unauthorized);
@@ -119,7 +119,7 @@ public sealed class SessionTests(TestServers servers)
     [InlineData("""{}""")]
     public async Task A_bad_login_is_a_400(string body)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var answer = await api.Anonymous.PostAsync("/sessions", new StringContent(body, System.Text.Encoding.UTF8, "application/json"));
         await UserContractTests.AssertProblemAsync(answer, HttpStatusCode.BadRequest);
     }
@@ -193,7 +193,7 @@ public sealed class SessionTests(TestServers servers)
     [Fact]
     public async Task Logging_in_again_ends_the_session_that_the_request_carries()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var client = await api.LogInAsync(user.Email);
 
@@ -207,7 +207,7 @@ public sealed class SessionTests(TestServers servers)
     [Fact]
     public async Task A_deleted_user_is_logged_out_everywhere()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var here = await api.LogInAsync(user.Email);
         using var there = await api.LogInAsync(user.Email);

@@ -20,7 +20,7 @@ public sealed class EmailChangeTests(TestServers servers)
     [InlineData("write-behind")]
     public async Task Another_address_is_written_at_once_and_ends_the_other_sessions(string strategy)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var here = await api.LogInAsync(user.Email);
         using var there = await api.LogInAsync(user.Email);
@@ -153,15 +153,16 @@ public sealed class EmailChangeTests(TestServers servers)
     [InlineData("DELETE")]
     public async Task A_session_whose_password_was_given_long_ago_needs_it_again(string method)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         using var client = await api.LogInAsync(user.Email);
+        var next = $"{Guid.NewGuid():N}@example.org";
         await AgeAsync(servers, api, user, TimeSpan.FromMinutes(11));
 
         async Task<HttpResponseMessage> SendAsync(string? currentPassword = null)
         {
             using var request = new HttpRequestMessage(new(method), $"/users/{user.Id}");
-            request.Content = method == "PUT" ? JsonContent.Create(new { email = "new@example.org", displayName = "Ada", currentPassword })
+            request.Content = method == "PUT" ? JsonContent.Create(new { email = next, displayName = "Ada", currentPassword })
                 : currentPassword is null ? null : JsonContent.Create(new { currentPassword });
             return await client.SendAsync(request);
         }
@@ -183,7 +184,7 @@ public sealed class EmailChangeTests(TestServers servers)
     [InlineData("cookie")]
     public async Task The_password_given_once_more_makes_a_session_recent(string transport)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
         var login = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = user.Email, password = ApiNode.Password, transport });
         using var client = api.CreateBareClient();
@@ -196,17 +197,18 @@ public sealed class EmailChangeTests(TestServers servers)
             client.DefaultRequestHeaders.Add("Cookie", login.Header("Set-Cookie").Split(';')[0]);
         }
 
+        var next = $"{Guid.NewGuid():N}@example.org";
         await AgeAsync(servers, api, user, TimeSpan.FromMinutes(11));
-        Assert.Equal(HttpStatusCode.Forbidden, (await PutAsync(client, user, "new@example.org")).StatusCode);
+        Assert.Equal(HttpStatusCode.Forbidden, (await PutAsync(client, user, next)).StatusCode);
 
         var wrong = await client.PostAsJsonAsync("/sessions/current/reauthentication", new { currentPassword = "not the password" });
         await UserContractTests.AssertProblemAsync(wrong, HttpStatusCode.Forbidden);
-        Assert.Equal(HttpStatusCode.Forbidden, (await PutAsync(client, user, "new@example.org")).StatusCode);
+        Assert.Equal(HttpStatusCode.Forbidden, (await PutAsync(client, user, next)).StatusCode);
 
         var right = await client.PostAsJsonAsync("/sessions/current/reauthentication", new { currentPassword = ApiNode.Password });
         Assert.Equal(HttpStatusCode.NoContent, right.StatusCode);
         Assert.Equal("no-store", right.Header("Cache-Control"));
-        Assert.Equal(HttpStatusCode.OK, (await PutAsync(client, user, "new@example.org")).StatusCode);
+        Assert.Equal(HttpStatusCode.OK, (await PutAsync(client, user, next)).StatusCode);
     }
 
     private static Task<HttpResponseMessage> PutAsync(HttpClient client, User user, string email, string strategy = "write-through") =>

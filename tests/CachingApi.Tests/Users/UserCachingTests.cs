@@ -56,7 +56,7 @@ public sealed class UserCachingTests(TestServers servers)
     [InlineData(null, "CachingApi; hit")]
     public async Task An_update_is_seen_by_the_next_read_on_every_node(string? strategy, string status)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         await using var other = await ApiNode.StartAsync(servers, nodeOf: api);
         var user = await api.CreateUserAsync();
         using var here = await api.AdminAsync();
@@ -110,7 +110,7 @@ public sealed class UserCachingTests(TestServers servers)
     [Fact]
     public async Task A_deleted_user_is_gone_on_every_node()
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
         await using var other = await ApiNode.StartAsync(servers, nodeOf: api);
         var user = await api.CreateUserAsync();
         using var here = await api.AdminAsync();
