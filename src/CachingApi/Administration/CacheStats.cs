@@ -274,19 +274,19 @@ public sealed record LimitCounts
     /// <example>default</example>
     public required string Policy { get; init; }
 
-    /// <summary>Requests that it let in.</summary>
+    /// <summary>Decisions to let a request in. A request may need two: <c>weather</c> decides again on a miss.</summary>
     /// <example>1000</example>
     public required long Allowed { get; init; }
 
-    /// <summary>Requests that it refused, by Redis.</summary>
+    /// <summary>Decisions to refuse a request, by Redis.</summary>
     /// <example>3</example>
     public required long Denied { get; init; }
 
-    /// <summary>Requests that it refused from memory, as the same caller was refused before.</summary>
+    /// <summary>Decisions to refuse a request from memory, because the same caller was refused before.</summary>
     /// <example>20</example>
     public required long DeniedLocally { get; init; }
 
-    /// <summary>Requests that were decided without Redis.</summary>
+    /// <summary>Decisions without Redis.</summary>
     /// <example>0</example>
     public required long Fallback { get; init; }
 }
