@@ -328,7 +328,11 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         var stats = JsonNode.Parse(await (await admin.GetAsync("/cache/stats")).Content.ReadAsStringAsync())!;
         JsonObject Node(string name, bool up, long? bytes) => new()
         {
-            ["node"] = name, ["role"] = name, ["up"] = up, ["networkInBytes"] = bytes, ["networkOutBytes"] = bytes,
+            ["node"] = name,
+            ["role"] = name,
+            ["up"] = up,
+            ["networkInBytes"] = bytes,
+            ["networkOutBytes"] = bytes,
         };
         var (answers, withOneAnswer) = (0, "");
         var page = await OpenAsync(api);
