@@ -64,6 +64,29 @@ public sealed class StaleTests(TestServers servers)
         await Assert.ThrowsAsync<InvalidDataException>(() => engine.GetAsync(_ => throw new InvalidDataException("broken")));
     }
 
+    [Fact]
+    public async Task A_look_up_counts_even_if_its_load_fails_or_is_not_admitted()
+    {
+        var (node, engine, _) = await StartAsync();
+        await using var _1 = node;
+        double Misses() => node.Metric("cache.requests", ("cache", "things"), ("tier", "redis"), ("result", "miss"));
+
+        await Assert.ThrowsAsync<InvalidDataException>(() => engine.GetAsync(_ => throw new InvalidDataException("broken")));
+        Assert.Equal(1, Misses());
+
+        await Assert.ThrowsAsync<InvalidOperationException>(async () => await engine.CacheAside.GetAsync(
+            engine.Key(),
+            _ => Task.FromResult<Thing?>(new("it", 1)),
+            _ => throw new InvalidOperationException("not admitted"),
+            CancellationToken.None));
+        Assert.Equal(2, Misses());
+
+        await engine.GetAsync(new Thing("it", 1));
+        await engine.GetAsync(new Thing("it", 1));
+        Assert.Equal(3, Misses());
+        Assert.Equal(1, node.Metric("cache.requests", ("cache", "things"), ("tier", "redis"), ("result", "hit")));
+    }
+
     private async Task<(CacheNode Node, Engine Engine, FakeTimeProvider Time)> StartAsync()
     {
         var time = new FakeTimeProvider(TimeProvider.System.GetUtcNow());

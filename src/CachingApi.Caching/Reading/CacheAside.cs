@@ -113,20 +113,40 @@ internal sealed partial class CacheAside(
         }
 
         var stale = held?.IsUsable(now) == true ? held : null;
-        if (call.Skips(ReadSkips.Load))
+        var lookUp = look.Answered ? "miss" : "error";
+        try
+        {
+            var result = await AnswerAsync(read with { HadStale = stale is not null, FreshBeyond = now }, stale, look.Answered, cancel);
+            lookUp = result.Outcome is CacheOutcome.StaleWhileRevalidate or CacheOutcome.StaleIfError ? "stale" : lookUp;
+            return result;
+        }
+        finally
+        {
+            // A look-up counts even if its load fails or is not admitted; otherwise the hit ratio would rise while the source is down.
+            if (tiers.Redis.IsConfigured)
+            {
+                CountLookUp(cache, "redis", lookUp);
+            }
+        }
+    }
+
+    /// <summary>Answers a read that found no fresh entry.</summary>
+    private async Task<CacheResult> AnswerAsync<T>(Read<T> read, CacheEntry? stale, bool redisAnswers, CancellationToken cancel)
+        where T : class
+    {
+        if (read.Call.Skips(ReadSkips.Load))
         {
             return stale is null
-                ? new(CacheEntry.Tombstone(read.EntryKey, default, now), CacheOutcome.NotCached)
+                ? new(CacheEntry.Tombstone(read.EntryKey, default, read.FreshBeyond), CacheOutcome.NotCached)
                 : new(stale, CacheOutcome.StaleIfError);
         }
 
-        if (call.Admit is { } admit && !await admit(stale is not null) && stale is not null)
+        if (read.Call.Admit is { } admit && !await admit(stale is not null) && stale is not null)
         {
-            CountLookUp(cache, "redis", "stale");
             return new(stale, CacheOutcome.StaleWhileRevalidate);
         }
 
-        return await LoadAsync(read with { HadStale = stale is not null, FreshBeyond = now }, stale, look.Answered, cancel);
+        return await LoadAsync(read, stale, redisAnswers, cancel);
     }
 
     private async Task<(Read<T> Read, TierRead Look)> LookInRedisAsync<T>(CacheKey<T> key, ReadCall<T> call, CancellationToken cancel)
@@ -152,17 +172,10 @@ internal sealed partial class CacheAside(
         var flight = FlyAsync(read, redisAnswers, cancel);
         try
         {
-            var result = await (stale is null ? flight : flight.WaitAsync(options.Value.SoftTimeout, cancel));
-            if (tiers.Redis.IsConfigured)
-            {
-                CountLookUp(read.Cache, "redis", redisAnswers ? "miss" : "error");
-            }
-
-            return result;
+            return await (stale is null ? flight : flight.WaitAsync(options.Value.SoftTimeout, cancel));
         }
         catch (Exception error) when (stale is not null && !cancel.IsCancellationRequested)
         {
-            CountLookUp(read.Cache, "redis", "stale");
             var slow = error is TimeoutException && !flight.IsCompleted;
             return new(stale, slow ? CacheOutcome.StaleWhileRevalidate : CacheOutcome.StaleIfError);
         }

@@ -6,7 +6,7 @@ internal enum WarmOutcome
     /// <summary>A tier has the entry: this load filled it, or it was cached before.</summary>
     Kept,
 
-    /// <summary>The value was loaded, and no tier has it: it is too large, or a write superseded it.</summary>
+    /// <summary>The load ended, and no tier has the value: it is too large, a write superseded it, or the key names no entity.</summary>
     NotKept,
 
     /// <summary>The value was loaded, and no tier has it, because Redis is not in use.</summary>

@@ -275,7 +275,9 @@ public sealed partial class Warming : BackgroundService
         string?[] reasons =
         [
             progress.Bypassed > 0 ? $"Entries were not kept because Redis is not in use. {_tier.LastFailure}" : null,
-            progress.Kept + progress.Bypassed < progress.Done ? "Entries were not kept because they are too large or superseded." : null,
+            progress.Kept + progress.Bypassed < progress.Done
+                ? "Entries were not kept because they are too large or superseded, or because their keys name no entity."
+                : null,
             progress.LastFailure is { } failure ? $"The last failure: {failure}" : null,
         ];
         return string.Join(' ', reasons.OfType<string>());

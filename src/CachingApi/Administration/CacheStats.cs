@@ -274,19 +274,19 @@ public sealed record LimitCounts
     /// <example>default</example>
     public required string Policy { get; init; }
 
-    /// <summary>Requests that it allowed.</summary>
+    /// <summary>Decisions to allow a request. A request may need two: <c>weather</c> decides again on a miss.</summary>
     /// <example>1000</example>
     public required long Allowed { get; init; }
 
-    /// <summary>Requests that it denied by a decision of Redis.</summary>
+    /// <summary>Decisions of Redis to deny a request.</summary>
     /// <example>3</example>
     public required long Denied { get; init; }
 
-    /// <summary>Requests that it denied from memory, because the same partition was denied shortly before.</summary>
+    /// <summary>Decisions to deny a request from memory, because the same partition was denied shortly before.</summary>
     /// <example>20</example>
     public required long DeniedLocally { get; init; }
 
-    /// <summary>Requests that it decided without Redis.</summary>
+    /// <summary>Decisions without Redis.</summary>
     /// <example>0</example>
     public required long Fallback { get; init; }
 }

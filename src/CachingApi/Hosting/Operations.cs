@@ -1,6 +1,7 @@
 using System.Diagnostics.Metrics;
 using CachingApi.Caching.Operations;
 using CachingApi.Redis;
+using CachingApi.Storage;
 using Microsoft.Extensions.Diagnostics.HealthChecks;
 using Npgsql;
 using OpenTelemetry.Metrics;
@@ -116,20 +117,10 @@ internal static class Operations
     /// <summary>Without PostgreSQL, the service still answers from its caches: it is degraded and stays ready.</summary>
     private sealed class PostgresHealth(NpgsqlDataSource postgres) : IHealthCheck
     {
-        public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default)
-        {
-            try
-            {
-                await using var connection = await postgres.OpenConnectionAsync(cancellationToken);
-                await using var command = new NpgsqlCommand("SELECT 1", connection);
-                await command.ExecuteScalarAsync(cancellationToken);
-                return HealthCheckResult.Healthy();
-            }
-            catch (Exception error) when (error is NpgsqlException or TimeoutException or OperationCanceledException)
-            {
-                return HealthCheckResult.Degraded("away: cached data is still served");
-            }
-        }
+        public async Task<HealthCheckResult> CheckHealthAsync(HealthCheckContext context, CancellationToken cancellationToken = default) =>
+            await PostgresUp.AnswersAsync(postgres, cancellationToken)
+                ? HealthCheckResult.Healthy()
+                : HealthCheckResult.Degraded("away: cached data is still served");
     }
 
     /// <summary>

@@ -88,7 +88,7 @@ internal static class RateLimitEndpoints
     /// The policies <c>demo-*</c> are for experiments. For any other policy, this route has its own permits: a request here does not use
     /// permits of the routes that the policy limits, and a browser's request for another site returns 403.
     /// </remarks>
-    /// <param name="policy">The policy's name, such as <c>demo-fixed-window</c>.</param>
+    /// <param name="policy" example="demo-fixed-window">The policy's name, such as <c>demo-fixed-window</c>.</param>
     internal static Results<Ok<LimitState>, ProblemHttpResult> Acquire(string policy, RateLimitPolicies policies, HttpContext context)
     {
         context.Response.Headers.CacheControl = "no-store";

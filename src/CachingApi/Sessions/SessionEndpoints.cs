@@ -121,6 +121,7 @@ internal static class SessionEndpoints
     /// passwords count by session, so failed logins delay no change. All known networks and devices of the account are removed, except this
     /// one.
     /// </remarks>
+    /// <param name="id">My id.</param>
     internal static async Task<Results<NoContent, ValidationProblem, ProblemHttpResult>> ChangePassword(
         Guid id,
         ChangePassword change,

@@ -27,25 +27,32 @@ internal sealed class PostgresUp : BackgroundService
         using var timer = new PeriodicTimer(Interval);
         do
         {
-            _up = [await AnswersAsync(stoppingToken) ? 1 : 0];
+            _up = [await AnswersAsync(_postgres, stoppingToken) ? 1 : 0];
         }
         while (await timer.WaitForNextTickAsync(stoppingToken));
     }
 
-    private async Task<bool> AnswersAsync(CancellationToken stop)
+    /// <summary>Whether PostgreSQL answers in time.</summary>
+    /// <remarks>
+    /// A frozen server does not confirm the cancellation of a command, so Npgsql may end the command only minutes later. It ends in the
+    /// background.
+    /// </remarks>
+    public static async Task<bool> AnswersAsync(NpgsqlDataSource postgres, CancellationToken cancel)
     {
-        using var timeout = CancellationTokenSource.CreateLinkedTokenSource(stop);
-        timeout.CancelAfter(Timeout);
         try
         {
-            await using var command = _postgres.CreateCommand("SELECT 1");
-            await command.ExecuteScalarAsync(timeout.Token);
+            await AskAsync(postgres, cancel).WaitAsync(Timeout, cancel);
             return true;
         }
-        catch (Exception error) when (
-            !stop.IsCancellationRequested && error is NpgsqlException or TimeoutException or OperationCanceledException)
+        catch (Exception error) when (!cancel.IsCancellationRequested && error is NpgsqlException or TimeoutException)
         {
             return false;
         }
+    }
+
+    private static async Task AskAsync(NpgsqlDataSource postgres, CancellationToken cancel)
+    {
+        await using var command = postgres.CreateCommand("SELECT 1");
+        await command.ExecuteScalarAsync(cancel);
     }
 }

@@ -64,6 +64,7 @@ internal static class UserEndpoints
     /// <remarks>
     /// If the ETag in <c>If-None-Match</c> is still current, the answer is 304. <c>Cache-Status</c> distinguishes hit and miss.
     /// </remarks>
+    /// <param name="id">The user's id, from the answer that created the user or from the list.</param>
     internal static async Task<IResult> Find(Guid id, UserService users, Cache<User> cache, CancellationToken cancel) =>
         new CachedJson((await users.FindAsync(id, cancel)).Untyped, CacheControl, shape: cache.ETagShape());
 
@@ -72,6 +73,7 @@ internal static class UserEndpoints
     /// A change of the e-mail address needs the caller's password if the last one was given more than ten minutes ago (403 of type
     /// <c>reauthentication-required</c>). It counts as a registration, and ends the user's other sessions.
     /// </remarks>
+    /// <param name="id">The user's id.</param>
     /// <param name="ifMatch">
     /// The ETag that must still be current; if it is not, the answer is 412. So a client does not overwrite another client's change unseen.
     /// </param>
@@ -118,6 +120,7 @@ internal static class UserEndpoints
     /// If the caller's last password was given more than ten minutes ago, the request needs a body with <c>currentPassword</c>. Without it,
     /// the answer is 403 of type <c>reauthentication-required</c>.
     /// </remarks>
+    /// <param name="id">The user's id.</param>
     internal static async Task<Results<NoContent, ProblemHttpResult>> Delete(
         Guid id,
         HttpContext context,

@@ -26,7 +26,7 @@ internal static class WeatherEndpoints
     /// The latest observation, at most 15 minutes old. If the upstream does not deliver a newer one, it is older, and <c>stale</c> is true.
     /// <c>Cache-Status</c> distinguishes hit and miss. If the ETag in <c>If-None-Match</c> is still current, the answer is 304.
     /// </remarks>
-    /// <param name="city">The city's name, in any language and spelling; a country may follow after a comma.</param>
+    /// <param name="city" example="Zurich">The city's name, in any language and spelling; a country may follow after a comma.</param>
     /// <param name="units"><c>metric</c>: °C and km/h; <c>imperial</c>: °F and mph.</param>
     internal static async Task<IResult> Find(
         [CityName] string city,

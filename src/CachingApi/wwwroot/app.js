@@ -7,6 +7,7 @@ const KEEP = 15 * 60;        // s that are kept to be drawn
 const COLORS = 5;             // of the lines of a graph
 const SMOOTH = 10;           // s that a rate or a ratio is taken over
 const PATIENCE = 5000;       // ms that an answer may take
+const WARN = 15 * 60 * 1000; // ms that the banner shows a warm-up that kept nothing
 
 const $ = id => document.getElementById(id);
 
@@ -24,6 +25,7 @@ const number = new Intl.NumberFormat('en', { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat('en', { maximumSignificantDigits: 3, notation: 'compact' });
 const none = '–';
 const unknown = 'not known';
+const notYet = 'Nothing yet';
 const or = format => value => value === null || value === undefined ? none : format(value);
 
 const show = {
@@ -53,10 +55,14 @@ const lookups = tier => tier.hits + tier.misses + tier.staleServed + tier.errors
 
 /** The cache's servers whose numbers are current: none while the circuit is open, because the service does not ask them then. */
 const cacheNodes = stats => stats.circuitOpen ? [] : stats.redis.filter(node => node.role === 'cache' && node.up);
+const liveNodes = stats => stats.redis.filter(node => node.up);
 const isRedisSilent = stats => stats.circuitOpen || stats.redis.some(node => node.role === 'cache') && !cacheNodes(stats).length;
 
 /** The sum over servers; null if there is none, or if one does not report the number. */
 const sumNodes = (nodes, value) => nodes.length && nodes.every(node => value(node) !== null) ? sum(nodes, value) : null;
+
+/** Whether the service lists a part as degraded. */
+const isDegraded = (stats, part) => stats.degraded.some(one => one.part === part);
 
 /** The latency of look-ups in a tier; of a Redis that does not answer, nothing current is known. */
 const gets = (stats, tier) => tier === 'redis' && isRedisSilent(stats)
@@ -79,6 +85,15 @@ function rate(now, then, value) {
   if (!then) return null;
   const [new_, old] = [value(now.stats), value(then.stats)];
   return new_ === null || old === null || new_ < old ? null : (new_ - old) / (now.time - then.time);
+}
+
+/** The growth per second over the servers whose number is known now and then; the others would add their whole count at once. */
+function rateOfNodes(now, then, nodesOf, value) {
+  if (!then) return null;
+  const pairs = nodesOf(now.stats)
+    .map(node => [node, nodesOf(then.stats).find(old => old.node === node.node)].map(one => one ? value(one) : null))
+    .filter(([new_, old]) => new_ !== null && old !== null && new_ >= old);
+  return pairs.length ? sum(pairs, ([new_, old]) => new_ - old) / (now.time - then.time) : null;
 }
 
 /** The share of a part in all recent events; null if there were none. */
@@ -144,7 +159,7 @@ const charts = [
     title: 'Evictions', note: 'entries removed to make room', format: show.rate,
     lines: [
       { label: 'memory', color: 1, value: (now, then) => rate(now, then, stats => sumTier(stats, 'memory', tier => tier.evictions)) },
-      { label: 'Redis', color: 3, value: (now, then) => rate(now, then, stats => sumNodes(cacheNodes(stats), node => node.evictedKeys)) },
+      { label: 'Redis', color: 3, value: (now, then) => rateOfNodes(now, then, cacheNodes, node => node.evictedKeys) },
     ],
   },
   {
@@ -157,8 +172,8 @@ const charts = [
   {
     title: 'Redis network', note: 'of all servers that answer', format: show.bytesRate, empty: 'Redis does not answer',
     lines: [
-      { label: 'received', color: 1, value: (now, then) => rate(now, then, stats => sumNodes(stats.redis.filter(node => node.up), node => node.networkInBytes)) },
-      { label: 'sent', color: 2, value: (now, then) => rate(now, then, stats => sumNodes(stats.redis.filter(node => node.up), node => node.networkOutBytes)) },
+      { label: 'received', color: 1, value: (now, then) => rateOfNodes(now, then, liveNodes, node => node.networkInBytes) },
+      { label: 'sent', color: 2, value: (now, then) => rateOfNodes(now, then, liveNodes, node => node.networkOutBytes) },
     ],
   },
   {
@@ -169,7 +184,7 @@ const charts = [
     ],
   },
   {
-    title: 'Limits', note: 'requests', format: show.rate,
+    title: 'Limits', note: 'decisions', format: show.rate,
     lines: [
       { label: 'allowed', color: 3, value: (now, then) => rate(now, then, limitsOf(policy => policy.allowed)) },
       { label: 'denied', color: 2, value: (now, then) => rate(now, then, limitsOf(policy => policy.denied + policy.deniedLocally)) },
@@ -200,11 +215,12 @@ const tiles = [
   { label: 'Write queue', value: now => show.count(now.stats.writeBehind?.queueLength), note: now => now.stats.writeBehind ? `lag ${show.seconds(now.stats.writeBehind.lagSeconds)}` : unknown },
   {
     label: 'Redis circuit', value: now => now.stats.circuitOpen ? 'open' : 'closed', tone: now => now.stats.circuitOpen ? 'bad' : '',
-    note: now => now.stats.circuitOpen ? 'reads go to the source' : isRedisSilent(now.stats) ? 'Redis does not answer' : 'Redis is asked',
+    note: now => now.stats.circuitOpen ? 'reads go to memory or the source' : isRedisSilent(now.stats) ? 'Redis does not answer'
+      : isDegraded(now.stats, 'Redis (cache)') ? 'Redis is not used yet' : 'Redis is asked',
   },
   {
-    label: 'Change capture', value: now => now.stats.followsChanges ? 'here' : 'not here',
-    note: now => now.stats.followsChanges ? 'this process reads changes' : 'another process, or none',
+    label: 'Change capture', value: now => isDegraded(now.stats, 'PostgreSQL') ? none : now.stats.followsChanges ? 'here' : 'not here',
+    note: now => isDegraded(now.stats, 'PostgreSQL') ? 'PostgreSQL does not answer' : now.stats.followsChanges ? 'this process reads changes' : 'another process, or none',
   },
 ];
 
@@ -224,7 +240,7 @@ function build() {
     chart.values = chart.lines.map(() => element('b', {}, none));
     chart.items = chart.lines.map((line, index) =>
       element('li', {}, element('i', { class: `c${line.color}${line.dashed ? ' dashed' : ''}`, 'aria-hidden': 'true' }), line.label, chart.values[index]));
-    chart.plot = element('div', { class: 'plot', 'aria-hidden': 'true', 'data-empty': chart.empty ?? 'Nothing yet' });
+    chart.plot = element('div', { class: 'plot', 'aria-hidden': 'true', 'data-empty': notYet });
     $('charts').append(element('figure', {},
       element('figcaption', {}, element('h2', {}, chart.title, element('span', {}, chart.note)), element('ul', { class: 'key' }, ...chart.items)),
       chart.plot));
@@ -305,6 +321,7 @@ function say(chart, index) {
     chart.values[line].textContent = chart.format(value);
     chart.items[line].hidden = chart.lines.length > 4 && !values.some(any => any !== null);
   });
+  chart.plot.dataset.empty = times.length < 2 ? notYet : chart.empty ?? notYet; // a rate needs two answers
   chart.plot.classList.toggle('empty', !chart.data.some(values => values.some(value => value !== null)));
 }
 
@@ -366,9 +383,9 @@ function report(parts) {
   $('degraded-list').replaceChildren(...parts.map(([name, sentence]) => element('li', {}, element('b', {}, `${name}: `), sentence)));
 }
 
-/** The warm-ups that kept nothing. */
+/** The warm-ups that kept nothing, for some minutes. The table of warm-ups shows them longer. */
 const emptyWarmUps = stats => stats.caches
-  .filter(({ warmUp }) => warmUp?.finishedAt && warmUp.total > 0 && warmUp.kept === 0)
+  .filter(({ warmUp }) => warmUp?.finishedAt && warmUp.total > 0 && warmUp.kept === 0 && new Date(stats.at) - new Date(warmUp.finishedAt) < WARN)
   .map(({ cache, warmUp }) => [`Warm-up of ${cache}`,
     `It kept nothing: ${show.count(warmUp.done)} of ${show.count(warmUp.total)} loaded, 0 kept, ${show.count(warmUp.failed)} failed. The first read of each entry goes to the source.`]);
 

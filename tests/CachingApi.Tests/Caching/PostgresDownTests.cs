@@ -48,6 +48,31 @@ public sealed class PostgresDownTests(TestServers servers)
         NpgsqlConnection.ClearAllPools();
     }
 
+    /// <remarks>Npgsql waits, a minute or longer, for a frozen server to confirm that it has cancelled a command.</remarks>
+    [Fact]
+    public async Task While_it_is_frozen_the_service_is_ready_and_degraded()
+    {
+        await using var postgres = await PostgresServer.StartDurableAsync();
+        await using var api = await ApiNode.StartAsync(servers, new() { ["ConnectionStrings:Postgres"] = postgres.ConnectionString });
+        Assert.Equal(HttpStatusCode.OK, (await api.Anonymous.GetAsync("/health/ready")).StatusCode);
+
+        await postgres.PauseAsync();
+
+        async Task<string?> StatusAsync()
+        {
+            var ready = await api.Anonymous.GetAsync("/health/ready").WaitAsync(TimeSpan.FromSeconds(30));
+            Assert.Equal(HttpStatusCode.OK, ready.StatusCode);
+            return (await ready.JsonAsync()).GetProperty("status").GetString();
+        }
+
+        await Eventually.TrueAsync(async () => await StatusAsync() == "degraded");
+        await Eventually.TrueAsync(async () => await api.MetricAsync("pg_up") == 0);
+
+        await postgres.ResumeAsync();
+        await Eventually.TrueAsync(async () => await api.MetricAsync("pg_up") == 1);
+        NpgsqlConnection.ClearAllPools();
+    }
+
     [Theory]
     [InlineData("stopped")]
     [InlineData("killed")]
@@ -60,6 +85,7 @@ public sealed class PostgresDownTests(TestServers servers)
             new()
             {
                 ["ConnectionStrings:Postgres"] = postgres.ConnectionString,
+                ["Cache:SoftTimeout"] = "00:00:10", // on a busy machine, even a failure may be slow
                 ["Cache:Users:Ttl"] = "00:10:00",
                 ["Cache:Users:StaleFor"] = "01:00:00",
             },

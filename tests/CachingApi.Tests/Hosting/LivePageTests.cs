@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Globalization;
 using System.Net;
 using System.Net.Http.Json;
+using System.Text.Json.Nodes;
 using CachingApi.Caching;
 using CachingApi.Orders;
 using CachingApi.Tests.Api;
@@ -246,6 +247,7 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
 
         await postgres.PauseAsync();
         await SeeAsync(page, "#degraded", "PostgreSQL: It does not answer. Cached entries are served, and marked as stale");
+        await SeeTileAsync(page, "Change capture", "–", "PostgreSQL does not answer");
 
         await postgres.ResumeAsync();
         await HiddenAsync(page, "#degraded");
@@ -315,6 +317,46 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         var columns = await page.Locator("#caches thead th").AllTextContentsAsync();
         Assert.Contains("Redis hit share: of look-ups that missed memory", columns);
         Assert.Contains("Memory hit share: of all look-ups", columns);
+    }
+
+    /// <remarks>The page gets statistics that the test makes, one answer after the other.</remarks>
+    [Fact]
+    public async Task The_network_of_a_server_that_answers_again_is_not_its_whole_count_and_one_answer_makes_no_rate()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        using var admin = await api.AdminAsync();
+        var stats = JsonNode.Parse(await (await admin.GetAsync("/cache/stats")).Content.ReadAsStringAsync())!;
+        JsonObject Node(string name, bool up, long? bytes) => new()
+        {
+            ["node"] = name,
+            ["role"] = name,
+            ["up"] = up,
+            ["networkInBytes"] = bytes,
+            ["networkOutBytes"] = bytes,
+        };
+        var (answers, withOneAnswer) = (0, "");
+        var page = await OpenAsync(api);
+        var network = page.Locator("figure", new() { HasText = "Redis network" });
+        await page.RouteAsync("**/cache/stats", async route =>
+        {
+            if (answers == 1)
+            {
+                withOneAnswer = await network.Locator(".plot").GetAttributeAsync("data-empty");
+            }
+
+            var stateIsUp = ++answers > 2;
+            stats["redis"] = new JsonArray(Node("cache", up: true, 1_000), Node("state", stateIsUp, stateIsUp ? 500_000_000 : null));
+            await route.FulfillAsync(new() { ContentType = "application/json", Body = stats.ToJsonString() });
+        });
+
+        await SignInAsync(page, ApiNode.AdminEmail);
+
+        await Eventually.TrueAsync(async () => await page.EvaluateAsync<int>("times.length") >= 4);
+        Assert.Equal("Nothing yet", withOneAnswer);
+        Assert.Equal(
+            0, await page.EvaluateAsync<double>("Math.max(...charts.find(one => one.title === 'Redis network').data.flat())"));
+        await SeeAsync(page, "figure li", "received0 B/s");
+        Assert.Empty(_faults);
     }
 
     [Theory]
