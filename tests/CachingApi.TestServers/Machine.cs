@@ -20,6 +20,20 @@ internal static class Machine
         return ((IPEndPoint)listener.LocalEndpoint).Port;
     }
 
+    /// <summary>
+    /// A new folder for a server's files: in memory if there is much of it, because a database of its own for each test is many files.
+    /// </summary>
+    public static DirectoryInfo CreateFolder(string prefix)
+    {
+        const string Memory = "/dev/shm";
+        const long Enough = 8L << 30; // bytes
+        return OperatingSystem.IsLinux() && Directory.Exists(Memory) && new DriveInfo(Memory).AvailableFreeSpace > Enough
+            ? Directory.CreateDirectory(
+                Path.Combine(Memory, $"{prefix}{Guid.NewGuid():N}"),
+                UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute)
+            : Directory.CreateTempSubdirectory(prefix);
+    }
+
     public static string? FindRedis() => Find("redis-server", []) ?? Find("valkey-server", []);
 
     public static string? FindChromium() =>

@@ -81,7 +81,7 @@ internal abstract class RedisServer : IAsyncDisposable
 
     private sealed class ProcessRedis(int port, string[] options) : RedisServer(port)
     {
-        private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("cachingapi-redis-");
+        private readonly DirectoryInfo _folder = Machine.CreateFolder("cachingapi-redis-");
         private Process? _process;
 
         public override Task PauseAsync() => Machine.SignalAsync(_process!.Id, "STOP");

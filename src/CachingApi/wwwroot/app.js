@@ -7,6 +7,7 @@ const KEEP = 15 * 60;        // s that are kept to be drawn
 const COLORS = 5;             // of the lines of a graph
 const SMOOTH = 10;           // s that a rate or a ratio is taken over
 const PATIENCE = 5000;       // ms that an answer may take
+const AT_ONCE = 5;           // answers whose processes the banner covers
 const WARN = 15 * 60 * 1000; // ms that the banner shows a warm-up that kept nothing
 
 const $ = id => document.getElementById(id);
@@ -356,7 +357,7 @@ function take(stats) {
       tile.small.textContent = tile.small.title = tile.note(now, then);
     }
     fillTables(stats);
-    report([...stats.degraded.map(part => [part.part, `${part.problem} ${part.effect}`]), ...emptyWarmUps(stats)]);
+    report(degradedParts());
     const others = new Set(seen.slice(-30).map(one => one.stats?.instance).filter(Boolean)).size;
     $('instance').textContent = `Process ${stats.instance}, since ${new Date(stats.startedAt).toLocaleTimeString('en-GB')}`
       + (others > 1 ? `; ${others} processes answer in turn; each point comes from one of them` : '');
@@ -383,6 +384,15 @@ function report(parts) {
   $('degraded-list').replaceChildren(...parts.map(([name, sentence]) => element('li', {}, element('b', {}, `${name}: `), sentence)));
 }
 
+/** The degraded parts of each process that has answered lately: behind a load balancer, processes answer in turn. */
+function degradedParts() {
+  const processes = new Map(seen.slice(-AT_ONCE).filter(one => one.stats).map(({ stats }) => [stats.instance, stats]));
+  const parts = [...processes.values()].flatMap(stats =>
+    [...stats.degraded.map(part => [part.part, `${part.problem} ${part.effect}`]), ...emptyWarmUps(stats)]
+      .map(([name, sentence]) => [processes.size > 1 ? `${name}, process ${stats.instance}` : name, sentence]));
+  return parts.sort(([one], [other]) => one.localeCompare(other));
+}
+
 /** The warm-ups that kept nothing, for some minutes. The table of warm-ups shows them longer. */
 const emptyWarmUps = stats => stats.caches
   .filter(({ warmUp }) => warmUp?.finishedAt && warmUp.total > 0 && warmUp.kept === 0 && new Date(stats.at) - new Date(warmUp.finishedAt) < WARN)
@@ -398,7 +408,7 @@ async function reportOutage(problem) {
     const answer = await fetch('health/ready', { cache: 'no-store', credentials: 'omit', signal: AbortSignal.timeout(PATIENCE) });
     const { checks } = await answer.json();
     for (const [name, key] of [['PostgreSQL', 'postgres'], ['Redis', 'redis']]) {
-      if (checks[key] !== 'healthy') parts.push([name, `${checks[key]}.`]);
+      if (checks[key] !== 'healthy') parts.push([name, `${checks[key].replace(':', ',')}.`]);
     }
   } catch { /* it is not on this port, or does not answer either */ }
 

@@ -223,7 +223,7 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         await SeeAsync(page, "#degraded", "Reads are answered from memory or from the source, so they are slower");
         await SeeTileAsync(page, "Redis memory", "–", "not known");
         await SeeTileAsync(page, "Redis get, p99", "–", "not known");
-        await SeeTileAsync(page, "Redis circuit", "open", "reads go to the source");
+        await SeeTileAsync(page, "Redis circuit", "open", "reads go to memory or the source");
         await SeeAsync(page, "#redis tbody tr:first-child", "does not answer");
         Assert.DoesNotContain("without a bound", await page.InnerTextAsync("#live"), StringComparison.Ordinal);
         var row = page.Locator("#redis tbody tr", new() { HasText = redis.ConnectionString });
@@ -356,6 +356,35 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         Assert.Equal(
             0, await page.EvaluateAsync<double>("Math.max(...charts.find(one => one.title === 'Redis network').data.flat())"));
         await SeeAsync(page, "figure li", "received0 B/s");
+        Assert.Empty(_faults);
+    }
+
+    /// <remarks>The page gets statistics that the test makes: two processes answer in turn, and one of them is degraded.</remarks>
+    [Fact]
+    public async Task A_process_that_is_degraded_stays_in_the_banner_while_processes_answer_in_turn()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        using var admin = await api.AdminAsync();
+        var stats = JsonNode.Parse(await (await admin.GetAsync("/cache/stats")).Content.ReadAsStringAsync())!;
+        var page = await OpenAsync(api);
+        var (answers, hidden) = (0, 0);
+        await page.RouteAsync("**/cache/stats", async route =>
+        {
+            hidden += answers > 2 && await page.IsHiddenAsync("#degraded") ? 1 : 0;
+            var isDegraded = ++answers % 2 == 1;
+            stats["instance"] = isDegraded ? "api-1:1" : "api-2:1";
+            stats["degraded"] = isDegraded
+                ? new JsonArray(new JsonObject { ["part"] = "Redis (cache)", ["problem"] = "It is away.", ["effect"] = "Reads are slow." })
+                : new JsonArray();
+            await route.FulfillAsync(new() { ContentType = "application/json", Body = stats.ToJsonString() });
+        });
+
+        await SignInAsync(page, ApiNode.AdminEmail);
+
+        await SeeAsync(page, "#degraded-list li", "Redis (cache), process api-1:1: It is away. Reads are slow.");
+        await Eventually.TrueAsync(() => answers >= 6);
+        Assert.Equal(0, hidden);
+        Assert.Equal(1, await page.Locator("#degraded-list li").CountAsync());
         Assert.Empty(_faults);
     }
 

@@ -77,7 +77,7 @@ internal abstract class PostgresServer(int port) : IAsyncDisposable
     /// <remarks>PostgreSQL refuses to run as root: there, another user runs it.</remarks>
     private sealed class ProcessPostgres(int port, string[] settings) : PostgresServer(port)
     {
-        private readonly string _folder = Directory.CreateTempSubdirectory("cachingapi-postgres-").FullName;
+        private readonly string _folder = Machine.CreateFolder("cachingapi-postgres-").FullName;
         private readonly string _binaries = Machine.FindPostgres()
             ?? throw new InvalidOperationException("PostgreSQL's binaries are missing: ./dev test installs them.");
 
