@@ -35,7 +35,11 @@ internal static class Operations
         if (configuration["OTEL_EXPORTER_OTLP_ENDPOINT"] is { Length: > 0 })
         {
             telemetry.WithTracing(tracing => tracing
-                .AddAspNetCoreInstrumentation(requests => requests.Filter = context => !IsOperation(context.Request.Path))
+                .AddAspNetCoreInstrumentation(requests =>
+                {
+                    requests.Filter = context => !IsOperation(context.Request.Path);
+                    requests.EnrichWithHttpRequest = (span, request) => span.SetTag("url.path", ApiConventions.Shown(request.Path));
+                })
                 .AddSource(Traces.SourceName, "Npgsql", "System.Net.Http")
                 .AddOtlpExporter());
         }
