@@ -54,7 +54,7 @@ internal static class Operations
     public static void MapOperations(this WebApplication app)
     {
         app.MapHealthChecks("/health/live", new() { Predicate = _ => false, ResponseWriter = Report })
-            .AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: true));
+            .AllowAnonymous().WithMetadata(new HttpMethodMetadata(["GET", "HEAD"]), new OperationsRoute(OnEveryPort: true));
         app.MapMethods("/health/ready", ["GET", "HEAD"], ReadAsync)
             .AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: false)).ExcludeFromDescription();
         app.MapPrometheusScrapingEndpoint("/metrics")
