@@ -7,6 +7,7 @@ using Microsoft.AspNetCore.HostFiltering;
 using Microsoft.AspNetCore.Http.Json;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Serilog;
+using Serilog.Core;
 using Serilog.Events;
 
 namespace CachingApi.Hosting;
@@ -28,7 +29,8 @@ internal static class ApiConventions
         builder.Host.UseSerilog(
             (context, services, log) =>
             {
-                log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services).Filter.ByExcluding(IsLostClient);
+                log.ReadFrom.Configuration(context.Configuration).ReadFrom.Services(services)
+                    .Enrich.With<ShownPaths>().Filter.ByExcluding(IsLostClient);
                 if (!context.Configuration.GetSection("Serilog:WriteTo").Exists())
                 {
                     var isDevelopment = context.HostingEnvironment.IsDevelopment();
@@ -70,7 +72,7 @@ internal static class ApiConventions
     /// A path without the segments that do not look like names or ids, because a client may have written an e-mail address or a token
     /// there.
     /// </summary>
-    private static string Shown(string path)
+    public static string Shown(string path)
     {
         foreach (var segment in path.AsSpan().Split('/'))
         {
@@ -86,6 +88,20 @@ internal static class ApiConventions
     private static bool IsPlain(ReadOnlySpan<char> segment) =>
         segment.Length <= MaxPlainLength && !segment.ContainsAnyExcept(PlainCharacters);
 
+    /// <summary>Shortens the path in the events of a request, to all of which the framework adds it: see <see cref="Shown"/>.</summary>
+    private sealed class ShownPaths : ILogEventEnricher
+    {
+        private const string Name = "RequestPath";
+
+        public void Enrich(LogEvent logEvent, ILogEventPropertyFactory propertyFactory)
+        {
+            if (logEvent.Properties.TryGetValue(Name, out var value) && value is ScalarValue { Value: string path })
+            {
+                logEvent.AddOrUpdateProperty(new(Name, new ScalarValue(Shown(path))));
+            }
+        }
+    }
+
     public static WebApplication UseApiConventions(this WebApplication app)
     {
         app.UseSerilogRequestLogging(log =>
@@ -95,7 +111,7 @@ internal static class ApiConventions
             log.GetMessageTemplateProperties = (context, path, elapsed, status) =>
             [
                 new("RequestMethod", new ScalarValue(context.Request.Method)),
-                new("RequestPath", new ScalarValue(Shown(path))),
+                new("RequestPath", new ScalarValue(path)), // ShownPaths shortens it
                 new("StatusCode", new ScalarValue(status)),
                 new("Elapsed", new ScalarValue(elapsed)),
             ];

@@ -36,7 +36,11 @@ internal static class Operations
         if (configuration["OTEL_EXPORTER_OTLP_ENDPOINT"] is { Length: > 0 })
         {
             telemetry.WithTracing(tracing => tracing
-                .AddAspNetCoreInstrumentation(requests => requests.Filter = context => !IsOperation(context.Request.Path))
+                .AddAspNetCoreInstrumentation(requests =>
+                {
+                    requests.Filter = context => !IsOperation(context.Request.Path);
+                    requests.EnrichWithHttpRequest = (span, request) => span.SetTag("url.path", ApiConventions.Shown(request.Path));
+                })
                 .AddSource(Traces.SourceName, "Npgsql", "System.Net.Http")
                 .AddOtlpExporter());
         }
@@ -51,7 +55,7 @@ internal static class Operations
     public static void MapOperations(this WebApplication app)
     {
         app.MapHealthChecks("/health/live", new() { Predicate = _ => false, ResponseWriter = Report })
-            .AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: true));
+            .AllowAnonymous().WithMetadata(new HttpMethodMetadata(["GET", "HEAD"]), new OperationsRoute(OnEveryPort: true));
         app.MapMethods("/health/ready", ["GET", "HEAD"], ReadAsync)
             .AllowAnonymous().WithMetadata(new OperationsRoute(OnEveryPort: false)).ExcludeFromDescription();
         app.MapPrometheusScrapingEndpoint("/metrics")

@@ -67,7 +67,8 @@ internal static class RateLimitEndpoints
             .AllowAnonymous()
             .ProducesProblem(StatusCodes.Status503ServiceUnavailable);
 
-        limits.MapGet("/", List).WithName("listRateLimits").RequireRateLimit("default");
+        limits.MapGet("/", List).WithName("listRateLimits").RequireRateLimit("default")
+            .RefuseOtherSites(context => !CrossSite.IsNavigation(context.Request));
         limits.MapGet("/{policy}", Acquire).WithName("acquirePermit").RequireNamedRateLimit()
             .RefuseOtherSites(context => !RequestLimits.IsDemo(context.GetRouteValue("policy") as string ?? ""))
             .ProducesProblem(StatusCodes.Status404NotFound);

@@ -43,13 +43,10 @@ public sealed class EmailFormatAttribute() : ValidationAttribute("An e-mail addr
 {
     public override bool IsValid(object? value)
     {
-        if (Email.Composed(value as string ?? "") is not { } text)
-        {
-            return false;
-        }
-
-        return text.Length is 0 or > Email.MaxLength // other attributes report these
-            || (MailAddress.TryCreate(text, out var address)
+        var given = value as string ?? "";
+        return given.Length > Email.MaxLength || string.IsNullOrWhiteSpace(given) // other attributes report these
+            || (Email.Composed(given) is { Length: <= Email.MaxLength } text // the composed form can be longer
+                && MailAddress.TryCreate(text, out var address)
                 && address.Address == text
                 && !text.Any(character => char.IsWhiteSpace(character) || char.IsControl(character))
                 && address.User.Length <= 64

@@ -15,6 +15,8 @@ internal readonly record struct PasswordCheck(LoginAttempt Attempt, Account? Acc
 internal sealed partial class PasswordChecks(
     AccountRepository accounts, Passwords passwords, LoginBackoff backoff, SessionMetrics metrics, ILogger<PasswordChecks> log)
 {
+    private readonly PreferredChecks _preferred = new();
+
     /// <summary>Checks the password of a login.</summary>
     public async Task<PasswordCheck> CheckAsync(string email, string password, LoginClient client, CancellationToken cancel)
     {
@@ -52,7 +54,8 @@ internal sealed partial class PasswordChecks(
     /// <summary>Changes an account's password, unless it has changed since the account was read.</summary>
     public async Task<bool> ChangeAsync(Account account, string password, string network, CancellationToken cancel)
     {
-        var hash = await passwords.HashAsync(password, preferred: true, network, cancel);
+        var hash = await _preferred.RunAsync(
+            account.Id, preferred => passwords.HashAsync(password, preferred, network, cancel));
         return await accounts.ChangePasswordAsync(account.Id, account.PasswordHash, hash, CancellationToken.None);
     }
 
@@ -67,7 +70,10 @@ internal sealed partial class PasswordChecks(
 
         try
         {
-            var result = await passwords.CheckAsync(account?.PasswordHash, password, attempt.IsKnown, network, cancel);
+            var result = account is not null && attempt.IsKnown
+                ? await _preferred.RunAsync(
+                    account.Id, preferred => passwords.CheckAsync(account.PasswordHash, password, preferred, network, cancel))
+                : await passwords.CheckAsync(account?.PasswordHash, password, attempt.IsKnown, network, cancel);
             if (result is PasswordVerificationResult.Failed)
             {
                 metrics.Count("refused");

@@ -7,7 +7,8 @@ namespace CachingApi.Sessions;
 
 /// <summary>
 /// The rules for new passwords. A password must not be one that attackers try first (NIST SP 800-63B, section 5.1.1.2), in any letter case,
-/// also with digits or punctuation around it; nor a sequence, a repetition, or little more than the account's e-mail address and name.
+/// also repeated or with digits or punctuation around it; nor a sequence, a repetition, or little more than the account's e-mail address
+/// and name.
 /// </summary>
 /// <remarks>Every rule uses the form that is hashed (<see cref="Passwords.Normalized"/>) and counts characters.</remarks>
 internal static class PasswordRules
@@ -45,13 +46,15 @@ internal static class PasswordRules
     {
         password = Passwords.Normalized(password);
         Rune[] characters = [.. password.EnumerateRunes().Take(Passwords.MaxLength + 1)];
-        var core = Core(password);
+        var repeated = Repeated([.. characters.Select(Rune.ToLowerInvariant)]);
+        var unit = string.Concat(characters.Take(repeated));
+        var core = Core(unit);
         return characters.Length is < Passwords.MinLength or > Passwords.MaxLength
                 ? $"A password has {Passwords.MinLength} to {Passwords.MaxLength} characters."
-            : Common.Value.Contains(password) || Common.Value.Contains(core) || Words.Contains(core)
+            : Common.Value.Contains(unit) || Common.Value.Contains(core) || Words.Contains(core)
                 ? "This password is one of the most common passwords."
             : characters.Distinct().Count() < MinDistinct ? $"A password has at least {MinDistinct} different characters."
-            : Repeated(characters) <= MaxRepeated || BesidesSequences(password) < MinBesidesSequences
+            : repeated <= MaxRepeated || BesidesSequences(password) < MinBesidesSequences
                 ? "This password is a repetition or a sequence."
             : null;
     }

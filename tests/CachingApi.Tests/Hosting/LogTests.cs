@@ -25,6 +25,14 @@ public sealed class LogTests(TestServers servers)
         await Eventually.TrueAsync(() => Logged("no-such.page"), "the lines");
         Assert.True(Logged("GET /* responded 404") || Logged("GET\\\" \\\"/*\\\" responded 404"));
         Assert.False(Logged("forged") || Logged("ada@") || Logged("tttt"));
+
+        // Other events of a request, too: the framework adds the path to each of them.
+        using var request = new HttpRequestMessage(HttpMethod.Delete, "/sessions/ada@example.org");
+        request.Headers.Add("Cookie", "__Host-session=x");
+        request.Headers.Add("Sec-Fetch-Site", "cross-site");
+        await api.Client.SendAsync(request);
+        await Eventually.TrueAsync(() => Logged("cross-site-request"), "the security event");
+        Assert.False(Logged("ada@"));
         bool Logged(string text) => api.Log.Any(line => line.Contains(text, StringComparison.Ordinal));
     }
 

@@ -24,6 +24,17 @@ public sealed class OperationsTests(TestServers servers)
     }
 
     [Theory]
+    [InlineData("/health/live")]
+    [InlineData("/health/ready")]
+    [InlineData("/metrics")]
+    public async Task Operations_are_only_read(string path)
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+
+        await UserContractTests.AssertProblemAsync(await api.Anonymous.DeleteAsync(path), HttpStatusCode.MethodNotAllowed);
+    }
+
+    [Theory]
     [InlineData("/health/live", "default-src 'none'; frame-ancestors 'none'")]
     [InlineData("/users", "default-src 'none'; frame-ancestors 'none'")]
     [InlineData("/no-such-route", "default-src 'none'; frame-ancestors 'none'")]

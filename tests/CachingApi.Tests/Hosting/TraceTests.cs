@@ -49,6 +49,25 @@ public sealed class TraceTests(TestServers servers)
     }
 
     [Fact]
+    public async Task Only_path_segments_that_can_be_names_or_ids_are_in_a_trace()
+    {
+        await using var collector = await OtlpReceiver.StartAsync();
+        await using var api = await ApiNode.StartAsync(servers, collector.Settings);
+        var trace = $"{Guid.NewGuid():N}";
+        using var request = new HttpRequestMessage(HttpMethod.Get, "/users/ada@example.org")
+        {
+            Headers = { { "traceparent", $"00-{trace}-00f067aa0ba902b7-01" } },
+        };
+
+        await api.Anonymous.SendAsync(request);
+
+        await Eventually.TrueAsync(() => Requests().Any(), "the span");
+        Assert.Equal("/users/*", Assert.Single(Requests()).Attributes["url.path"]);
+        IEnumerable<ReceivedSpan> Requests() =>
+            collector.Spans.Where(span => span.TraceId == trace && span.Attributes.ContainsKey("url.path"));
+    }
+
+    [Fact]
     public async Task Work_outside_of_requests_has_no_trace()
     {
         await using var collector = await OtlpReceiver.StartAsync();

@@ -89,6 +89,9 @@ public sealed class PasswordTests(TestServers servers)
     [InlineData("a1b2a1b2a1b2", false)]
     [InlineData("xkqzmwxkqzmw", false)]
     [InlineData("monkey-20261", false)]
+    [InlineData("passwordPassword", false)]
+    [InlineData("Sunshine1!Sunshine1!", false)]
+    [InlineData("trustno1TrustNo1", false)]
     [InlineData("n\u0303a\u0308e\u0301o\u0302u\u0301i\u0301", false)] // six characters
     [InlineData("\U0001f600\U0001f601\U0001f602\U0001f603\U0001f604\U0001f605", false)] // six as well
     [InlineData("\U0001f600\U0001f340\U0001f602\U0001f680\U0001f604\U0001f305\U0001f347\U0001f412\U0001f525\U0001f697xy", true)]
