@@ -8,8 +8,7 @@ namespace CachingApi.Sessions;
 /// Sheet).
 /// </summary>
 /// <remarks>
-/// It also rejects a request that changes nothing but uses up permits: of its sender's address (<see cref="SameSiteOnly"/>), or of the
-/// user of the session cookie, because browsers send that cookie with images of other subdomains. A link to such an address works.
+/// It also rejects a request that changes nothing but uses up its sender's permits (<see cref="SameSiteOnly"/>).
 /// A request is exempt only if its session comes from a bearer token, because no browser adds that itself. Login and registration
 /// are never exempt: a forged login would put the victim into the attacker's account, and both spend permits of the victim's address.
 /// The check comes before the rate limits, so that a forged request spends no permits.
@@ -32,20 +31,15 @@ internal static class CrossSiteForgery
 
     private static bool IsChecked(HttpContext context)
     {
-        var (request, metadata) = (context.Request, context.GetEndpoint()?.Metadata);
-        var isAnonymous = metadata?.GetMetadata<IAllowAnonymous>() is not null;
+        var request = context.Request;
         if (HttpMethods.IsGet(request.Method) || HttpMethods.IsHead(request.Method) || HttpMethods.IsOptions(request.Method))
         {
-            return metadata?.GetMetadata<SameSiteOnly>()?.Applies(context) == true
-                || (metadata?.GetMetadata<IAuthorizeData>() is not null && !isAnonymous && RidesOnCookie(request)
-                    && !CrossSite.IsNavigation(request));
+            return context.GetEndpoint()?.Metadata.GetMetadata<SameSiteOnly>()?.Applies(context) == true;
         }
 
-        return isAnonymous || RidesOnCookie(request);
+        return context.GetEndpoint()?.Metadata.GetMetadata<IAllowAnonymous>() is not null
+            || (HasSessionCookie(request) && SessionAuthentication.TokenOf(request) is not { Transport: SessionTransport.Bearer });
     }
-
-    private static bool RidesOnCookie(HttpRequest request) =>
-        HasSessionCookie(request) && SessionAuthentication.TokenOf(request) is not { Transport: SessionTransport.Bearer };
 
     /// <summary>In any letter case, also if there are several: a cookie that authentication does not accept counts, too.</summary>
     private static bool HasSessionCookie(HttpRequest request) =>

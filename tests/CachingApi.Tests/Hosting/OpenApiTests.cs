@@ -1,6 +1,5 @@
 using System.Text.Json;
 using System.Text.RegularExpressions;
-using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 
 namespace CachingApi.Tests.Hosting;

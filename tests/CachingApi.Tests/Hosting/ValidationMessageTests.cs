@@ -2,7 +2,6 @@ using System.Globalization;
 using System.Net;
 using System.Text;
 using System.Text.RegularExpressions;
-using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Tests.Users;
 

@@ -29,7 +29,7 @@ public sealed class CrossSiteForgeryTests(TestServers servers)
     ];
 
     [Fact]
-    public async Task A_request_that_rides_on_the_cookie_must_come_from_this_site()
+    public async Task A_change_that_rides_on_the_cookie_must_come_from_this_site()
     {
         var api = await servers.SharedApiAsync();
         var user = await api.CreateUserAsync();
@@ -75,7 +75,7 @@ public sealed class CrossSiteForgeryTests(TestServers servers)
                 var anonymous = await SendAsync(_ => { });
 
                 var what = $"{method}, {site}, {origin}";
-                var refused = !own && method is not "HEAD"; // no route has HEAD
+                var refused = !own && method is not ("GET" or "HEAD");
                 Assert.True(refused == IsRefusal(await ridden.Content.ReadAsStringAsync()), what);
                 foreach (var answer in disguised)
                 {
@@ -177,20 +177,15 @@ public sealed class CrossSiteForgeryTests(TestServers servers)
     }
 
     [Theory]
-    [InlineData("/sessions", "no-cors", "image", null, false)]
-    [InlineData("/sessions", "navigate", "document", null, false)]
-    [InlineData("/sessions", "navigate", "document", "?1", true)]
-    [InlineData("/limits", "no-cors", "image", null, false)]
-    [InlineData("/limits", "navigate", "document", "?1", true)]
-    public async Task An_image_on_another_subdomain_spends_no_permits_of_the_visitor_and_a_link_works(
-        string route, string mode, string destination, string? user, bool answered)
+    [InlineData("no-cors", "image", null, false)]
+    [InlineData("navigate", "document", null, false)]
+    [InlineData("navigate", "document", "?1", true)]
+    public async Task An_image_on_another_site_spends_no_permits_of_the_list_of_limits_and_a_link_works(
+        string mode, string destination, string? user, bool answered)
     {
         await using var api = await ApiNode.StartAsync(servers, new() { ["RateLimits:Enabled"] = "true" });
-        var visitor = await api.CreateUserAsync();
-        var login = await api.Anonymous.PostAsJsonAsync("/sessions", new { email = visitor.Email, password = ApiNode.Password });
-        using var request = new HttpRequestMessage(HttpMethod.Get, route);
-        request.Headers.Add("Cookie", login.Header("Set-Cookie").Split(';')[0]);
-        request.Headers.Add("Sec-Fetch-Site", "same-site");
+        using var request = new HttpRequestMessage(HttpMethod.Get, "/limits");
+        request.Headers.Add("Sec-Fetch-Site", "cross-site");
         request.Headers.Add("Sec-Fetch-Mode", mode);
         request.Headers.Add("Sec-Fetch-Dest", destination);
         request.Headers.TryAddWithoutValidation("Sec-Fetch-User", user);
