@@ -1,9 +1,16 @@
+using System.Diagnostics;
+
 namespace CachingApi.Redis;
 
 /// <summary>A moment by the time since this machine's start, which is independent of adjustments of its clock.</summary>
-internal readonly record struct Moment(long Milliseconds)
+/// <param name="Ticks">As those of <see cref="Stopwatch"/>: two events that are a round trip apart never have the same moment.</param>
+internal readonly record struct Moment(long Ticks)
 {
-    public static Moment Now => new(Environment.TickCount64);
+    private static readonly long TicksPerMillisecond = Stopwatch.Frequency / 1000;
+
+    public static Moment Now => new(Stopwatch.GetTimestamp());
+
+    public long Milliseconds => Ticks / TicksPerMillisecond;
 }
 
 /// <summary>

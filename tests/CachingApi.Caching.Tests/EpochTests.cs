@@ -35,6 +35,27 @@ public sealed class EpochTests(TestServers servers)
         Assert.Equal("new", Engine.Read(await here.GetAsync(new Thing("new", 0)))!.Name);
     }
 
+    /// <remarks>Found by a simulation: both can happen in one millisecond.</remarks>
+    [Fact]
+    public async Task A_value_is_not_put_into_a_generation_that_came_after_its_write_began()
+    {
+        await using var other = await CacheNode.StartAsync(servers);
+        await using var node = await CacheNode.StartAsync(servers, nodeOf: other);
+        var (here, there) = (new Engine(node.Services, InMemory), new Engine(other.Services, InMemory));
+        await here.KnowGenerationAsync();
+        var space = node.Services.GetRequiredService<Namespaces>().Of("things");
+        for (var round = 0; round < 20; round++)
+        {
+            var began = Moment.Now;
+            await there.Invalidation.ClearAsync(there.Cache.Name, cause: null, CancellationToken.None);
+            var moved = other.Services.GetRequiredService<Namespaces>().Of("things").Highest;
+            Assert.True(SpinWait.SpinUntil(() => space.Current.Generation == moved, TimeSpan.FromSeconds(30)));
+
+            await here.WriteThrough.PutAsync(here.Key($"{round}"), new("late", 1), began, CancellationToken.None);
+            Assert.Equal("loaded", Engine.Read(await here.GetAsync(new Thing("loaded", 2), $"{round}"))!.Name);
+        }
+    }
+
     [Fact]
     public async Task A_clear_takes_effect_at_once_whatever_else_the_process_does()
     {

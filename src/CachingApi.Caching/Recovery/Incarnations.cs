@@ -41,12 +41,14 @@ internal sealed class Incarnations(SeenRevisions seen)
     public bool LearnPostgres(string system, uint timeline) => LearnSource(ref _postgres, [$"postgres {system}/{timeline:x8}"]);
 
     /// <summary>
-    /// Records the incarnation of a source of values, which may have lost some: revisions that were seen may not come again.
+    /// Records the incarnation of a source of values. If it has replaced another one, it may have lost some: revisions that were seen may
+    /// not come again.
     /// </summary>
     private bool LearnSource(ref IReadOnlyList<string> held, IReadOnlyList<string> now)
     {
+        var replaces = held.Count > 0;
         var changed = Learn(ref held, now);
-        if (changed)
+        if (changed && replaces)
         {
             seen.Clear();
         }

@@ -171,7 +171,7 @@ internal sealed class Invalidation(
             }
 
             var entryKey = tiers.Namespaces.Key(key.Cache, epoch, id);
-            var isBefore = attempt == 0 && epoch.Since.Milliseconds <= began.Milliseconds;
+            var isBefore = attempt == 0 && epoch.Since.Ticks <= began.Ticks;
             var written = isBefore
                 ? sizeLimit.Apply(key.Cache, entryKey, entry(entryKey))
                 : CacheEntry.Tombstone(entryKey, revision, time.GetUtcNow());

@@ -1,0 +1,96 @@
+using System.Diagnostics.Metrics;
+using CachingApi.Caching.Operations;
+using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+
+namespace CachingApi.Caching.Tests.Simulation;
+
+/// <summary>A process of the simulated service: the engine with one cache, as a service declares it.</summary>
+internal sealed class CacheProcess : IDisposable
+{
+    private readonly ServiceProvider _services;
+    private readonly Backplane _backplane;
+    private readonly RedisTier _tier;
+
+    public CacheProcess(Node node, Scenario scenario, SimulatedShelf shelf)
+    {
+        Node = node;
+        var services = new ServiceCollection();
+        services.AddSingleton(typeof(ILogger<>), typeof(NullLogger<>));
+        services.AddSingleton<IMeterFactory, Meters>();
+        services.AddSingleton(node.Time);
+        services.AddSingleton(shelf);
+        services.AddCaching(options =>
+        {
+            (options.Redis, options.RedisState) = ("cache:6379", scenario.WriteBehind ? "state:6379" : "cache:6379");
+            (options.KeyPrefix, options.RedisDeadline, options.Verify) = ("shop", scenario.RedisDeadline, 0);
+        })
+            .AddCache<Item>("items", cache =>
+            {
+                cache
+                    .Configure(options =>
+                    {
+                        (options.MemoryEntries, options.Jitter, options.EarlyRefresh) = (16, 0, false);
+                        (options.Ttl, options.StaleFor) = (scenario.Ttl, scenario.StaleFor);
+                        options.MemoryTtl = TimeSpan.FromMinutes(5);
+                    })
+                    .Json(ItemJson.Default.Item)
+                    .Version(item => item.Version)
+                    .LoadWith<SimulatedShelf>((rows, id, cancel) => rows.FindAsync(id, cancel));
+                if (scenario.WriteBehind)
+                {
+                    cache.Fence(item => item.Fence).WriteBehindWith<SimulatedShelf, Rename>(ItemJson.Default.Rename);
+                }
+            });
+        services.Configure<WriteBehindOptions>(options => (options.WaitForDisk, options.MaxAttempts) = (false, 2));
+        _services = services.BuildServiceProvider();
+        Items = _services.GetRequiredService<Cache<Item>>();
+        (_backplane, _tier) = (_services.GetRequiredService<Backplane>(), _services.GetRequiredService<RedisTier>());
+    }
+
+    public Node Node { get; }
+
+    public Cache<Item> Items { get; }
+
+    /// <summary>Whether it uses Redis and memory.</summary>
+    public bool IsReady => Node.Ask(() => _backplane.IsTrusted && _tier.IsTrusted);
+
+    public SourceChanges Changes => _services.GetRequiredService<SourceChanges>();
+
+    /// <summary>Starts the services of the host.</summary>
+    public async Task StartAsync()
+    {
+        foreach (var service in _services.GetServices<IHostedService>().Where(service => service is not Warming))
+        {
+            await service.StartAsync(CancellationToken.None);
+        }
+    }
+
+    public void Dispose()
+    {
+        Node.IsDead = true;
+        Node.Run(() => _ = _services.DisposeAsync().AsTask());
+    }
+
+    private sealed class Meters : IMeterFactory
+    {
+        private readonly List<Meter> _meters = [];
+
+        public Meter Create(MeterOptions options)
+        {
+            var meter = new Meter(options);
+            _meters.Add(meter);
+            return meter;
+        }
+
+        public void Dispose()
+        {
+            foreach (var meter in _meters)
+            {
+                meter.Dispose();
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+using System.Globalization;
+
+namespace CachingApi.Caching.Tests.Simulation;
+
+/// <summary>A promise of docs/guarantees.md that a run has broken.</summary>
+internal sealed class BrokenPromiseException(string promise, string how) : Exception($"{promise}: {how}")
+{
+    public string Promise => promise;
+}
+
+/// <summary>
+/// The promises of docs/guarantees.md, checked while a run goes on: what has happened so far determines the oldest version that a read
+/// that begins now may return.
+/// </summary>
+internal sealed class Promises(World world)
+{
+    public const string ReadYourWrites = "Read your writes";
+    public const string OthersFollow = "Other processes follow";
+    public const string Monotonic = "Monotonic reads";
+    public const string OneLoad = "One load";
+    public const string NothingStaysStale = "Nothing stays stale";
+    public const string NoWriteIsLost = "No acknowledged write is lost";
+    public const string OnceInOrder = "Each write takes effect once, in the order of acceptance";
+    public const string Ends = "Every call ends";
+
+    /// <summary>The version of an entity that was deleted; no other is later.</summary>
+    public const long Deleted = long.MaxValue;
+
+    private const long BoundMicros = 1_000_000;
+
+    private readonly Dictionary<(Node Node, string Key), long> _read = [];
+    private readonly Dictionary<(Node Node, string Key), long> _written = [];
+    private readonly Dictionary<string, (long Version, string? Name)> _acknowledged = [];
+    private readonly Dictionary<string, long> _published = [];
+    private readonly Dictionary<string, List<(long Version, long Since)>> _visible = [];
+    private readonly Dictionary<string, List<string>> _names = [];
+    private readonly Dictionary<string, long> _committed = [];
+
+    /// <summary>The row of an entity has changed; <c>null</c>: it was deleted.</summary>
+    public void Committed(string key, Item? row)
+    {
+        var (names, before) = (_names.TryGetValue(key, out var held) ? held : _names[key] = [], VersionOf(key));
+        var version = row?.Version ?? Deleted;
+        if (version <= before)
+        {
+            throw new BrokenPromiseException(OnceInOrder, $"the row of {key} gets version {version} after version {before}");
+        }
+
+        _committed[key] = version;
+        if (row is not null && (names.Count == 0 || names[^1] != row.Name))
+        {
+            if (names.Contains(row.Name))
+            {
+                throw new BrokenPromiseException(OnceInOrder, $"the row of {key} gets \"{row.Name}\" again after \"{names[^1]}\"");
+            }
+
+            names.Add(row.Name);
+        }
+    }
+
+    /// <summary>The version that the database has; 0 if it has never had the entity.</summary>
+    public long VersionOf(string key) => _committed.GetValueOrDefault(key);
+
+    /// <summary>A read begins; the result is what it may return.</summary>
+    public Floor Begin(Node node, string key)
+    {
+        var others = _visible.GetValueOrDefault(key)?.Where(each => each.Since + BoundMicros <= world.Micros);
+        return new(
+            _written.GetValueOrDefault((node, key)),
+            _read.GetValueOrDefault((node, key)),
+            others?.Select(each => each.Version).DefaultIfEmpty().Max() ?? 0);
+    }
+
+    /// <summary>A read ends.</summary>
+    public void End(Node node, string key, Floor floor, Item? served)
+    {
+        // "Not found" is the state before the creation, and after the deletion.
+        var version = served?.Version ?? (VersionOf(key) == Deleted ? Deleted : 0);
+        Check(ReadYourWrites, floor.Written, "it has written");
+        Check(Monotonic, floor.Read, "an earlier read returned");
+        Check(OthersFollow, floor.Others, "for more than a second, Redis has known");
+        _read[(node, key)] = Math.Max(version, _read.GetValueOrDefault((node, key)));
+
+        void Check(string promise, long oldest, string why)
+        {
+            if (version < oldest)
+            {
+                throw new BrokenPromiseException(
+                    promise, $"a read in {node.Name} returns {Text(version)} of {key}, although {why} {Text(oldest)}");
+            }
+        }
+    }
+
+    /// <summary>A write is acknowledged to a caller in a process.</summary>
+    /// <param name="name">The name that it has given the item; <c>null</c> for a deletion.</param>
+    public void Acknowledged(Node node, string key, long version, string? name)
+    {
+        _written[(node, key)] = Math.Max(version, _written.GetValueOrDefault((node, key)));
+        if (version > _acknowledged.GetValueOrDefault(key).Version)
+        {
+            _acknowledged[key] = (version, name);
+        }
+
+        See(key);
+    }
+
+    /// <summary>The cache's Redis publishes a message.</summary>
+    public void Published(string message)
+    {
+        switch (message.Split(' ', 5))
+        {
+            case [_, "0", "items", var number, var key]:
+                var version = long.Parse(number.Split('.')[0], CultureInfo.InvariantCulture);
+                Publish(key, VersionOf(key) is Deleted ? Deleted : version == long.MaxValue ? VersionOf(key) : version);
+                break;
+            case [_, "1", "items", ..]:
+                foreach (var (committed, latest) in _committed)
+                {
+                    Publish(committed, latest);
+                }
+
+                break;
+        }
+    }
+
+    /// <summary>Redis has failed or lost data: the second in which others follow begins again.</summary>
+    public void RedisFailed()
+    {
+        foreach (var visible in _visible.Values)
+        {
+            for (var at = 0; at < visible.Count; at++)
+            {
+                visible[at] = visible[at] with { Since = Math.Max(visible[at].Since, world.Micros) };
+            }
+        }
+    }
+
+    /// <summary>All faults have ended long ago, and a read returns this.</summary>
+    public void AtLast(Node node, string key, Item? served)
+    {
+        var version = served?.Version ?? (VersionOf(key) == Deleted ? Deleted : 0);
+        if (version != VersionOf(key))
+        {
+            throw new BrokenPromiseException(
+                NothingStaysStale, $"a read in {node.Name} returns {Text(version)} of {key}, the database has {Text(VersionOf(key))}");
+        }
+    }
+
+    /// <summary>All queues are empty, and the database has these rows.</summary>
+    public void AtLast(string key, Item? row)
+    {
+        var (version, name) = _acknowledged.GetValueOrDefault(key);
+        var last = row?.Version ?? (VersionOf(key) == Deleted ? Deleted : 0);
+        if (last < version || (last == version && row?.Name != name))
+        {
+            throw new BrokenPromiseException(
+                NoWriteIsLost, $"\"{name}\", {Text(version)} of {key}, was acknowledged, and the row has \"{row?.Name}\", {Text(last)}");
+        }
+    }
+
+    private void Publish(string key, long version)
+    {
+        _published[key] = Math.Max(version, _published.GetValueOrDefault(key));
+        See(key);
+    }
+
+    /// <summary>Others must see a write a second after it was acknowledged and Redis had its invalidation.</summary>
+    private void See(string key)
+    {
+        var version = Math.Min(_acknowledged.GetValueOrDefault(key).Version, _published.GetValueOrDefault(key));
+        var visible = _visible.TryGetValue(key, out var held) ? held : _visible[key] = [];
+        if (version > (visible.Count == 0 ? 0 : visible[^1].Version))
+        {
+            visible.Add((version, world.Micros));
+        }
+    }
+
+    private static string Text(long version) => version switch
+    {
+        0 => "\"not found\"",
+        Deleted => "\"deleted\"",
+        _ => string.Create(CultureInfo.InvariantCulture, $"version {version}"),
+    };
+
+    /// <summary>The oldest versions that a read may return.</summary>
+    internal readonly record struct Floor(long Written, long Read, long Others);
+}

@@ -1,0 +1,135 @@
+namespace CachingApi.Caching.Tests.Simulation;
+
+/// <summary>Each promise is broken on purpose, and <see cref="Promises"/> notices.</summary>
+public sealed class PromisesTests
+{
+    private readonly World _world = new(new Choices([]));
+    private readonly Promises _promises;
+    private readonly Node _a;
+    private readonly Node _b;
+
+    public PromisesTests()
+    {
+        _promises = new(_world);
+        (_a, _b) = (new(_world, "A", TimeSpan.Zero), new(_world, "B", TimeSpan.Zero));
+        _promises.Committed("k", new("first", 1));
+    }
+
+    [Fact]
+    public void A_read_after_a_write_of_its_process_returns_at_least_that()
+    {
+        Write(_a, 2);
+        Breaks(Promises.ReadYourWrites, () => Read(_a, 1));
+        Read(_a, 2);
+        Read(_b, 1); // the other process has a second
+    }
+
+    [Fact]
+    public void A_read_does_not_go_back_behind_an_earlier_one()
+    {
+        Write(_a, 2);
+        Read(_b, 2);
+        Breaks(Promises.Monotonic, () => Read(_b, 1));
+    }
+
+    [Fact]
+    public void A_read_that_began_before_may_return_the_older_version()
+    {
+        var floor = _promises.Begin(_a, "k");
+        Write(_a, 2);
+        _promises.End(_a, "k", floor, new("first", 1));
+    }
+
+    [Theory]
+    [InlineData("A 0 items 2.0 k")]
+    [InlineData("A 0 items 9223372036854775807.0 k")]
+    [InlineData("A 1 items 1800000000000 ")]
+    public void Other_processes_follow_within_a_second(string message)
+    {
+        Write(_a, 2);
+        _promises.Published(message);
+        Pass(0.9);
+        Read(_b, 1);
+        Pass(0.2);
+        Breaks(Promises.OthersFollow, () => Read(_b, 1));
+        Read(_b, 2);
+    }
+
+    [Fact]
+    public void The_second_counts_from_a_failure_of_redis()
+    {
+        Write(_a, 2);
+        _promises.Published("A 0 items 2.0 k");
+        Pass(0.9);
+        _promises.RedisFailed();
+        Pass(0.9);
+        Read(_b, 1);
+        Pass(0.2);
+        Breaks(Promises.OthersFollow, () => Read(_b, 1));
+    }
+
+    [Fact]
+    public void A_write_that_redis_does_not_know_binds_only_its_process()
+    {
+        Write(_a, 2);
+        Pass(5);
+        Read(_b, 1);
+    }
+
+    [Fact]
+    public void After_its_deletion_an_entity_is_not_found()
+    {
+        _promises.Committed("k", null);
+        _promises.Acknowledged(_a, "k", Promises.Deleted, null);
+        Breaks(Promises.ReadYourWrites, () => Read(_a, 1));
+        _promises.End(_a, "k", _promises.Begin(_a, "k"), null);
+        Breaks(Promises.NothingStaysStale, () => _promises.AtLast(_a, "k", new("first", 1)));
+        _promises.AtLast(_a, "k", null);
+    }
+
+    [Fact]
+    public void At_last_a_read_returns_what_the_database_has()
+    {
+        Write(_a, 2);
+        Breaks(Promises.NothingStaysStale, () => _promises.AtLast(_b, "k", new("first", 1)));
+        _promises.AtLast(_b, "k", new("name 2", 2));
+    }
+
+    [Fact]
+    public void At_last_the_row_has_the_last_acknowledged_write()
+    {
+        _promises.Acknowledged(_a, "k", 2, "name 2");
+        Breaks(Promises.NoWriteIsLost, () => _promises.AtLast("k", new("first", 1)));
+        Breaks(Promises.NoWriteIsLost, () => _promises.AtLast("k", new("name 1", 2)));
+        _promises.AtLast("k", new("name 2", 2));
+        _promises.AtLast("k", new("name 3", 3));
+    }
+
+    [Fact]
+    public void A_row_takes_each_write_once()
+    {
+        _promises.Committed("k", new("name 2", 2));
+        _promises.Committed("k", new("name 2", 3)); // only a later version
+        _promises.Committed("k", new("name 3", 4));
+        Breaks(Promises.OnceInOrder, () => _promises.Committed("k", new("name 2", 5)));
+        Breaks(Promises.OnceInOrder, () => _promises.Committed("k", new("name 4", 4)));
+    }
+
+    private static void Breaks(string promise, Action action) =>
+        Assert.Equal(promise, Assert.Throws<BrokenPromiseException>(action).Promise);
+
+    private void Write(Node node, long version)
+    {
+        _promises.Committed("k", new($"name {version}", version));
+        _promises.Acknowledged(node, "k", version, $"name {version}");
+    }
+
+    private void Read(Node node, long version) => _promises.End(node, "k", _promises.Begin(node, "k"), new("it", version));
+
+    private void Pass(double seconds)
+    {
+        var isOver = false;
+        _world.After(TimeSpan.FromSeconds(seconds), null, "time passes", () => isOver = true);
+        _world.RunUntil(() => isOver, 10, seconds + 1);
+    }
+}

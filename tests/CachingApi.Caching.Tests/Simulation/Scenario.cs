@@ -1,0 +1,113 @@
+namespace CachingApi.Caching.Tests.Simulation;
+
+/// <summary>A call of a client.</summary>
+internal enum Operation
+{
+    Read,
+    WriteThrough,
+    Invalidate,
+    WriteBehind,
+    Create,
+    Delete,
+    Clear,
+    Evict,
+}
+
+/// <summary>A fault of the world.</summary>
+internal enum Fault
+{
+    /// <summary>The connection for messages of one process breaks.</summary>
+    SubscriptionBreaks,
+
+    /// <summary>A link between two nodes of a cluster fails, so messages are lost although every connection of the process works.</summary>
+    MessagesAreLost,
+
+    /// <summary>Both connections of one process break.</summary>
+    NetworkBreaks,
+
+    /// <summary>The cache's Redis loses all keys.</summary>
+    Flush,
+
+    /// <summary>A replica that lacks the last commands takes the place of the cache's Redis.</summary>
+    FailOver,
+
+    /// <summary>A process is killed, and perhaps started again.</summary>
+    Crash,
+}
+
+/// <summary>What the processes of a simulation do, and which faults may happen.</summary>
+/// <param name="Operations">The calls of the clients, each as likely as it is often in the list.</param>
+internal sealed record Scenario(string Name, params Operation[] Operations)
+{
+    /// <summary>All scenarios, as <c>./dev explore</c> runs them.</summary>
+    public static IReadOnlyList<Scenario> All { get; } =
+    [
+        new("reads and writes", Operation.Read, Operation.WriteThrough, Operation.Invalidate) { Processes = 2, Clients = 4 },
+        new("clears and evictions", Operation.Read, Operation.WriteThrough, Operation.Clear, Operation.Evict)
+        {
+            Processes = 2, Clients = 4,
+        },
+        new("creations and deletions", Operation.Read, Operation.Read, Operation.Create, Operation.WriteThrough, Operation.Delete)
+        {
+            Processes = 2, Clients = 4, StartsEmpty = true,
+        },
+        new("cold key", Operation.Read)
+        {
+            Processes = 3,
+            Clients = 6,
+            MaxOperations = 1,
+            RedisDeadline = TimeSpan.FromSeconds(5),
+            MaxHold = TimeSpan.FromMilliseconds(20),
+        },
+        new("expiry", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Invalidate)
+        {
+            Processes = 2, Clients = 4, Ttl = TimeSpan.FromSeconds(1), StaleFor = TimeSpan.FromSeconds(20), SourceFails = true,
+        },
+        new("connections break", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Invalidate, Operation.Clear)
+        {
+            Processes = 3,
+            Clients = 4,
+            Faults = [Fault.SubscriptionBreaks, Fault.MessagesAreLost, Fault.NetworkBreaks, Fault.Flush, Fault.FailOver],
+        },
+        new("processes crash", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Invalidate)
+        {
+            Processes = 3, Clients = 4, FollowsChanges = true, Faults = [Fault.Crash, Fault.NetworkBreaks, Fault.Flush, Fault.FailOver],
+        },
+        new("write-behind", Operation.Read, Operation.WriteBehind, Operation.WriteBehind, Operation.WriteThrough)
+        {
+            Processes = 2, Clients = 4, Rest = 8, Faults = [Fault.Crash, Fault.Flush],
+        },
+    ];
+
+    public int Processes { get; init; }
+
+    public int Clients { get; init; }
+
+    public int MaxOperations { get; init; } = 6;
+
+    /// <summary>Whether the database has no row at first.</summary>
+    public bool StartsEmpty { get; init; }
+
+    /// <summary>The faults of which some happen.</summary>
+    public IReadOnlyList<Fault> Faults { get; init; } = [];
+
+    /// <summary>Whether loads may fail.</summary>
+    public bool SourceFails { get; init; }
+
+    /// <summary>Whether a process follows the changes of the database, as change data capture does.</summary>
+    public bool FollowsChanges { get; init; }
+
+    /// <summary>For how many seconds nothing happens before the tiers must agree.</summary>
+    public double Rest { get; init; } = 3;
+
+    /// <summary>The longest time for which an event is held back.</summary>
+    public TimeSpan MaxHold { get; init; } = TimeSpan.MaxValue;
+
+    public TimeSpan RedisDeadline { get; init; } = TimeSpan.FromMilliseconds(50);
+
+    public TimeSpan Ttl { get; init; } = TimeSpan.FromMinutes(10);
+
+    public TimeSpan StaleFor { get; init; } = TimeSpan.Zero;
+
+    public bool WriteBehind => Operations.Contains(Operation.WriteBehind);
+}

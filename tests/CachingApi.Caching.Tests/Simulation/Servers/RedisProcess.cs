@@ -1,0 +1,77 @@
+using System.Globalization;
+
+namespace CachingApi.Caching.Tests.Simulation;
+
+/// <summary>A Redis server and its successors: after a failover, another server has its address.</summary>
+internal sealed class RedisProcess(World world, string name)
+{
+    private readonly List<SimulatedMultiplexer> _connections = [];
+    private readonly List<(byte[][] Command, long Micros)> _log = [];
+    private readonly RedisModel _replica = new();
+    private RedisModel _model = new();
+    private int _incarnation = 1;
+
+    public string Name => name;
+
+    public RedisModel Model => _model;
+
+    /// <summary>How far the server's clock is ahead.</summary>
+    public TimeSpan Skew { get; set; }
+
+    /// <summary>Called with each message that is published.</summary>
+    public Action<string> Published { get; set; } = _ => { };
+
+    /// <summary>The lines of <c>INFO</c> that the library reads.</summary>
+    public string Info => string.Create(
+        CultureInfo.InvariantCulture,
+        $"# Server\r\nrun_id:{name}-run-{_incarnation}\r\n# Replication\r\nmaster_replid:{name}-data-{_incarnation}\r\n");
+
+    public void Connect(SimulatedMultiplexer connection) => _connections.Add(connection);
+
+    public object? Execute(byte[][] command)
+    {
+        var micros = world.Micros + (long)Skew.TotalMicroseconds;
+        _model.Publish = PublishTo;
+        _log.Add((command, micros));
+        return _model.Execute(command, micros);
+    }
+
+    /// <summary>An operator, or the server's memory limit, removes all keys.</summary>
+    public void Flush()
+    {
+        world.Note(null, $"{name} loses all keys");
+        Execute([RedisModel.Bytes("FLUSHALL")]);
+    }
+
+    /// <summary>
+    /// The server dies, and a replica that has not received the last commands takes its place. Every connection breaks.
+    /// </summary>
+    public void FailOver(int lost)
+    {
+        world.Note(null, $"{name} dies, and a replica that lacks the last {Math.Min(lost, _log.Count)} commands takes its place");
+        foreach (var (command, micros) in _log.Take(Math.Max(0, _log.Count - lost)))
+        {
+            _replica.Execute(command, micros);
+        }
+
+        _log.Clear();
+        _model = _replica.Copy();
+        _incarnation++;
+        foreach (var connection in _connections.ToArray())
+        {
+            connection.Break("the server has died");
+        }
+    }
+
+    private int PublishTo(string channel, byte[] message)
+    {
+        Published(RedisModel.Text(message));
+        var receivers = 0;
+        foreach (var connection in _connections)
+        {
+            receivers += connection.Publish(channel, message) ? 1 : 0;
+        }
+
+        return receivers;
+    }
+}

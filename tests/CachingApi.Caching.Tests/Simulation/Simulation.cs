@@ -1,0 +1,306 @@
+using CachingApi.Redis;
+
+namespace CachingApi.Caching.Tests.Simulation;
+
+/// <summary>The outcome of a run.</summary>
+/// <param name="Broken">The promise that it broke; <c>null</c> if it kept all of them.</param>
+/// <param name="How">How it broke the promise.</param>
+/// <param name="Choices">All of its decisions.</param>
+/// <param name="Digest">A digest of its history.</param>
+/// <param name="Trace">Its history as text, if it was traced.</param>
+internal sealed record Outcome(string? Broken, string? How, IReadOnlyList<int> Choices, ulong Digest, IReadOnlyList<string> Trace);
+
+/// <summary>One run of a scenario: processes start, clients call the cache while faults happen, and the world comes to rest.</summary>
+internal sealed class Simulation : IDisposable
+{
+    private const string Key = "k";
+    private const int MaxSteps = 20_000;
+    private const int MaxFaults = 3;
+
+    private static readonly TimeSpan[] Pauses = [.. new[] { 0, 1, 30, 300, 1200, 3000 }.Select(each => TimeSpan.FromMilliseconds(each))];
+
+    private readonly Scenario _scenario;
+    private readonly World _world;
+    private readonly Promises _promises;
+    private readonly SimulatedShelf _rows;
+    private readonly ChangeFollower _follower;
+    private readonly List<CacheProcess> _processes = [];
+    private readonly List<(Node Node, Task Calls)> _clients = [];
+    private int _names;
+
+    private Simulation(Scenario scenario, Choices choices, bool isTraced)
+    {
+        _scenario = scenario;
+        _world = new(choices) { IsTraced = isTraced, DelaysContinuations = choices.Next(4) == 3 };
+        choices.MaxHold = scenario.MaxHold;
+        _promises = new(_world);
+        var shelf = new Shelf();
+        _rows = new(_world, shelf, _promises);
+        _follower = new(_rows);
+        _world.Servers["cache"] = new(_world, "cache") { Published = _promises.Published };
+        _world.Servers["state"] = new(_world, "state");
+        if (!scenario.StartsEmpty)
+        {
+            _promises.Committed(Key, shelf[Key] = new("first", 1));
+        }
+    }
+
+    private IEnumerable<CacheProcess> Alive => _processes.Where(process => !process.Node.IsDead);
+
+    public static Outcome Run(Scenario scenario, Choices choices, bool isTraced = false)
+    {
+        using var run = new Simulation(scenario, choices, isTraced);
+        return run.Run();
+    }
+
+    public void Dispose()
+    {
+        foreach (var process in _processes)
+        {
+            process.Dispose();
+        }
+    }
+
+    private Outcome Run()
+    {
+        BrokenPromiseException? broken = null;
+        try
+        {
+            Start();
+            Act();
+            Rest();
+        }
+        catch (BrokenPromiseException error)
+        {
+            broken = error;
+            _world.Note(null, error.Message);
+        }
+
+        return new(broken?.Promise, broken?.Message, _world.Choices.Taken, _world.Digest, _world.Trace);
+    }
+
+    /// <summary>All processes start, without faults.</summary>
+    private void Start()
+    {
+        _world.Choices.AreCalm = true;
+        for (var number = 0; number < _scenario.Processes; number++)
+        {
+            StartProcess(((char)('A' + number)).ToString());
+        }
+
+        Finish(() => _processes.TrueForAll(process => process.IsReady), "the start");
+        _world.Choices.AreCalm = false;
+        _world.Trace.Clear();
+    }
+
+    /// <summary>The clients call the cache, while faults happen.</summary>
+    private void Act()
+    {
+        _rows.Fails = _scenario.SourceFails;
+        for (var client = 0; client < _scenario.Clients; client++)
+        {
+            StartClient(_processes[client % _processes.Count], 1 + _world.Choices.Next(_scenario.MaxOperations));
+        }
+
+        for (var faults = _scenario.Faults.Count == 0 ? 0 : _world.Choices.Next(MaxFaults + 1); faults > 0; faults--)
+        {
+            var fault = _scenario.Faults[_world.Choices.Next(_scenario.Faults.Count)];
+            _world.Open(null, "faults", () => "a fault:", () => Happen(fault), Pauses[_world.Choices.Next(Pauses.Length)]);
+        }
+
+        Finish(HaveEnded, "the calls of the clients");
+        if (_scenario is { Operations: [Operation.Read], Faults: [] } && _rows.Loads > 1)
+        {
+            throw new BrokenPromiseException(Promises.OneLoad, $"{_rows.Loads} loads of a cold key");
+        }
+    }
+
+    /// <summary>Without further faults, all tiers must agree with the database after a while.</summary>
+    private void Rest()
+    {
+        _world.Choices.AreCalm = true;
+        _rows.Fails = false;
+        _world.Release();
+        _world.RunUntil(() => false, MaxSteps, _scenario.Rest);
+        Finish(() => Alive.All(process => process.IsReady), "the recovery");
+        _promises.AtLast(Key, _rows[Key]);
+        foreach (var process in Alive)
+        {
+            process.Node.Run(() => _clients.Add((process.Node, LookAsync(process))));
+        }
+
+        Finish(HaveEnded, "the last reads");
+    }
+
+    private void StartProcess(string name)
+    {
+        var node = new Node(_world, name, TimeSpan.Zero);
+        node.Run(() =>
+        {
+            var process = new CacheProcess(node, _scenario, _rows);
+            _processes.Add(process);
+            _ = process.StartAsync();
+            if (_scenario.FollowsChanges)
+            {
+                _ = _follower.FollowAsync(process.Items, process.Changes);
+            }
+        });
+    }
+
+    private void StartClient(CacheProcess process, int calls) =>
+        process.Node.Run(() => _clients.Add((process.Node, CallAsync(process, calls))));
+
+    private bool HaveEnded() => _clients.TrueForAll(client => client.Calls.IsCompleted || client.Node.IsDead);
+
+    /// <summary>Lets events happen until a condition holds, or a client finds a broken promise.</summary>
+    private void Finish(Func<bool> isOver, string what)
+    {
+        if (!_world.RunUntil(() => isOver() || _clients.Exists(client => client.Calls.IsFaulted), MaxSteps, 60))
+        {
+            throw new BrokenPromiseException(Promises.Ends, $"{what} did not end");
+        }
+
+        foreach (var (_, calls) in _clients.Where(client => client.Calls.IsFaulted))
+        {
+            calls.GetAwaiter().GetResult();
+        }
+    }
+
+    private async Task CallAsync(CacheProcess process, int calls)
+    {
+        for (var left = calls; left > 0; left--)
+        {
+            await _world.PassAsync($"clients of {process.Node.Name}", Pauses[_world.Choices.Next(Pauses.Length)]);
+            var operation = _scenario.Operations[_world.Choices.Next(_scenario.Operations.Length)];
+            _world.Note(process.Node, $"a client calls: {operation}");
+            try
+            {
+                await CallAsync(process, operation);
+            }
+            catch (Exception error) when (error is UnavailableException or SimulatedOutageException or TimeoutException)
+            {
+                _world.Note(process.Node, $"the call fails: {error.Message}");
+            }
+        }
+    }
+
+    private async Task CallAsync(CacheProcess process, Operation operation)
+    {
+        var (cache, node) = (process.Items, process.Node);
+        switch (operation)
+        {
+            case Operation.Read:
+                var floor = _promises.Begin(node, Key);
+                var read = await cache.GetAsync(Key, CancellationToken.None);
+                _world.Note(node, $"the read returns {read.Value?.ToString() ?? "\"not found\""} ({read.Outcome})");
+                _promises.End(node, Key, floor, read.Value);
+                break;
+            case Operation.WriteThrough or Operation.Invalidate or Operation.WriteBehind:
+                var change = new Rename($"name {++_names}");
+                var written = await (operation is Operation.WriteBehind || _scenario.WriteBehind
+                    ? cache.WriteAsync(
+                        Key,
+                        change,
+                        versions: null,
+                        operation is Operation.WriteBehind ? WriteStrategy.WriteBehind : WriteStrategy.WriteThrough,
+                        CancellationToken.None)
+                    : cache.WriteAsync(
+                        Key,
+                        operation is Operation.Invalidate ? WriteStrategy.Invalidate : WriteStrategy.WriteThrough,
+                        (fence, stop) => _rows.CommitAsync(Key, change, versions: null, fence, stop),
+                        CancellationToken.None));
+                if (written.Value is { } item)
+                {
+                    Acknowledge(node, item.Version, item.Name);
+                }
+
+                break;
+            case Operation.Create:
+                var name = $"name {++_names}";
+                if (await _rows.CreateAsync(Key, name) is { } created)
+                {
+                    await cache.InvalidateAsync(Key, created, CancellationToken.None);
+                    Acknowledge(node, created.Version, name);
+                }
+
+                break;
+            case Operation.Delete:
+                if ((await cache.DeleteAsync(Key, (_, _) => _rows.DeleteAsync(Key), CancellationToken.None)).Value is not null)
+                {
+                    Acknowledge(node, Promises.Deleted, name: null);
+                }
+
+                break;
+            case Operation.Clear:
+                await cache.ClearAsync(CancellationToken.None);
+                break;
+            case Operation.Evict:
+                await cache.EvictAsync(Key, CancellationToken.None);
+                break;
+        }
+    }
+
+    private void Acknowledge(Node node, long version, string? name)
+    {
+        _world.Note(node, name is null ? "the deletion is acknowledged" : $"the write of \"{name}\" is acknowledged, version {version}");
+        _promises.Acknowledged(node, Key, version, name);
+    }
+
+    private void Happen(Fault fault)
+    {
+        var cache = _world.Servers["cache"];
+        if (Alive.ElementAtOrDefault(_world.Choices.Next(Alive.Count())) is not { } process)
+        {
+            return;
+        }
+
+        var connection = _world.Connections.First(each => each.Node == process.Node);
+        switch (fault)
+        {
+            case Fault.SubscriptionBreaks:
+                connection.BreakSubscription();
+                break;
+            case Fault.MessagesAreLost:
+                connection.LoseMessages();
+                break;
+            case Fault.NetworkBreaks:
+                connection.Break("the network fails");
+                break;
+            case Fault.Flush:
+                cache.Flush();
+                _promises.RedisFailed();
+                break;
+            case Fault.FailOver:
+                cache.FailOver(_world.Choices.Next(40));
+                _promises.RedisFailed();
+                break;
+            case Fault.Crash:
+                Crash(process);
+                break;
+        }
+    }
+
+    private void Crash(CacheProcess process)
+    {
+        var (node, name) = (process.Node, $"{process.Node.Name}'");
+        _world.Note(node, "is killed");
+        node.IsDead = true;
+        _world.Open(
+            null,
+            "faults",
+            () => $"{name} starts in place of {node.Name}",
+            () =>
+            {
+                StartProcess(name);
+                StartClient(_processes[^1], 1 + _world.Choices.Next(_scenario.MaxOperations));
+            },
+            Pauses[1 + _world.Choices.Next(Pauses.Length - 1)]);
+    }
+
+    private async Task LookAsync(CacheProcess process)
+    {
+        var read = await process.Items.GetAsync(Key, CancellationToken.None);
+        _world.Note(process.Node, $"the last read returns {read.Value?.ToString() ?? "\"not found\""} ({read.Outcome})");
+        _promises.AtLast(process.Node, Key, read.Value);
+    }
+}

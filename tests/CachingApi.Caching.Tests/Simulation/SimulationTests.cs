@@ -1,0 +1,67 @@
+using System.Diagnostics;
+using System.Globalization;
+
+namespace CachingApi.Caching.Tests.Simulation;
+
+/// <summary>The promises of docs/guarantees.md in simulations: see README.md in this folder.</summary>
+public sealed class SimulationTests(ITestOutputHelper output)
+{
+    private static readonly SimulatedLibrary Library = new(Environment.GetEnvironmentVariable("CACHINGAPI_SIMULATED_LIBRARY"));
+
+    private static readonly TimeSpan NoLimit = TimeSpan.FromHours(1);
+
+    /// <summary>How many schedules of each scenario the suite runs; CI runs more.</summary>
+    private static readonly int Count = Setting("CACHINGAPI_SCHEDULES", 200);
+
+    public static TheoryData<string> Scenarios => [.. Scenario.All.Select(scenario => scenario.Name)];
+
+    [Theory]
+    [MemberData(nameof(Scenarios))]
+    public void Every_schedule_keeps_the_promises(string scenario) =>
+        Assert.Empty(Library.Explore(scenario, 1, Count, NoLimit, Environment.ProcessorCount).Skip(2));
+
+    [Theory]
+    [MemberData(nameof(Scenarios))]
+    public void The_same_seed_gives_the_same_history(string scenario)
+    {
+        var again = new SimulatedLibrary();
+        for (var seed = 1UL; seed <= 5; seed++)
+        {
+            Assert.Equal(Library.Trace(scenario, seed), again.Trace(scenario, seed));
+        }
+    }
+
+    /// <summary><c>./dev explore</c></summary>
+    [Fact(Explicit = true)]
+    public void Explore()
+    {
+        var (seed, most) = ((ulong)Setting("CACHINGAPI_SEED", 1), Setting("CACHINGAPI_SCHEDULES", int.MaxValue));
+        var limit = TimeSpan.FromMinutes(Setting("CACHINGAPI_EXPLORE_MINUTES", 10));
+        var (began, total, round) = (Stopwatch.GetTimestamp(), 0L, 1000);
+        for (var left = most; left > 0 && Stopwatch.GetElapsedTime(began) < limit; left -= round, seed += (ulong)round)
+        {
+            foreach (var scenario in Scenario.All)
+            {
+                var time = limit - Stopwatch.GetElapsedTime(began);
+                if (time <= TimeSpan.Zero)
+                {
+                    break;
+                }
+
+                var result = Library.Explore(scenario.Name, seed, Math.Min(left, round), time, Environment.ProcessorCount);
+                total += long.Parse(result[0], CultureInfo.InvariantCulture);
+                if (result is [_, _, var broken, var promise, .. var steps])
+                {
+                    output.WriteLine($"Schedule {total}: seed {broken} of \"{scenario.Name}\" breaks \"{promise}\"");
+                    Array.ForEach(steps, output.WriteLine);
+                    Assert.Fail($"Seed {broken} of \"{scenario.Name}\" breaks \"{promise}\".");
+                }
+            }
+
+            output.WriteLine($"{total} schedules keep the promises, seeds up to {seed + (ulong)round - 1}");
+        }
+    }
+
+    private static int Setting(string name, int otherwise) =>
+        int.TryParse(Environment.GetEnvironmentVariable(name), CultureInfo.InvariantCulture, out var value) ? value : otherwise;
+}
