@@ -6,11 +6,11 @@ namespace CachingApi.Redis;
 /// <param name="Ticks">As those of <see cref="Stopwatch"/>: two events that are a round trip apart never have the same moment.</param>
 internal readonly record struct Moment(long Ticks)
 {
-    private static readonly long TicksPerMillisecond = Stopwatch.Frequency / 1000;
-
     public static Moment Now => new(Stopwatch.GetTimestamp());
 
-    public long Milliseconds => Ticks / TicksPerMillisecond;
+    public long Milliseconds => Ticks / (Stopwatch.Frequency / 1000);
+
+    public Moment Plus(TimeSpan span) => new(Ticks + (long)(span.TotalSeconds * Stopwatch.Frequency));
 }
 
 /// <summary>

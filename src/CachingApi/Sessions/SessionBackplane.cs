@@ -30,7 +30,7 @@ internal sealed partial class SessionBackplane(RedisConnections redis, SessionMe
     : BackgroundService
 {
     /// <summary>For how long after its sending a heartbeat proves that every end was received.</summary>
-    private const long TrustedFor = 750;
+    private static readonly TimeSpan TrustedFor = TimeSpan.FromMilliseconds(750);
 
     /// <summary>The subscription is replaced if no heartbeat arrives for this long although Redis accepts them.</summary>
     private const long ResubscribeAfter = 5000;
@@ -97,7 +97,7 @@ internal sealed partial class SessionBackplane(RedisConnections redis, SessionMe
                 {
                     Volatile.Write(ref _unansweredSince, 0);
                     Follow(number, number);
-                    memory.TrustUntil(new(at + TrustedFor));
+                    memory.TrustUntil(new Moment(at).Plus(TrustedFor));
                 }
 
                 break;
@@ -140,7 +140,7 @@ internal sealed partial class SessionBackplane(RedisConnections redis, SessionMe
 
     private async Task BeatAsync(CancellationToken cancel)
     {
-        var heartbeat = string.Create(CultureInfo.InvariantCulture, $"heartbeat {_sender} {Moment.Now.Milliseconds}");
+        var heartbeat = string.Create(CultureInfo.InvariantCulture, $"heartbeat {_sender} {Moment.Now.Ticks}");
         try
         {
             await redis.OnStateAsync(state => state.ScriptEvaluateAsync(HeartbeatScript, [Channel], [Channel, heartbeat]), cancel);

@@ -42,7 +42,7 @@ internal sealed class SessionMemory(IOptions<SessionPolicy> policy)
     public bool IsOn => policy.Value.MemoryTtl > TimeSpan.Zero;
 
     /// <summary>Whether this process has received every end of a session that was counted until 0.75 s ago.</summary>
-    public bool IsTrusted => Moment.Now.Milliseconds < Volatile.Read(ref _trustedUntil);
+    public bool IsTrusted => Moment.Now.Ticks < Volatile.Read(ref _trustedUntil);
 
     /// <summary>How many sessions use memory, including those that are no longer served.</summary>
     public int Held => _sessions.Count;
@@ -50,7 +50,7 @@ internal sealed class SessionMemory(IOptions<SessionPolicy> policy)
     public Session? Find(SessionToken token) =>
         IsTrusted
         && _sessions.TryGet(token.Digest, out var kept)
-        && Moment.Now.Milliseconds < kept.Until.Milliseconds
+        && Moment.Now.Ticks < kept.Until.Ticks
         && kept.Ticket == Ticket(token.UserId)
             ? kept.Session
             : null;
@@ -66,7 +66,7 @@ internal sealed class SessionMemory(IOptions<SessionPolicy> policy)
         {
             var lifetime = most < policy.Value.MemoryTtl ? most : policy.Value.MemoryTtl;
             _sessions.AddOrUpdate(
-                token.Digest, new(session, ticket, new(asked.Milliseconds + (long)lifetime.TotalMilliseconds)));
+                token.Digest, new(session, ticket, asked.Plus(lifetime)));
         }
     }
 
@@ -76,7 +76,7 @@ internal sealed class SessionMemory(IOptions<SessionPolicy> policy)
     /// <summary>Called when messages may have been lost: sessions that were read before are no longer served.</summary>
     public void Clear() => Interlocked.Increment(ref _epoch);
 
-    public void TrustUntil(Moment until) => Volatile.Write(ref _trustedUntil, until.Milliseconds);
+    public void TrustUntil(Moment until) => Volatile.Write(ref _trustedUntil, until.Ticks);
 
     private static int Stripe(Guid userId) => (int)((uint)userId.GetHashCode() % Stripes);
 

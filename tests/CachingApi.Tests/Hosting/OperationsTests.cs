@@ -97,7 +97,7 @@ public sealed class OperationsTests(TestServers servers)
             ["GET /cache/dead-letters"] = "200 400 401 403 429 503",
             ["POST /cache/dead-letters/{id}/retry"] = "202 400 401 403 404 409 429 503",
             ["DELETE /cache/dead-letters/{id}"] = "204 400 401 403 404 429 503",
-            ["GET /limits"] = "200 429 503",
+            ["GET /limits"] = "200 403 429 503",
             ["GET /limits/{policy}"] = "200 403 404 429 503",
         };
         Assert.Equal(expected.Keys.Order(), operations.Keys.Order());

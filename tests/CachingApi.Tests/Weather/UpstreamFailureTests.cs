@@ -22,7 +22,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
         var isSlow = fault is UpstreamFault.Trickle or UpstreamFault.Hang;
         await using var node = await WeatherNode.StartAsync(servers, new() { ["Weather:Timeout"] = isSlow ? "00:00:03" : "00:00:10" });
         var fresh = await node.GetAsync("Berlin");
-        node.Time.Advance(TimeSpan.FromHours(1));
+        node.Time.AdjustTime(node.Time.GetUtcNow().AddHours(1));
         var keys = (await node.Api.KeysAsync()).Where(key => key.StartsWith("geocoding:g", StringComparison.Ordinal)).ToArray();
         node.Upstream.Fault = fault;
 
@@ -97,7 +97,7 @@ public sealed class UpstreamFailureTests(TestServers servers)
     {
         await using var node = await WeatherNode.StartAsync(servers, new() { ["Cache:SoftTimeout"] = "00:00:00.100" });
         await node.GetAsync("Berlin");
-        node.Time.Advance(TimeSpan.FromHours(1));
+        node.Time.AdjustTime(node.Time.GetUtcNow().AddHours(1));
         node.Upstream.Delay = TimeSpan.FromSeconds(2);
 
         var stale = await node.GetAsync("Berlin");
