@@ -217,7 +217,7 @@ public sealed class OverloadTests(TestServers servers)
         var (tier, namespaces) = (node.Services.GetRequiredService<RedisTier>(), node.Services.GetRequiredService<Namespaces>());
         var engine = new Engine(node.Services);
         await engine.GetAsync(new Thing("another", 1), "2");
-        var longAgo = new Moment(Moment.Now.Milliseconds - (long)Invalidation.TombstoneTtl.TotalMilliseconds - 1);
+        var longAgo = Moment.Now.Plus(-Invalidation.TombstoneTtl - TimeSpan.FromMilliseconds(1));
 
         // 1. Version 2 is committed, and its put is held up; 2. version 3 is committed, and its tombstone expires; 3. the put arrives.
         var key = namespaces.Key(engine.Cache, await namespaces.CurrentAsync("things", CancellationToken.None), "1");
@@ -241,7 +241,7 @@ public sealed class OverloadTests(TestServers servers)
         await engine.GetAsync(new Thing("another", 1), "2");
         var known = Moment.Now.Milliseconds; // the generation
         await Eventually.TrueAsync(() => Moment.Now.Milliseconds > known + 1100);
-        var aWhileAgo = new Moment(Moment.Now.Milliseconds - 1100);
+        var aWhileAgo = Moment.Now.Plus(-TimeSpan.FromMilliseconds(1100));
 
         // 1. Version 2 is committed; 2. version 3 is committed, and Redis evicts its tombstone; 3. the put of version 2 arrives.
         await engine.WriteThrough.PutAsync(engine.Key(), new("late", 2), aWhileAgo, CancellationToken.None);

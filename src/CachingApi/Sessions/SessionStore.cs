@@ -153,7 +153,7 @@ internal sealed class SessionStore(
             CreatedAt = FromUnixMilliseconds(Number(fields[4])),
             LastSeenAt = FromUnixMilliseconds(Number(fields[5])),
             ExpiresAt = FromUnixMilliseconds(Math.Min(Number(fields[5]) + _idle, Number(fields[6]))),
-            AuthenticatedAt = new(asked.Milliseconds - Number(fields[7])),
+            AuthenticatedAt = asked.Plus(-TimeSpan.FromMilliseconds(Number(fields[7]))),
         };
 
     /// <summary>The braces put all of a user's keys into one slot of a Redis Cluster.</summary>
