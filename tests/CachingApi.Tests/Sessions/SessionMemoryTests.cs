@@ -225,7 +225,7 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
         };
         var token = SessionToken.New(session.UserId);
         void Keep(SessionToken of) =>
-            memory.Keep(of, session, memory.Ticket(of.UserId), new(Environment.TickCount64), TimeSpan.FromMinutes(1));
+            memory.Keep(of, session, memory.Ticket(of.UserId), Moment.Now, TimeSpan.FromMinutes(1));
         for (var number = 0; number < 50_000; number++)
         {
             Keep(SessionToken.New(Guid.NewGuid()));
