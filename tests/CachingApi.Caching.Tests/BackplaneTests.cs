@@ -40,6 +40,25 @@ public sealed partial class BackplaneTests(TestServers servers)
         Assert.Equal(Enumerable.Range(1, 2000).Select(number => (long)number), await ReceivedAsync(node, servers.Redis, 2000));
     }
 
+    /// <remarks>
+    /// Found by a simulation: 1. Redis loses all keys; 2. a process asks for the generation, and the script begins a new one; 3. the reply
+    /// misses its deadline. Without its own message, the process would go on reading the old generation, in which no process writes.
+    /// </remarks>
+    [Fact]
+    public async Task A_process_learns_its_own_new_generation_from_the_message_too()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var redis = node.Services.GetRequiredService<RedisConnections>();
+        var space = node.Services.GetRequiredService<Namespaces>().Of("things");
+        await new Engine(node.Services).KnowGenerationAsync();
+
+        var moved = space.Highest + 1;
+        var message = Of(node).Message(BackplaneEvent.Cleared, "things", "", string.Create(CultureInfo.InvariantCulture, $"{moved}"));
+        await redis.Cache.PublishAsync(RedisChannel.Literal(Of(node).Channel), message);
+
+        await Eventually.TrueAsync(() => space.Current.Generation == moved);
+    }
+
     [Fact]
     public async Task A_message_that_cannot_be_handled_ends_neither_the_messages_nor_trust_for_good()
     {

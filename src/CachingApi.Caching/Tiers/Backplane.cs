@@ -85,7 +85,7 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
     private long _unansweredSince;
     private volatile string? _refusal;
 
-    /// <summary>Another process changed something.</summary>
+    /// <summary>Another process changed something, or any process has begun a new generation.</summary>
     public event Action<BackplaneMessage>? Received;
 
     /// <summary>
@@ -299,8 +299,9 @@ internal sealed partial class Backplane(RedisConnections redis, CircuitBreaker c
                     id, value, long.Parse(epoch, CultureInfo.InvariantCulture), long.Parse(sentAt, CultureInfo.InvariantCulture));
             }
         }
-        else if (sender != _sender)
+        else if (sender != _sender || kind is BackplaneEvent.Cleared)
         {
+            // Also its own message: the reply with the new generation may have missed its deadline.
             Received?.Invoke(new(kind, cache, id, value, fence));
         }
     }

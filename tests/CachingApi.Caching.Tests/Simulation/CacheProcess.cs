@@ -1,4 +1,5 @@
 using System.Diagnostics.Metrics;
+using System.Text.Json.Serialization;
 using CachingApi.Caching.Operations;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
@@ -6,6 +7,12 @@ using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 
 namespace CachingApi.Caching.Tests.Simulation;
+
+/// <summary>A page of a list, which contains one item.</summary>
+internal sealed record Page(Item? Item);
+
+[JsonSerializable(typeof(Page))]
+internal sealed partial class PageJson : JsonSerializerContext;
 
 /// <summary>A process of the simulated service: the engine with one cache, as a service declares it.</summary>
 internal sealed class CacheProcess : IDisposable
@@ -17,6 +24,7 @@ internal sealed class CacheProcess : IDisposable
     public CacheProcess(Node node, Scenario scenario, SimulatedShelf shelf)
     {
         Node = node;
+        HasPages = scenario.Operations.Contains(Operation.ReadPage);
         var services = new ServiceCollection();
         services.AddSingleton(typeof(ILogger<>), typeof(NullLogger<>));
         services.AddSingleton<IMeterFactory, Meters>();
@@ -37,13 +45,30 @@ internal sealed class CacheProcess : IDisposable
                         options.MemoryTtl = TimeSpan.FromMinutes(5);
                     })
                     .Json(ItemJson.Default.Item)
-                    .Version(item => item.Version)
                     .LoadWith<SimulatedShelf>((rows, id, cancel) => rows.FindAsync(id, cancel));
+                if (scenario.IsVersioned)
+                {
+                    cache.Version(item => item.Version);
+                }
+
+                if (HasPages)
+                {
+                    cache.Clears("pages");
+                }
+
                 if (scenario.WriteBehind)
                 {
                     cache.Fence(item => item.Fence).WriteBehindWith<SimulatedShelf, Rename>(ItemJson.Default.Rename);
                 }
             });
+        if (HasPages)
+        {
+            services.AddCaching().AddCache<Page>("pages", cache => cache
+                .Configure(options => (options.MemoryEntries, options.Jitter, options.EarlyRefresh) = (16, 0, false))
+                .Json(PageJson.Default.Page)
+                .LoadWith<SimulatedShelf>(async (rows, id, cancel) => new(await rows.FindAsync(id, cancel))));
+        }
+
         services.Configure<WriteBehindOptions>(options => (options.WaitForDisk, options.MaxAttempts) = (false, 2));
         _services = services.BuildServiceProvider();
         Items = _services.GetRequiredService<Cache<Item>>();
@@ -53,6 +78,10 @@ internal sealed class CacheProcess : IDisposable
     public Node Node { get; }
 
     public Cache<Item> Items { get; }
+
+    public bool HasPages { get; }
+
+    public Cache<Page> Pages => _services.GetRequiredService<Cache<Page>>();
 
     /// <summary>Whether it uses Redis and memory.</summary>
     public bool IsReady => Node.Ask(() => _backplane.IsTrusted && _tier.IsTrusted);

@@ -22,7 +22,8 @@ internal sealed class Explorer
 
     /// <summary>Called across the boundary of <see cref="SimulatedLibrary"/>, so only texts cross it.</summary>
     /// <param name="arguments">
-    /// The name of the scenario, the first seed, the number of seeds, the seconds after which to end, and the number of threads.
+    /// The name of the scenario, the first seed, the number of seeds, the seconds after which to end, the number of threads, and
+    /// <c>True</c> if the steps are wanted.
     /// </param>
     /// <returns>
     /// The number of runs, the digest of their histories and, if one broke a promise, its seed, the promise, and the numbered steps of
@@ -39,7 +40,7 @@ internal sealed class Explorer
         string[] totals = [$"{explorer._runs}", $"{explorer._digest:x16}"];
         return explorer._broken is not var (seed, outcome)
             ? totals
-            : [.. totals, $"{seed}", outcome.Broken!, .. Steps(explorer._scenario, outcome)];
+            : [.. totals, $"{seed}", outcome.Broken!, .. bool.Parse(arguments[5]) ? Steps(explorer._scenario, outcome) : []];
     }
 
     /// <summary>The history of one run, as text. Called across the boundary, too.</summary>

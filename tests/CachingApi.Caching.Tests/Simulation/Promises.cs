@@ -26,6 +26,9 @@ internal sealed class Promises(World world)
     /// <summary>The version of an entity that was deleted; no other is later.</summary>
     public const long Deleted = long.MaxValue;
 
+    /// <summary>The key of the page that contains the item.</summary>
+    public const string Page = "page";
+
     private const long BoundMicros = 1_000_000;
 
     private readonly Dictionary<(Node Node, string Key), long> _read = [];
@@ -36,9 +39,17 @@ internal sealed class Promises(World world)
     private readonly Dictionary<string, List<string>> _names = [];
     private readonly Dictionary<string, long> _committed = [];
 
+    /// <summary>The version that messages give a deletion.</summary>
+    private readonly Dictionary<string, long> _deletions = [];
+
     /// <summary>The row of an entity has changed; <c>null</c>: it was deleted.</summary>
     public void Committed(string key, Item? row)
     {
+        if (key != Page)
+        {
+            Committed(Page, row);
+        }
+
         var (names, before) = (_names.TryGetValue(key, out var held) ? held : _names[key] = [], VersionOf(key));
         var version = row?.Version ?? Deleted;
         if (version <= before)
@@ -47,6 +58,11 @@ internal sealed class Promises(World world)
         }
 
         _committed[key] = version;
+        if (row is null)
+        {
+            _deletions[key] = before + 1;
+        }
+
         if (row is not null && (names.Count == 0 || names[^1] != row.Name))
         {
             if (names.Contains(row.Name))
@@ -111,14 +127,18 @@ internal sealed class Promises(World world)
         {
             case [_, "0", "items", var number, var key]:
                 var version = long.Parse(number.Split('.')[0], CultureInfo.InvariantCulture);
-                Publish(key, VersionOf(key) is Deleted ? Deleted : version == long.MaxValue ? VersionOf(key) : version);
+                var isDeletion = _deletions.TryGetValue(key, out var deletion) && version >= deletion;
+                Publish(key, isDeletion ? Deleted : version == long.MaxValue ? VersionOf(key) : version);
                 break;
             case [_, "1", "items", ..]:
-                foreach (var (committed, latest) in _committed)
+                foreach (var (committed, latest) in _committed.Where(row => row.Key != Page))
                 {
                     Publish(committed, latest);
                 }
 
+                break;
+            case [_, "1", "pages", ..]:
+                Publish(Page, VersionOf(Page));
                 break;
         }
     }

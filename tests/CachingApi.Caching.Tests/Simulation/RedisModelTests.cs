@@ -138,8 +138,8 @@ public sealed partial class RedisModelTests(TestServers servers)
                     micros,
                     [Key("generation"), Key("incarnations"), Key("causes")],
                     [
-                        Pick("current", "next", "unless"), "channel", "cleared %s", Number(3), "60000", "1", $"redis {Number(3)}", "7", "id",
-                        Number(9), Number(9),
+                        Pick("current", "next", "unless"), "channel", "cleared %s", Number(3), "60000", "1", $"redis {Number(3)}", "7",
+                        "id", Number(9), Number(9),
                     ]),
                 23 => Script("change_position", micros, [Key("position")], [Number(3), Number(3)]),
                 24 => Script(

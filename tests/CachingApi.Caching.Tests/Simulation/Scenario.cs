@@ -4,6 +4,9 @@ namespace CachingApi.Caching.Tests.Simulation;
 internal enum Operation
 {
     Read,
+
+    /// <summary>Reads a page, which contains the item, has no version, and is cleared by every write to the item.</summary>
+    ReadPage,
     WriteThrough,
     Invalidate,
     WriteBehind,
@@ -51,6 +54,11 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
         {
             Processes = 2, Clients = 4, StartsEmpty = true,
         },
+        new("values without a version", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Evict)
+        {
+            Processes = 2, Clients = 4, IsVersioned = false,
+        },
+        new("pages", Operation.ReadPage, Operation.ReadPage, Operation.Read, Operation.WriteThrough) { Processes = 2, Clients = 4 },
         new("cold key", Operation.Read)
         {
             Processes = 3,
@@ -78,6 +86,9 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
             Processes = 2, Clients = 4, Rest = 8, Faults = [Fault.Crash, Fault.Flush],
         },
     ];
+
+    /// <summary>Whether the cache knows the versions of its values.</summary>
+    public bool IsVersioned { get; init; } = true;
 
     public int Processes { get; init; }
 

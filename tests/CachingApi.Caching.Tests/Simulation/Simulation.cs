@@ -195,6 +195,12 @@ internal sealed class Simulation : IDisposable
                 _world.Note(node, $"the read returns {read.Value?.ToString() ?? "\"not found\""} ({read.Outcome})");
                 _promises.End(node, Key, floor, read.Value);
                 break;
+            case Operation.ReadPage:
+                var pageFloor = _promises.Begin(node, Promises.Page);
+                var page = await process.Pages.GetAsync(Key, CancellationToken.None);
+                _world.Note(node, $"the read returns {page.Value} ({page.Outcome})");
+                _promises.End(node, Promises.Page, pageFloor, page.Value?.Item);
+                break;
             case Operation.WriteThrough or Operation.Invalidate or Operation.WriteBehind:
                 var change = new Rename($"name {++_names}");
                 var written = await (operation is Operation.WriteBehind || _scenario.WriteBehind
@@ -244,6 +250,7 @@ internal sealed class Simulation : IDisposable
     {
         _world.Note(node, name is null ? "the deletion is acknowledged" : $"the write of \"{name}\" is acknowledged, version {version}");
         _promises.Acknowledged(node, Key, version, name);
+        _promises.Acknowledged(node, Promises.Page, version, name);
     }
 
     private void Happen(Fault fault)
@@ -302,5 +309,9 @@ internal sealed class Simulation : IDisposable
         var read = await process.Items.GetAsync(Key, CancellationToken.None);
         _world.Note(process.Node, $"the last read returns {read.Value?.ToString() ?? "\"not found\""} ({read.Outcome})");
         _promises.AtLast(process.Node, Key, read.Value);
+        if (process.HasPages)
+        {
+            _promises.AtLast(process.Node, Promises.Page, (await process.Pages.GetAsync(Key, CancellationToken.None)).Value?.Item);
+        }
     }
 }

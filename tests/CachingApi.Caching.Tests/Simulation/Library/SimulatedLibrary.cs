@@ -60,8 +60,9 @@ internal sealed class SimulatedLibrary : AssemblyLoadContext
     }
 
     /// <summary>Calls <see cref="Explorer.Run(string[])"/> on the simulated library.</summary>
-    public string[] Explore(string scenario, ulong firstSeed, int count, TimeSpan limit, int threads) =>
-        Call(nameof(Explorer.Run), [scenario, $"{firstSeed}", $"{count}", $"{(int)limit.TotalSeconds}", $"{threads}"]);
+    public string[] Explore(string scenario, ulong firstSeed, int count, TimeSpan limit, bool withSteps) => Call(
+        nameof(Explorer.Run),
+        [scenario, $"{firstSeed}", $"{count}", $"{(int)limit.TotalSeconds}", $"{Environment.ProcessorCount}", $"{withSteps}"]);
 
     /// <summary>Calls <see cref="Explorer.Trace"/> on the simulated library.</summary>
     public string[] Trace(string scenario, ulong seed) => Call(nameof(Explorer.Trace), [scenario, $"{seed}"]);
