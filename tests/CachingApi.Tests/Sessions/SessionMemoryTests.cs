@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Net;
 using System.Net.Http.Json;
+using CachingApi.Redis;
 using CachingApi.Sessions;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
