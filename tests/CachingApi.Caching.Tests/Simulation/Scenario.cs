@@ -38,7 +38,7 @@ internal enum Fault
     Crash,
 }
 
-/// <summary>What the processes of a simulation do, and which faults may happen.</summary>
+/// <summary>The work of a simulation's processes, and the faults that may happen.</summary>
 /// <param name="Operations">The calls of the clients, each as likely as it is often in the list.</param>
 internal sealed record Scenario(string Name, params Operation[] Operations)
 {

@@ -8,7 +8,7 @@ using Npgsql;
 
 namespace CachingApi.Tests.Caching;
 
-/// <summary>Every committed change of the database reaches every cache, whichever client made it.</summary>
+/// <summary>Every committed change of the database reaches every cache, also one that another client made.</summary>
 public sealed class ChangeCaptureTests(TestServers servers)
 {
     [Fact]

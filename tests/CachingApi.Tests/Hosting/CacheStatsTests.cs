@@ -8,7 +8,7 @@ using Microsoft.Extensions.Time.Testing;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>What <c>/cache/stats</c> says is what has happened, and what <c>/metrics</c> says.</summary>
+/// <summary><c>/cache/stats</c> counts the same events as the test and as <c>/metrics</c>.</summary>
 public sealed class CacheStatsTests(TestServers servers)
 {
     [Fact]

@@ -89,7 +89,7 @@ internal static class SimulatedTasks
             }
             catch (ObjectDisposedException)
             {
-                // What it bounded has ended.
+                // The bounded task has ended.
             }
         });
 
