@@ -17,7 +17,7 @@ internal sealed class Simulation : IDisposable
     private const int MaxSteps = 20_000;
     private const int MaxFaults = 3;
 
-    private static readonly TimeSpan[] Pauses = [.. new[] { 0, 1, 30, 300, 1200, 3000 }.Select(each => TimeSpan.FromMilliseconds(each))];
+    private static readonly TimeSpan[] Pauses = [.. new[] { 0, 0, 1, 30, 300, 1200 }.Select(each => TimeSpan.FromMilliseconds(each))];
 
     private readonly Scenario _scenario;
     private readonly World _world;
@@ -37,7 +37,8 @@ internal sealed class Simulation : IDisposable
         var shelf = new Shelf();
         _rows = new(_world, shelf, _promises);
         _follower = new(_rows);
-        _world.Servers["cache"] = new(_world, "cache") { Published = _promises.Published };
+        _world.Servers["cache"] = new(_world, "cache");
+        _world.Servers["cache"].Published = (message, key) => _promises.Published(message, IsInCurrentGeneration(key));
         _world.Servers["state"] = new(_world, "state");
         if (!scenario.StartsEmpty)
         {
@@ -130,6 +131,13 @@ internal sealed class Simulation : IDisposable
         }
 
         Finish(HaveEnded, "the last reads");
+    }
+
+    private bool IsInCurrentGeneration(string key)
+    {
+        byte[][] get = [RedisModel.Bytes("GET"), RedisModel.Bytes("shop:items:generation")];
+        return _world.Servers["cache"].Model.Execute(get, _world.Micros) is byte[] generation
+            && key == $"shop:items:g{RedisModel.Text(generation)}:{Key}";
     }
 
     private void StartProcess(string name)
@@ -280,6 +288,9 @@ internal sealed class Simulation : IDisposable
             case Fault.FailOver:
                 cache.FailOver(_world.Choices.Next(40));
                 _promises.RedisFailed();
+                break;
+            case Fault.Eviction:
+                cache.EvictEntries(DateTimeOffset.UnixEpoch.AddMicroseconds(_world.Micros) - TimeSpan.FromSeconds(1));
                 break;
             case Fault.Crash:
                 Crash(process);

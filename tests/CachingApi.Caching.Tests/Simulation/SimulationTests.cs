@@ -10,15 +10,18 @@ public sealed class SimulationTests(ITestOutputHelper output)
 
     private static readonly TimeSpan NoLimit = TimeSpan.FromHours(1);
 
-    /// <summary>How many schedules of each scenario the suite runs; CI runs more.</summary>
-    private static readonly int Count = Setting("CACHINGAPI_SCHEDULES", 200);
+    /// <summary>How many schedules of each scenario the suite runs; <c>./dev explore</c> runs more.</summary>
+    private const int Count = 100;
 
     public static TheoryData<string> Scenarios => [.. Scenario.All.Select(scenario => scenario.Name)];
 
     [Theory]
     [MemberData(nameof(Scenarios))]
-    public void Every_schedule_keeps_the_promises(string scenario) =>
-        Assert.Empty(Library.Explore(scenario, 1, Count, NoLimit, withSteps: true).Skip(2));
+    public void Every_schedule_keeps_the_promises(string scenario)
+    {
+        var result = Library.Explore(scenario, 1, Count, NoLimit, withSteps: true);
+        Assert.True(result.Length == 2, string.Join('\n', result.Skip(2)));
+    }
 
     [Theory]
     [MemberData(nameof(Scenarios))]
