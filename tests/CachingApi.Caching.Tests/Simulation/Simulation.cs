@@ -19,6 +19,9 @@ internal sealed class Simulation : IDisposable
 
     private static readonly TimeSpan[] Pauses = [.. new[] { 0, 0, 1, 30, 300, 1200 }.Select(each => TimeSpan.FromMilliseconds(each))];
 
+    private static readonly TimeSpan[] FaultTimes =
+        [.. new[] { 1, 30, 300, 1200, 1800, 3000 }.Select(each => TimeSpan.FromMilliseconds(each))];
+
     private readonly Scenario _scenario;
     private readonly World _world;
     private readonly Promises _promises;
@@ -106,7 +109,7 @@ internal sealed class Simulation : IDisposable
         for (var faults = _scenario.Faults.Count == 0 ? 0 : _world.Choices.Next(MaxFaults + 1); faults > 0; faults--)
         {
             var fault = _scenario.Faults[_world.Choices.Next(_scenario.Faults.Count)];
-            _world.Open(null, "faults", () => "a fault:", () => Happen(fault), Pauses[_world.Choices.Next(Pauses.Length)]);
+            _world.Open(null, "faults", () => "a fault:", () => Happen(fault), FaultTimes[_world.Choices.Next(FaultTimes.Length)]);
         }
 
         Finish(HaveEnded, "the calls of the clients");
@@ -312,7 +315,7 @@ internal sealed class Simulation : IDisposable
                 StartProcess(name);
                 StartClient(_processes[^1], 1 + _world.Choices.Next(_scenario.MaxOperations));
             },
-            Pauses[1 + _world.Choices.Next(Pauses.Length - 1)]);
+            FaultTimes[_world.Choices.Next(FaultTimes.Length)]);
     }
 
     private async Task LookAsync(CacheProcess process)

@@ -40,7 +40,8 @@ public sealed class SimulationTests(ITestOutputHelper output)
     {
         var (seed, most) = ((ulong)Setting("CACHINGAPI_SEED", 1), Setting("CACHINGAPI_SCHEDULES", int.MaxValue));
         var limit = TimeSpan.FromMinutes(Setting("CACHINGAPI_EXPLORE_MINUTES", 10));
-        var (began, total, round, withSteps) = (Stopwatch.GetTimestamp(), 0L, 250, Setting("CACHINGAPI_STEPS", 1) == 1);
+        var (began, round, withSteps) = (Stopwatch.GetTimestamp(), 250, Setting("CACHINGAPI_STEPS", 1) == 1);
+        var (total, digest) = (0L, 0UL);
         for (var left = most; left > 0 && Stopwatch.GetElapsedTime(began) < limit; left -= round, seed += (ulong)round)
         {
             foreach (var scenario in Scenario.All)
@@ -53,6 +54,7 @@ public sealed class SimulationTests(ITestOutputHelper output)
 
                 var result = Library.Explore(scenario.Name, seed, Math.Min(left, round), time, withSteps);
                 total += long.Parse(result[0], CultureInfo.InvariantCulture);
+                digest = unchecked(digest + ulong.Parse(result[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
                 if (result is [_, _, var broken, var promise, .. var steps])
                 {
                     output.WriteLine($"Schedule {total}: seed {broken} of \"{scenario.Name}\" breaks \"{promise}\"");
@@ -61,7 +63,8 @@ public sealed class SimulationTests(ITestOutputHelper output)
                 }
             }
 
-            output.WriteLine($"{total} schedules keep the promises, seeds up to {seed + (ulong)round - 1}");
+            output.WriteLine(
+                $"{total} schedules keep the promises, up to seed {seed + (ulong)Math.Min(left, round) - 1}; digest: {digest:x16}");
         }
     }
 
