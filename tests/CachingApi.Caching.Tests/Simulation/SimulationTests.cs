@@ -42,9 +42,10 @@ public sealed class SimulationTests(ITestOutputHelper output)
         var limit = TimeSpan.FromMinutes(Setting("CACHINGAPI_EXPLORE_MINUTES", 10));
         var (began, round, withSteps) = (Stopwatch.GetTimestamp(), 250, Setting("CACHINGAPI_STEPS", 1) == 1);
         var (total, digest) = (0L, 0UL);
+        var only = Environment.GetEnvironmentVariable("CACHINGAPI_SCENARIO");
         for (var left = most; left > 0 && Stopwatch.GetElapsedTime(began) < limit; left -= round, seed += (ulong)round)
         {
-            foreach (var scenario in Scenario.All)
+            foreach (var scenario in Scenario.All.Where(each => string.IsNullOrEmpty(only) || each.Name == only))
             {
                 var time = limit - Stopwatch.GetElapsedTime(began);
                 if (time <= TimeSpan.Zero)
