@@ -121,11 +121,15 @@ internal sealed class Promises(World world)
     }
 
     /// <summary>The cache's Redis publishes a message.</summary>
-    public void Published(string message)
+    /// <param name="isCurrent">
+    /// Whether the change is in the current generation. A writer that has missed a clear learns about it and repeats its put; until then,
+    /// Redis does not know the write.
+    /// </param>
+    public void Published(string message, bool isCurrent)
     {
         switch (message.Split(' ', 5))
         {
-            case [_, "0", "items", var number, var key]:
+            case [_, "0", "items", var number, var key] when isCurrent:
                 var version = long.Parse(number.Split('.')[0], CultureInfo.InvariantCulture);
                 var isDeletion = _deletions.TryGetValue(key, out var deletion) && version >= deletion;
                 Publish(key, isDeletion ? Deleted : version == long.MaxValue ? VersionOf(key) : version);

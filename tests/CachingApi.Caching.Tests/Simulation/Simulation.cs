@@ -17,7 +17,10 @@ internal sealed class Simulation : IDisposable
     private const int MaxSteps = 20_000;
     private const int MaxFaults = 3;
 
-    private static readonly TimeSpan[] Pauses = [.. new[] { 0, 1, 30, 300, 1200, 3000 }.Select(each => TimeSpan.FromMilliseconds(each))];
+    private static readonly TimeSpan[] Pauses = [.. new[] { 0, 0, 1, 30, 300, 1200 }.Select(each => TimeSpan.FromMilliseconds(each))];
+
+    private static readonly TimeSpan[] FaultTimes =
+        [.. new[] { 1, 30, 300, 1200, 1800, 3000 }.Select(each => TimeSpan.FromMilliseconds(each))];
 
     private readonly Scenario _scenario;
     private readonly World _world;
@@ -37,7 +40,8 @@ internal sealed class Simulation : IDisposable
         var shelf = new Shelf();
         _rows = new(_world, shelf, _promises);
         _follower = new(_rows);
-        _world.Servers["cache"] = new(_world, "cache") { Published = _promises.Published };
+        _world.Servers["cache"] = new(_world, "cache");
+        _world.Servers["cache"].Published = (message, key) => _promises.Published(message, IsInCurrentGeneration(key));
         _world.Servers["state"] = new(_world, "state");
         if (!scenario.StartsEmpty)
         {
@@ -105,7 +109,7 @@ internal sealed class Simulation : IDisposable
         for (var faults = _scenario.Faults.Count == 0 ? 0 : _world.Choices.Next(MaxFaults + 1); faults > 0; faults--)
         {
             var fault = _scenario.Faults[_world.Choices.Next(_scenario.Faults.Count)];
-            _world.Open(null, "faults", () => "a fault:", () => Happen(fault), Pauses[_world.Choices.Next(Pauses.Length)]);
+            _world.Open(null, "faults", () => "a fault:", () => Happen(fault), FaultTimes[_world.Choices.Next(FaultTimes.Length)]);
         }
 
         Finish(HaveEnded, "the calls of the clients");
@@ -130,6 +134,13 @@ internal sealed class Simulation : IDisposable
         }
 
         Finish(HaveEnded, "the last reads");
+    }
+
+    private bool IsInCurrentGeneration(string key)
+    {
+        byte[][] get = [RedisModel.Bytes("GET"), RedisModel.Bytes("shop:items:generation")];
+        return _world.Servers["cache"].Model.Execute(get, _world.Micros) is byte[] generation
+            && key == $"shop:items:g{RedisModel.Text(generation)}:{Key}";
     }
 
     private void StartProcess(string name)
@@ -281,6 +292,9 @@ internal sealed class Simulation : IDisposable
                 cache.FailOver(_world.Choices.Next(40));
                 _promises.RedisFailed();
                 break;
+            case Fault.Eviction:
+                cache.EvictEntries(DateTimeOffset.UnixEpoch.AddMicroseconds(_world.Micros) - TimeSpan.FromSeconds(1));
+                break;
             case Fault.Crash:
                 Crash(process);
                 break;
@@ -301,7 +315,7 @@ internal sealed class Simulation : IDisposable
                 StartProcess(name);
                 StartClient(_processes[^1], 1 + _world.Choices.Next(_scenario.MaxOperations));
             },
-            Pauses[1 + _world.Choices.Next(Pauses.Length - 1)]);
+            FaultTimes[_world.Choices.Next(FaultTimes.Length)]);
     }
 
     private async Task LookAsync(CacheProcess process)

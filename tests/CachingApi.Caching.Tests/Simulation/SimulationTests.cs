@@ -10,15 +10,18 @@ public sealed class SimulationTests(ITestOutputHelper output)
 
     private static readonly TimeSpan NoLimit = TimeSpan.FromHours(1);
 
-    /// <summary>How many schedules of each scenario the suite runs; CI runs more.</summary>
-    private static readonly int Count = Setting("CACHINGAPI_SCHEDULES", 200);
+    /// <summary>How many schedules of each scenario the suite runs; <c>./dev explore</c> runs more.</summary>
+    private const int Count = 100;
 
     public static TheoryData<string> Scenarios => [.. Scenario.All.Select(scenario => scenario.Name)];
 
     [Theory]
     [MemberData(nameof(Scenarios))]
-    public void Every_schedule_keeps_the_promises(string scenario) =>
-        Assert.Empty(Library.Explore(scenario, 1, Count, NoLimit, withSteps: true).Skip(2));
+    public void Every_schedule_keeps_the_promises(string scenario)
+    {
+        var result = Library.Explore(scenario, 1, Count, NoLimit, withSteps: true);
+        Assert.True(result.Length == 2, string.Join('\n', result.Skip(2)));
+    }
 
     [Theory]
     [MemberData(nameof(Scenarios))]
@@ -37,10 +40,12 @@ public sealed class SimulationTests(ITestOutputHelper output)
     {
         var (seed, most) = ((ulong)Setting("CACHINGAPI_SEED", 1), Setting("CACHINGAPI_SCHEDULES", int.MaxValue));
         var limit = TimeSpan.FromMinutes(Setting("CACHINGAPI_EXPLORE_MINUTES", 10));
-        var (began, total, round, withSteps) = (Stopwatch.GetTimestamp(), 0L, 250, Setting("CACHINGAPI_STEPS", 1) == 1);
+        var (began, round, withSteps) = (Stopwatch.GetTimestamp(), 250, Setting("CACHINGAPI_STEPS", 1) == 1);
+        var (total, digest) = (0L, 0UL);
+        var only = Environment.GetEnvironmentVariable("CACHINGAPI_SCENARIO");
         for (var left = most; left > 0 && Stopwatch.GetElapsedTime(began) < limit; left -= round, seed += (ulong)round)
         {
-            foreach (var scenario in Scenario.All)
+            foreach (var scenario in Scenario.All.Where(each => string.IsNullOrEmpty(only) || each.Name == only))
             {
                 var time = limit - Stopwatch.GetElapsedTime(began);
                 if (time <= TimeSpan.Zero)
@@ -50,6 +55,7 @@ public sealed class SimulationTests(ITestOutputHelper output)
 
                 var result = Library.Explore(scenario.Name, seed, Math.Min(left, round), time, withSteps);
                 total += long.Parse(result[0], CultureInfo.InvariantCulture);
+                digest = unchecked(digest + ulong.Parse(result[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
                 if (result is [_, _, var broken, var promise, .. var steps])
                 {
                     output.WriteLine($"Schedule {total}: seed {broken} of \"{scenario.Name}\" breaks \"{promise}\"");
@@ -58,7 +64,8 @@ public sealed class SimulationTests(ITestOutputHelper output)
                 }
             }
 
-            output.WriteLine($"{total} schedules keep the promises, seeds up to {seed + (ulong)round - 1}");
+            output.WriteLine(
+                $"{total} schedules keep the promises, up to seed {seed + (ulong)Math.Min(left, round) - 1}; digest: {digest:x16}");
         }
     }
 

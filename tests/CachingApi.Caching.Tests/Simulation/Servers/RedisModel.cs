@@ -28,8 +28,8 @@ internal sealed class RedisModel
     /// <summary>Called for each message that a command publishes; returns how many subscribers receive it.</summary>
     public Func<string, byte[], int> Publish { get; set; } = (_, _) => 0;
 
-    /// <summary>The names of the keys that have not expired.</summary>
-    public IEnumerable<string> Keys => _keys.Keys.Where(key => Find(key) is not null).ToArray();
+    /// <summary>The names of all keys, also of those that have expired and were not asked for since.</summary>
+    public IReadOnlyCollection<string> Keys => _keys.Keys;
 
     private long Now => _micros / 1000;
 

@@ -1,3 +1,4 @@
+using System.Buffers.Binary;
 using System.Globalization;
 
 namespace CachingApi.Caching.Tests.Simulation;
@@ -5,11 +6,15 @@ namespace CachingApi.Caching.Tests.Simulation;
 /// <summary>A Redis server and its successors: after a failover, another server has its address.</summary>
 internal sealed class RedisProcess(World world, string name)
 {
+    /// <summary>The place of the time in the header of an entry: see <see cref="CacheEntry"/>.</summary>
+    private const int CreatedAt = 28;
+
     private readonly List<SimulatedMultiplexer> _connections = [];
     private readonly List<(byte[][] Command, long Micros)> _log = [];
     private readonly RedisModel _replica = new();
     private RedisModel _model = new();
     private int _incarnation = 1;
+    private string _key = "";
 
     public string Name => name;
 
@@ -18,8 +23,8 @@ internal sealed class RedisProcess(World world, string name)
     /// <summary>How far the server's clock is ahead.</summary>
     public TimeSpan Skew { get; set; }
 
-    /// <summary>Called with each message that is published.</summary>
-    public Action<string> Published { get; set; } = _ => { };
+    /// <summary>Called with each message that is published, and the first key of the script that publishes it.</summary>
+    public Action<string, string> Published { get; set; } = (_, _) => { };
 
     /// <summary>The lines of <c>INFO</c> that the library reads.</summary>
     public string Info => string.Create(
@@ -33,6 +38,7 @@ internal sealed class RedisProcess(World world, string name)
         var micros = world.Micros + (long)Skew.TotalMicroseconds;
         _model.Publish = PublishTo;
         _log.Add((command, micros));
+        _key = command is [_, _, _, var key, ..] ? RedisModel.Text(key) : "";
         return _model.Execute(command, micros);
     }
 
@@ -41,6 +47,21 @@ internal sealed class RedisProcess(World world, string name)
     {
         world.Note(null, $"{name} loses all keys");
         Execute([RedisModel.Bytes("FLUSHALL")]);
+    }
+
+    /// <summary>The server's memory is full: it evicts the entries that were made before a time.</summary>
+    public void EvictEntries(DateTimeOffset before)
+    {
+        world.Note(null, $"{name} evicts entries");
+        foreach (var key in _model.Keys.ToArray())
+        {
+            byte[][] get = [RedisModel.Bytes("GET"), RedisModel.Bytes(key)];
+            if (_model.Execute(get, world.Micros) is byte[] { Length: > CreatedAt + 8 } entry
+                && BinaryPrimitives.ReadInt64BigEndian(entry.AsSpan(CreatedAt)) < before.ToUnixTimeMilliseconds())
+            {
+                Execute([RedisModel.Bytes("DEL"), RedisModel.Bytes(key)]);
+            }
+        }
     }
 
     /// <summary>
@@ -65,7 +86,7 @@ internal sealed class RedisProcess(World world, string name)
 
     private int PublishTo(string channel, byte[] message)
     {
-        Published(RedisModel.Text(message));
+        Published(RedisModel.Text(message), _key);
         var receivers = 0;
         foreach (var connection in _connections)
         {
