@@ -7,7 +7,7 @@ const KEEP = 15 * 60;        // s that are kept to be drawn
 const COLORS = 5;             // of the lines of a graph
 const SMOOTH = 10;           // s that a rate or a ratio is taken over
 const PATIENCE = 5000;       // ms that an answer may take
-const AT_ONCE = 5;           // answers whose processes the banner covers
+const LATELY = 5;            // answers whose processes the banner covers
 const WARN = 15 * 60 * 1000; // ms that the banner shows a warm-up that kept nothing
 
 const $ = id => document.getElementById(id);
@@ -386,7 +386,7 @@ function report(parts) {
 
 /** The degraded parts of each process that has answered lately: behind a load balancer, processes answer in turn. */
 function degradedParts() {
-  const processes = new Map(seen.slice(-AT_ONCE).filter(one => one.stats).map(({ stats }) => [stats.instance, stats]));
+  const processes = new Map(seen.slice(-LATELY).filter(one => one.stats).map(({ stats }) => [stats.instance, stats]));
   const parts = [...processes.values()].flatMap(stats =>
     [...stats.degraded.map(part => [part.part, `${part.problem} ${part.effect}`]), ...emptyWarmUps(stats)]
       .map(([name, sentence]) => [processes.size > 1 ? `${name}, process ${stats.instance}` : name, sentence]));

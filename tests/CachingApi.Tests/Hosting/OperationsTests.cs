@@ -29,7 +29,7 @@ public sealed class OperationsTests(TestServers servers)
     [InlineData("/metrics")]
     public async Task Operations_are_only_read(string path)
     {
-        await using var api = await ApiNode.StartAsync(servers);
+        var api = await servers.SharedApiAsync();
 
         await UserContractTests.AssertProblemAsync(await api.Anonymous.DeleteAsync(path), HttpStatusCode.MethodNotAllowed);
     }
