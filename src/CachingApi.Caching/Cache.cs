@@ -57,6 +57,12 @@ public abstract class Cache
     /// <summary>Keys that were read recently: see <see cref="ConsistencyChecker"/>.</summary>
     internal RecentKeys Recent { get; } = new();
 
+    /// <summary>The keys that are read most.</summary>
+    internal HotKeys Hot { get; } = new();
+
+    /// <summary>How many reads memory has served.</summary>
+    internal long MemoryHits => _memoryHits.Value + _negativeMemoryHits.Value;
+
     /// <summary>The part of the memory tier that holds this cache's entries.</summary>
     internal MemoryStore Memory { get; }
 
@@ -79,6 +85,12 @@ public abstract class Cache
 
     /// <summary>Returns each tier's entry of an entity, without its body, and changes nothing.</summary>
     public Task<CacheInspection> InspectAsync(string id, CancellationToken cancel) => _engine.Inspection.LookAsync(this, id, cancel);
+
+    /// <summary>
+    /// The keys that this process has read most in the last 30 to 60 seconds, at most <paramref name="count"/> of them and 100. Their rates
+    /// are estimates: of the reads that memory serves, one in 128 is counted.
+    /// </summary>
+    public IReadOnlyList<HotKey> HotKeys(int count) => Hot.Top(count, _engine.CacheAside.Now);
 
     /// <summary>Whether <paramref name="key"/> names an entity that the cache can be warmed with.</summary>
     public bool IsKey(string key) => Warming?.IsKey(key) ?? false;

@@ -2,6 +2,7 @@ using CachingApi;
 using CachingApi.Administration;
 using CachingApi.ChangeCapture;
 using CachingApi.Hosting;
+using CachingApi.Lab;
 using CachingApi.RateLimiting;
 using CachingApi.Sessions;
 using CachingApi.Storage;
@@ -30,6 +31,7 @@ builder.Services
     .AddWeather()
     .AddKnownProxies()
     .AddCacheAdministration()
+    .AddLab()
     .AddOperations(builder.Configuration)
     .AddApiDocs();
 
@@ -49,6 +51,8 @@ app.MapWeather();
 app.MapRateLimits();
 app.MapCacheAdministration();
 app.MapDeadLetters();
+app.MapLab();
+app.MapDevelopmentLogin();
 app.MapOperations();
 
 if (app.ConfigurationProblem() is { } problem)

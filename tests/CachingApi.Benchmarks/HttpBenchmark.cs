@@ -164,7 +164,7 @@ internal sealed class HttpBenchmark(string postgres, string redis, string state,
         var headers = new List<string>();
         foreach (var (id, _) in _users)
         {
-            var (token, _) = await store.CreateAsync(id, "user", SessionTransport.Bearer, "wrk", CancellationToken.None);
+            var (token, _) = await store.CreateAsync(id, "user", SessionTransport.Bearer, "wrk", isShort: false, CancellationToken.None);
             headers.Add($"Authorization: Bearer {token.Text}");
         }
 

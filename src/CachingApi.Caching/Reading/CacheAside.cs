@@ -68,6 +68,8 @@ internal sealed partial class CacheAside(
     /// <summary>The time in microseconds since the Unix epoch.</summary>
     public long Microseconds => (long)(time.GetUtcNow() - DateTimeOffset.UnixEpoch).TotalMicroseconds;
 
+    public DateTimeOffset Now => _clock.UtcNow;
+
     /// <summary>The entry that memory can serve now.</summary>
     public CacheEntry? Find<T>(CacheKey<T> key) where T : class => Find(key, _clock.UtcNow);
 
@@ -81,6 +83,11 @@ internal sealed partial class CacheAside(
         var start = time.GetTimestamp();
         var held = tiers.Memory.Find(key.Cache, key.Id, now);
         metrics.Operation("memory", "get", time.GetElapsedTime(start));
+        if (held is not null)
+        {
+            key.Cache.Hot.CountSampledHit(key.Id, key.Cache.MemoryHits, now);
+        }
+
         return held;
     }
 
@@ -98,6 +105,7 @@ internal sealed partial class CacheAside(
         using var span = Traces.Start("cache read")?.SetTag("cache", cache.Name);
         var (read, look) = await LookInRedisAsync(key, call, cancel);
         var now = time.GetUtcNow();
+        cache.Hot.CountMiss(key.Id, now);
         if (cache.Options.InMemory)
         {
             CountLookUp(cache, "memory", "miss");

@@ -9,6 +9,12 @@ internal static class AdministrationSetup
         services.AddJson(CacheJson.Default);
         services.AddJson(CacheStatsJson.Default);
         services.AddJson(DeadLetterJson.Default);
-        return services.AddSingleton<Measurements>().AddSingleton<DegradedParts>().AddSingleton<CacheStatistics>();
+        return services.AddSingleton<Measurements>()
+            .AddSingleton<DegradedParts>()
+            .AddSingleton<CacheStatistics>()
+            .AddSingleton<StatsHistory>()
+            .AddHostedService(provider => provider.GetRequiredService<StatsHistory>())
+            .AddSingleton<StatsExchange>()
+            .AddHostedService(provider => provider.GetRequiredService<StatsExchange>());
     }
 }

@@ -161,6 +161,8 @@ internal static class CacheEndpoints
 
         // Permits of its own: the live page must not go dark because its user's other requests have used up theirs.
         group.MapGet("/stats", Stats).WithName("getCacheStats").RequireRateLimit("cache-stats");
+        group.MapGet("/stats/processes", AllStats).WithName("getCacheStatsOfAllProcesses").RequireRateLimit("cache-stats");
+        group.MapGet("/stats/history", History).WithName("getCacheStatsHistory").RequireRateLimit("cache-stats");
         var cache = group.MapGroup("").RequireRateLimit("default");
         cache.MapGet("/entries", Look).WithName("getCacheEntry")
             .ProducesProblems(StatusCodes.Status400BadRequest, StatusCodes.Status404NotFound);
@@ -181,6 +183,16 @@ internal static class CacheEndpoints
     /// All processes share only the numbers of <c>redis</c> and the length of the queue.
     /// </remarks>
     internal static Ok<CacheStats> Stats(CacheStatistics statistics) => TypedResults.Ok(statistics.Read());
+
+    /// <summary>Returns the statistics of each process that uses the same Redis.</summary>
+    /// <remarks>The process that answers asks the others over pub/sub of the state's Redis, and waits for 300 ms at most.</remarks>
+    internal static async Task<Ok<AllCacheStats>> AllStats(StatsExchange exchange, CancellationToken cancel) =>
+        TypedResults.Ok(await exchange.AskAsync(cancel));
+
+    /// <summary>Returns the statistics of each process in the last 15 minutes.</summary>
+    /// <remarks>As for the current ones, the process that answers asks the others.</remarks>
+    internal static async Task<Ok<CacheStatsHistory[]>> History(StatsExchange exchange, CancellationToken cancel) =>
+        TypedResults.Ok(await exchange.AskForHistoryAsync(cancel));
 
     /// <summary>Returns the state of one entry in each tier, never its body.</summary>
     /// <remarks>

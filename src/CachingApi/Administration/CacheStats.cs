@@ -77,8 +77,23 @@ public sealed record CacheCounts
     /// <summary>Its write-behind queue; <c>null</c> if it has none, or if the queue's state is not known.</summary>
     public required WriteBehindCounts? WriteBehind { get; init; }
 
+    /// <summary>The keys that the process has read most in the last minute, at most ten; empty in a history.</summary>
+    public required IReadOnlyList<HotKeyCounts> HotKeys { get; init; }
+
     /// <summary>Its last warm-up in the process that answers, at start or by a job; <c>null</c> if there was none.</summary>
     public required WarmUpCounts? WarmUp { get; init; }
+}
+
+/// <summary>A key that is read often.</summary>
+public sealed record HotKeyCounts
+{
+    /// <summary>The entity's id within the cache.</summary>
+    /// <example>01980c6e-7d00-7b20-9d4f-3a4b5c6d7e8f</example>
+    public required string Id { get; init; }
+
+    /// <summary>The estimated number of reads per second.</summary>
+    /// <example>42.5</example>
+    public required double PerSecond { get; init; }
 }
 
 /// <summary>The result of a warm-up so far.</summary>
@@ -291,14 +306,43 @@ public sealed record LimitCounts
     public required long Fallback { get; init; }
 }
 
+/// <summary>The statistics of all processes.</summary>
+public sealed record AllCacheStats
+{
+    /// <summary>The statistics of each process, by the name of the process.</summary>
+    public required IReadOnlyList<CacheStats> Processes { get; init; }
+
+    /// <summary>
+    /// Whether every process that has answered before, or listens now, is in the list. <c>false</c> while Redis is away: then the list has
+    /// only the process that answers.
+    /// </summary>
+    /// <example>true</example>
+    public required bool Complete { get; init; }
+}
+
+/// <summary>The statistics of one process in the last 15 minutes.</summary>
+public sealed record CacheStatsHistory
+{
+    /// <summary>The process.</summary>
+    /// <example>api-1:1</example>
+    public required string Instance { get; init; }
+
+    /// <summary>The statistics, every ten seconds, the oldest first.</summary>
+    public required IReadOnlyList<CacheStats> Stats { get; init; }
+}
+
 [JsonSerializable(typeof(CacheStats))]
+[JsonSerializable(typeof(AllCacheStats))]
+[JsonSerializable(typeof(CacheStatsHistory[]))]
 internal sealed partial class CacheStatsJson : JsonSerializerContext;
 
 /// <summary>Makes <see cref="CacheStats"/> from the metrics.</summary>
 internal sealed class CacheStatistics(
     IEnumerable<Cache> caches, Measurements measurements, RedisInfo redis, Warming warming, DegradedParts degraded, TimeProvider time)
 {
-    private static readonly string Instance = $"{Environment.MachineName}:{Environment.ProcessId}";
+    private const int MaxHotKeys = 10;
+
+    public static readonly string Instance = $"{Environment.MachineName}:{Environment.ProcessId}";
 
     public CacheStats Read()
     {
@@ -394,6 +438,8 @@ internal sealed class CacheStatistics(
             RefusedFills = Sum(samples, "cache_refused_fills", ("cache", cache)),
             Tiers = [memory, redis, source],
             WriteBehind = WriteBehindOf(samples, cache),
+            HotKeys = [.. counted.HotKeys(MaxHotKeys).Select(
+                key => new HotKeyCounts { Id = key.Id, PerSecond = Math.Round(key.PerSecond, 2) })],
             WarmUp = warming.FindLast(counted) is { } job ? CountsOf(job) : null,
         };
     }

@@ -1,3 +1,5 @@
+using System.Text.Json.Serialization;
+
 namespace CachingApi.Hosting;
 
 /// <summary>
@@ -16,6 +18,9 @@ internal static class LivePage
 
     public static bool Is(PathString path) => path.Value is "/" or "/index.html";
 
+    /// <summary>The password of <c>./dev run</c>, which the README names.</summary>
+    private const string DevelopmentPassword = "development-only";
+
     public static WebApplication UseLivePage(this WebApplication app)
     {
         // Only for requests without an endpoint. Browsers revalidate by ETag each time, so that none shows an earlier build's page.
@@ -24,4 +29,31 @@ internal static class LivePage
             .UseStaticFiles(new StaticFileOptions { OnPrepareResponse = file => file.Context.Response.Headers.CacheControl = "no-cache" }));
         return app;
     }
+
+    /// <summary>
+    /// <c>/development-login</c>: the administrator's login for the form, in Development, if the password is the one that the README names.
+    /// Otherwise the answer is 204.
+    /// </summary>
+    public static void MapDevelopmentLogin(this WebApplication app)
+    {
+        var admin = app.Configuration.GetSection("Admin");
+        var isKnown = app.Environment.IsDevelopment() && admin["Password"] is DevelopmentPassword;
+        app.MapMethods("/development-login", ["GET"], context => isKnown
+                ? context.Response.WriteAsJsonAsync(
+                    new() { ["email"] = admin["Email"]!, ["password"] = DevelopmentPassword },
+                    LivePageJson.Default.DictionaryStringString,
+                    contentType: null,
+                    context.RequestAborted)
+                : NoContent(context))
+            .AllowAnonymous().ExcludeFromDescription();
+
+        static Task NoContent(HttpContext context)
+        {
+            context.Response.StatusCode = StatusCodes.Status204NoContent;
+            return Task.CompletedTask;
+        }
+    }
 }
+
+[JsonSerializable(typeof(Dictionary<string, string>))]
+internal sealed partial class LivePageJson : JsonSerializerContext;

@@ -18,6 +18,7 @@ internal sealed partial class TagDocs : IDocumentFilter
         ("Limits", "Lists the rate limits. The policies demo-* exist to be tried."),
         ("Cache", "For administrators: statistics, inspection, eviction and warming of the caches, and the writes that could not be "
             + "persisted."),
+        ("Lab", "For administrators: the experiments of the live page. They exist in Development, and elsewhere if Lab:Enabled is set."),
     ];
 
     public void Apply(Document swaggerDoc, DocumentFilterContext context)

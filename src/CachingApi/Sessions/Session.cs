@@ -32,6 +32,12 @@ public sealed class CreateSession
     /// <summary>How the client sends the token; <c>cookie</c> if it is not set.</summary>
     /// <example>bearer</example>
     public SessionTransport? Transport { get; init; }
+
+    /// <summary>
+    /// Whether the session ends when it has not been used for ten minutes, or for <c>Sessions:Idle</c> if that is shorter.
+    /// </summary>
+    /// <example>false</example>
+    public bool ShortLived { get; init; }
 }
 
 /// <summary>A session: the user that is logged in, and for how long.</summary>

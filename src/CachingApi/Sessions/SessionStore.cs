@@ -22,21 +22,28 @@ internal sealed class SessionStore(
     /// <summary>The maximum number of sessions of a user: a further one ends the one that was not used for the longest time.</summary>
     public const int MaxSessions = 100;
 
+    /// <summary>
+    /// Redis records the use of a session after this many milliseconds at most, and after a twentieth of its idle limit. Memory does not
+    /// serve a session beyond the next time.
+    /// </summary>
+    private const long MaxNoteUse = 60_000;
+
+    private static readonly TimeSpan ShortIdle = TimeSpan.FromMinutes(10);
+
     private readonly long _idle = (long)policy.Value.Idle.TotalMilliseconds;
     private readonly long _absolute = (long)policy.Value.Absolute.TotalMilliseconds;
 
-    /// <summary>How often Redis records the use of a session. Memory does not serve a session beyond the next time.</summary>
-    private readonly long _noteUse = (long)Math.Min(60_000, policy.Value.Idle.TotalMilliseconds / 20);
-
     /// <summary>Begins a session.</summary>
+    /// <param name="isShort">Whether its idle limit is ten minutes, if the configured one is not shorter.</param>
     /// <exception cref="UnavailableException">Redis is away.</exception>
     public async Task<(SessionToken Token, NewSession Session)> CreateAsync(
-        Guid userId, string role, SessionTransport transport, string device, CancellationToken cancel)
+        Guid userId, string role, SessionTransport transport, string device, bool isShort, CancellationToken cancel)
     {
+        var idle = isShort ? Math.Min(_idle, (long)ShortIdle.TotalMilliseconds) : _idle;
         var (token, id) = (SessionToken.New(userId), Guid.CreateVersion7(time.GetUtcNow()));
         RedisValue[] arguments =
         [
-            id.ToString(), role, transport.ToString(), device, _idle, _absolute, MaxSessions,
+            id.ToString(), role, transport.ToString(), device, idle, _absolute, MaxSessions,
             backplane.Channel, SessionBackplane.Message(userId),
         ];
         RedisKey[] keys = [Key(token), RevokedKey(userId), IndexKey(userId)];
@@ -62,7 +69,7 @@ internal sealed class SessionStore(
 
         var (ticket, asked) = (memory.Ticket(token.UserId), Moment.Now);
         var result = await redis.OnStateAsync(
-            state => state.ScriptEvaluateAsync(UseScript, [Key(token), RevokedKey(token.UserId)], [_idle, _noteUse]), cancel);
+            state => state.ScriptEvaluateAsync(UseScript, [Key(token), RevokedKey(token.UserId)], [_idle, MaxNoteUse]), cancel);
         if (result.IsNull)
         {
             return null;
@@ -71,7 +78,8 @@ internal sealed class SessionStore(
         var fields = (string[])result!;
         var session = Read(token.UserId, fields, asked);
         var (seen, ends, now) = (Number(fields[5]), Number(fields[6]), Number(fields[8]));
-        memory.Keep(token, session, ticket, asked, TimeSpan.FromMilliseconds(Math.Min(seen + _noteUse, ends) - now));
+        var noteUse = Math.Min(MaxNoteUse, Idle(fields) / 20);
+        memory.Keep(token, session, ticket, asked, TimeSpan.FromMilliseconds(Math.Min(seen + noteUse, ends) - now));
         return session;
     }
 
@@ -90,7 +98,7 @@ internal sealed class SessionStore(
     {
         var asked = Moment.Now;
         var sessions = await redis.OnStateAsync(
-            state => state.ScriptEvaluateAsync(ListScript, [IndexKey(userId)], [Prefix(userId)]), cancel);
+            state => state.ScriptEvaluateAsync(ListScript, [IndexKey(userId)], [Prefix(userId), _idle]), cancel);
         return [.. ((RedisResult[])sessions!).Select(session => Read(userId, (string[])session!, asked))];
     }
 
@@ -152,9 +160,12 @@ internal sealed class SessionStore(
             Device = fields[3],
             CreatedAt = FromUnixMilliseconds(Number(fields[4])),
             LastSeenAt = FromUnixMilliseconds(Number(fields[5])),
-            ExpiresAt = FromUnixMilliseconds(Math.Min(Number(fields[5]) + _idle, Number(fields[6]))),
+            ExpiresAt = FromUnixMilliseconds(Math.Min(Number(fields[5]) + Idle(fields), Number(fields[6]))),
             AuthenticatedAt = asked.Plus(-TimeSpan.FromMilliseconds(Number(fields[7]))),
         };
+
+    /// <summary>The session's idle limit, in milliseconds.</summary>
+    private long Idle(string[] fields) => Math.Min(_idle, Number(fields[9]));
 
     /// <summary>The braces put all of a user's keys into one slot of a Redis Cluster.</summary>
     private string Prefix(Guid userId) => $"{redis.KeyPrefix}:sessions:{{{userId}}}:";

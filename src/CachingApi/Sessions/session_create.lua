@@ -37,7 +37,7 @@ end
 
 redis.call('HSET', KEYS[1], 'id', ARGV[1], 'role', ARGV[2], 'transport', ARGV[3], 'device', ARGV[4],
   'created', string.format('%.0f', now), 'born', string.format('%.0f', born), 'seen', string.format('%.0f', now),
-  'until', string.format('%.0f', now + absolute))
+  'until', string.format('%.0f', now + absolute), 'idle', string.format('%.0f', idle))
 redis.call('PEXPIRE', KEYS[1], math.min(idle, absolute))
 redis.call('HSET', KEYS[3], ARGV[1], hash)
 redis.call('PEXPIRE', KEYS[3], absolute)

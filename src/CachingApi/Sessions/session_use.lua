@@ -1,8 +1,10 @@
 -- Reads a session and extends its idle limit. It changes only an existing session, so an ended one cannot come back.
 -- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
--- ARGV[1]  idle limit      ARGV[2]  after how long its use is recorded again (milliseconds): the fewer writes, the shorter the idle limit
--- Returns nil, or id, role, transport, device, created, seen, until, how long ago the password was given, and the time (milliseconds).
-local session = redis.call('HMGET', KEYS[1], 'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born', 'authenticated')
+-- ARGV[1]  the configured idle limit; the session's own may be shorter
+-- ARGV[2]  after how long its use is recorded again at most; with a short idle limit, after a twentieth of that (all in milliseconds)
+-- Returns nil, or id, role, transport, device, created, seen, until, how long ago the password was given, the time, and the idle limit.
+local session = redis.call('HMGET', KEYS[1],
+  'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born', 'authenticated', 'idle')
 if not session[1] then
   return nil
 end
@@ -16,14 +18,15 @@ if born <= tonumber(redis.call('GET', KEYS[2]) or 0) then
 end
 
 -- The key's time to live enforces the absolute limit.
-local idle = tonumber(ARGV[1])
-if now - seen >= tonumber(ARGV[2]) then
+local idle = math.min(tonumber(ARGV[1]), tonumber(session[10] or ARGV[1]))
+if now - seen >= math.min(tonumber(ARGV[2]), idle / 20) then
   session[6] = string.format('%.0f', now)
   redis.call('HSET', KEYS[1], 'seen', session[6])
   redis.call('PEXPIRE', KEYS[1], math.min(idle, ends - now))
 end
 
--- A session of an older build has no such field: then the password was given at login.
+-- A session of an older build has no such field: then the password was given at login. It has no idle limit of its own, either.
 session[8] = string.format('%.0f', now - tonumber(session[9] or session[5]))
 session[9] = string.format('%.0f', now)
+session[10] = string.format('%.0f', idle)
 return session

@@ -2,11 +2,15 @@ using System.Collections.Concurrent;
 using System.Globalization;
 using System.Net;
 using System.Net.Http.Json;
+using System.Text.Json;
 using System.Text.Json.Nodes;
 using CachingApi.Caching;
+using CachingApi.Lab;
 using CachingApi.Orders;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
+using Deque.AxeCore.Playwright;
+using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Playwright;
 using Npgsql;
 
@@ -59,7 +63,7 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
             .TextContentAsync() is not ("0/s" or "–"));
         await SeeAsync(page, "#caches tbody tr:first-child th", "users");
 
-        // Everything came from this service, nothing was refused by the page's own policy, and nothing of the session is kept.
+        // Everything came from this service, nothing was refused by the page's own policy, and scripts cannot read the session.
         Assert.All(_asked, url => Assert.StartsWith(api.Anonymous.BaseAddress!.ToString(), url, StringComparison.Ordinal));
         Assert.Empty(_faults);
         Assert.Equal("0 0 ", await page.EvaluateAsync<string>("`${localStorage.length} ${sessionStorage.length} ${document.cookie}`"));
@@ -82,24 +86,84 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
     }
 
     [Fact]
-    public async Task Signing_out_ends_the_session_and_so_does_leaving()
+    public async Task A_reload_keeps_the_session_and_signing_out_ends_it()
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();
-        async Task<int> SessionsAsync() => (await (await admin.GetAsync("/sessions")).JsonAsync()).GetArrayLength();
+        async Task<JsonElement[]> SessionsAsync() =>
+        [
+            .. (await (await admin.GetAsync("/sessions")).JsonAsync()).EnumerateArray()
+                .Where(one => !one.GetProperty("current").GetBoolean()),
+        ];
         var page = await OpenAsync(api);
         await SignInAsync(page, ApiNode.AdminEmail);
         await SeeAsync(page, "#state-text", "Live");
-        Assert.Equal(2, await SessionsAsync());
+        var session = Assert.Single(await SessionsAsync());
+        Assert.InRange(
+            session.GetProperty("expiresAt").GetDateTime() - session.GetProperty("lastSeenAt").GetDateTime(),
+            TimeSpan.FromMinutes(9.9),
+            TimeSpan.FromMinutes(10));
+
+        await page.ReloadAsync();
+        await SeeAsync(page, "#state-text", "Live");
+        Assert.Single(await SessionsAsync());
 
         await page.ClickAsync("#sign-out");
-        await Eventually.TrueAsync(async () => await SessionsAsync() == 1);
+        await Eventually.TrueAsync(async () => (await SessionsAsync()).Length == 0);
         Assert.True(await page.IsVisibleAsync("#sign-in"));
+        await page.ReloadAsync();
+        await SeeAsync(page, "#sign-in", "Sign in");
+        Assert.Empty(_faults);
+    }
+
+    [Fact]
+    public async Task A_browser_that_does_not_keep_the_cookie_gets_a_session_until_the_reload()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var page = await OpenAsync(api);
+        await page.RouteAsync("**/sessions", async route =>
+        {
+            var answer = await route.FetchAsync();
+            await page.Context.ClearCookiesAsync();
+            await route.FulfillAsync(new()
+            {
+                Response = answer,
+                Headers = answer.Headers.Where(header => header.Key is not "set-cookie").ToDictionary(),
+            });
+        });
 
         await SignInAsync(page, ApiNode.AdminEmail);
         await SeeAsync(page, "#state-text", "Live");
-        await page.GotoAsync($"{api.Anonymous.BaseAddress}health/live");
-        await Eventually.TrueAsync(async () => await SessionsAsync() == 1);
+
+        await page.ReloadAsync();
+        await SeeAsync(page, "#sign-in", "Sign in");
+    }
+
+    [Theory]
+    [InlineData("development-only", true)]
+    [InlineData(ApiNode.Password, false)]
+    public async Task The_form_has_the_login_of_development_only_if_the_readme_names_it(string password, bool isShown)
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["Admin:Password"] = password });
+        var page = await OpenAsync(api);
+        await page.WaitForLoadStateAsync(Microsoft.Playwright.LoadState.NetworkIdle);
+
+        Assert.Equal(isShown, await page.IsVisibleAsync("#hint"));
+        Assert.Equal(isShown ? password : "", await page.InputValueAsync("#password"));
+        if (isShown)
+        {
+            await page.GetByRole(AriaRole.Button, new() { Name = "Sign in" }).ClickAsync();
+            await SeeAsync(page, "#state-text", "Live");
+        }
+    }
+
+    [Fact]
+    public async Task In_production_the_form_has_no_login()
+    {
+        await using var api = await ApiNode.StartAsync(
+            servers, new() { ["environment"] = "Production", ["Admin:Password"] = "development-only" });
+
+        Assert.Equal(HttpStatusCode.NoContent, (await api.Anonymous.GetAsync("/development-login")).StatusCode);
     }
 
     [Fact]
@@ -127,7 +191,7 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         await SignInAsync(page, ApiNode.AdminEmail);
         await SeeAsync(page, "#state-text", "Asked too often");
 
-        await page.ReloadAsync();
+        await page.ClickAsync("#sign-out");
         await redis.KillAsync();
         await SignInAsync(page, ApiNode.AdminEmail);
         await SeeAsync(page, "#sign-in-error", "a server behind it is away");
@@ -174,7 +238,7 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         var page = await OpenAsync(api);
         page.Response += (_, answer) =>
         {
-            if (answer.Url.EndsWith("/cache/stats", StringComparison.Ordinal))
+            if (answer.Url.EndsWith("/cache/stats/processes", StringComparison.Ordinal))
             {
                 statuses.Enqueue(answer.Status);
             }
@@ -337,7 +401,7 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         var (answers, withOneAnswer) = (0, "");
         var page = await OpenAsync(api);
         var network = page.Locator("figure", new() { HasText = "Redis network" });
-        await page.RouteAsync("**/cache/stats", async route =>
+        await page.RouteAsync("**/cache/stats/processes", async route =>
         {
             if (answers == 1)
             {
@@ -346,7 +410,7 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
 
             var stateIsUp = ++answers > 2;
             stats["redis"] = new JsonArray(Node("cache", up: true, 1_000), Node("state", stateIsUp, stateIsUp ? 500_000_000 : null));
-            await route.FulfillAsync(new() { ContentType = "application/json", Body = stats.ToJsonString() });
+            await route.FulfillAsync(new() { ContentType = "application/json", Body = Processes(stats) });
         });
 
         await SignInAsync(page, ApiNode.AdminEmail);
@@ -359,34 +423,261 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
         Assert.Empty(_faults);
     }
 
-    /// <remarks>The page gets statistics that the test makes: two processes answer in turn, and one of them is degraded.</remarks>
+    /// <remarks>The page gets statistics that the test makes, of two processes.</remarks>
     [Fact]
-    public async Task A_process_that_is_degraded_stays_in_the_banner_while_processes_answer_in_turn()
+    public async Task Several_processes_are_shown_together_or_one_by_one()
     {
         await using var api = await ApiNode.StartAsync(servers);
         using var admin = await api.AdminAsync();
         var stats = JsonNode.Parse(await (await admin.GetAsync("/cache/stats")).Content.ReadAsStringAsync())!;
-        var page = await OpenAsync(api);
-        var (answers, hidden) = (0, 0);
-        await page.RouteAsync("**/cache/stats", async route =>
+        var reads = 0;
+        JsonNode Process(string name, int factor, JsonArray degraded)
         {
-            hidden += answers > 2 && await page.IsHiddenAsync("#degraded") ? 1 : 0;
-            var isDegraded = ++answers % 2 == 1;
-            stats["instance"] = isDegraded ? "api-1:1" : "api-2:1";
-            stats["degraded"] = isDegraded
-                ? new JsonArray(new JsonObject { ["part"] = "Redis (cache)", ["problem"] = "It is away.", ["effect"] = "Reads are slow." })
-                : new JsonArray();
-            await route.FulfillAsync(new() { ContentType = "application/json", Body = stats.ToJsonString() });
+            var process = stats.DeepClone();
+            (process["instance"], process["degraded"]) = (name, degraded);
+            process["caches"]![0]!["tiers"]![0]!["hits"] = reads * factor;
+            process["caches"]![0]!["hotKeys"] = new JsonArray(new JsonObject { ["id"] = "the-key", ["perSecond"] = factor });
+            return process;
+        }
+
+        var page = await OpenAsync(api);
+        await page.RouteAsync("**/cache/stats/processes", async route =>
+        {
+            reads += 100;
+            var away = new JsonObject { ["part"] = "Redis (cache)", ["problem"] = "It is away.", ["effect"] = "Reads are slow." };
+            await route.FulfillAsync(new()
+            {
+                ContentType = "application/json",
+                Body = Processes(Process("api-1:1", 1, [away]), Process("api-2:1", 2, [])),
+            });
         });
 
         await SignInAsync(page, ApiNode.AdminEmail);
 
+        await SeeAsync(page, "#instance", "2 processes");
         await SeeAsync(page, "#degraded-list li", "Redis (cache), process api-1:1: It is away. Reads are slow.");
-        await Eventually.TrueAsync(() => answers >= 6);
-        Assert.Equal(0, hidden);
         Assert.Equal(1, await page.Locator("#degraded-list li").CountAsync());
+        await Eventually.TrueAsync(async () => await LookUpsAsync(page) is var all && all > 0 && all % 300 == 0);
+        await SeeAsync(page, "#hot tbody tr", "the-key3");
+
+        await page.GetByLabel("Show").SelectOptionAsync("api-2:1");
+        await SeeAsync(page, "#hot tbody tr", "the-key2");
+        await Eventually.TrueAsync(async () => await LookUpsAsync(page) is var all && all % 300 == 200);
         Assert.Empty(_faults);
     }
+
+    /// <remarks>The page gets a history that the test makes.</remarks>
+    [Fact]
+    public async Task The_graphs_begin_with_the_last_15_minutes()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        using var admin = await api.AdminAsync();
+        var stats = JsonNode.Parse(await (await admin.GetAsync("/cache/stats")).Content.ReadAsStringAsync())!;
+        var kept = Enumerable.Range(1, 60).Select(interval =>
+        {
+            var past = stats.DeepClone();
+            past["at"] = TimeProvider.System.GetUtcNow().AddSeconds(-600 + (interval * 10) - 20);
+            past["caches"]![0]!["tiers"]![0]!["hits"] = interval * 1000;
+            return past;
+        });
+        var page = await OpenAsync(api);
+        await page.RouteAsync("**/cache/stats/history", route => route.FulfillAsync(new()
+        {
+            ContentType = "application/json",
+            Body = new JsonArray(new JsonObject { ["instance"] = "one", ["stats"] = new JsonArray([.. kept]) }).ToJsonString(),
+        }));
+
+        await SignInAsync(page, ApiNode.AdminEmail);
+
+        await Eventually.TrueAsync(async () => await page.EvaluateAsync<int>("times.length") >= 60);
+        Assert.InRange(await page.EvaluateAsync<double>("times.at(-1) - times[0]"), 550, 700);
+        Assert.InRange(
+            await page.EvaluateAsync<double>("charts.find(one => one.title === 'Look-ups').data[0][30]"), 80, 120);
+        Assert.Empty(_faults);
+    }
+
+    [Fact]
+    public async Task Idle_panels_are_not_drawn_until_they_have_something_to_show()
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["RateLimits:Enabled"] = "true" });
+        var page = await OpenAsync(api);
+        await page.RouteAsync("**/limits/*", route => route.ContinueAsync());
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#idle", "Evictions");
+        Assert.True(await page.Locator("figure", new() { HasText = "Evictions" }).IsHiddenAsync());
+
+        await page.ClickAsync("text=Write-behind");
+
+        await SeeAsync(page, "#events", "accepted, not committed yet");
+        await page.ClickAsync("text=Release");
+        await SeeAsync(page, "#events", "shared the load");
+        await page.Locator("figure", new() { HasText = "Loads" }).WaitForAsync();
+    }
+
+    [Fact]
+    public async Task Each_experiment_says_what_happened_and_what_to_watch()
+    {
+        await using var api = await ApiNode.StartAsync(
+            servers, new() { ["RateLimits:Enabled"] = "true", ["RateLimits:Policies:default:Limit"] = "1000" });
+        await api.CreateUserAsync();
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#try", "Try it");
+        async Task TryAsync(string button, string result, string hint)
+        {
+            await page.Locator("#try button", new() { HasText = button }).First.ClickAsync();
+            await SeeAsync(page, "#events li:first-child", result);
+            await SeeAsync(page, "#events li:first-child", hint);
+        }
+
+        await TryAsync("Release", "500 callers: 1 loaded, ", "Watch Loads");
+        await TryAsync("Write-through", "A change by write-through: version 2 after ", "The next read is a hit");
+        await TryAsync("Invalidate", "version 3 after ", "The next read of the user is a miss");
+        await TryAsync("Write-behind", "accepted, not committed yet", "Write queue shows changes that wait");
+        await TryAsync("Evict that user", "is evicted from all tiers", "loads it once");
+        await TryAsync("Warm 200 users", "The newest 200 users are loaded.", "Watch Loads");
+        await SeeAsync(page, "#warm-ups tbody tr", "kept all");
+        await TryAsync("Clear the cache users", "is cleared in all processes", "Watch Hit ratio");
+        await TryAsync("Send", "15 requests to demo-fixed-window: 10 allowed, 5 denied.", "Watch Limits");
+        await TryAsync("Start the load", "200 reads per second of 500 users begin.", "Watch Look-ups");
+        await SeeAsync(page, "#hot tbody tr:first-child", "users:");
+        await page.Locator("#station-memory", new() { HasText = "answers" }).WaitForAsync();
+        await SeeAsync(page, "#saved", " reads have needed ");
+        Assert.True(await page.EvaluateAsync<bool>("marks.length >= 9"));
+        await TryAsync("Stop the load", "The load ends.", "");
+        await Eventually.TrueAsync(async () => api.Services.GetRequiredService<LabLoad>().State is null);
+    }
+
+    [Fact]
+    public async Task The_load_ends_when_the_page_closes()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var load = api.Services.GetRequiredService<LabLoad>();
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await page.Locator("#load").ClickAsync();
+        await Eventually.TrueAsync(() => load.State is not null);
+        await Task.Delay(LabLoad.Lease + TimeSpan.FromSeconds(1));
+        Assert.NotNull(load.State);
+
+        await page.CloseAsync(new() { RunBeforeUnload = false });
+
+        await Eventually.TrueAsync(() => load.State is null);
+    }
+
+    [Fact]
+    public async Task A_fault_is_caused_and_shown()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var state = await RedisServer.StartAsync();
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["ConnectionStrings:Redis"] = redis.ConnectionString,
+            ["ConnectionStrings:RedisState"] = state.ConnectionString,
+            ["Cache:RedisDeadline"] = "00:00:00.200",
+        });
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await page.Locator("#load").ClickAsync();
+        await page.GetByLabel("Seconds", new() { Exact = true }).SelectOptionAsync("10");
+
+        await page.Locator("#try button", new() { HasText = "Freeze Redis" }).ClickAsync();
+
+        await SeeAsync(page, "#events", "The cache’s Redis does not answer for 10 seconds.");
+        await SeeAsync(page, "#degraded", "Redis (cache)");
+        await SeeTileAsync(page, "Redis circuit", "open", "reads go to memory or the source");
+        await page.Locator("#try button", new() { HasText = "Lock the table" }).ClickAsync();
+        await SeeAsync(page, "#events", "There is a fault at present.");
+        await HiddenAsync(page, "#degraded");
+    }
+
+    [Fact]
+    public async Task An_entry_is_shown_in_each_tier_and_a_wrong_key_is_explained()
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["Cache:Users:MemoryTtl"] = "00:01:00" });
+        var user = await api.CreateUserAsync();
+        using var admin = await api.AdminAsync();
+        await admin.GetAsync($"/users/{user.Id}");
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#state-text", "Live");
+
+        await page.GetByLabel("Key", new() { Exact = true }).FillAsync("no key");
+        await page.GetByRole(AriaRole.Button, new() { Name = "Look up" }).ClickAsync();
+        await SeeAsync(page, "#entry-problem", "expected");
+
+        await page.Locator("#hot button").ClickAsync();
+        await SeeAsync(page, "#entry tbody tr:first-child", "Statefreshfresh");
+        await SeeAsync(page, "#entry-note", $"Key in Redis: {api.KeyPrefix}:users:g");
+        Assert.Equal("", await page.TextContentAsync("#entry-problem"));
+    }
+
+    [Fact]
+    public async Task Dead_letters_are_listed_and_can_be_retried_and_dropped()
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["WriteBehind:MaxAttempts"] = "1" });
+        var user = await api.CreateUserAsync();
+        using var admin = await api.AdminAsync();
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#state-text", "Live");
+        Assert.True(await page.IsHiddenAsync("#letters-part"));
+        await api.SqlAsync("ALTER TABLE users ADD CONSTRAINT no_dead CHECK (display_name <> 'Dead')");
+
+        await admin.PutAsJsonAsync($"/users/{user.Id}?strategy=write-behind", new { email = user.Email, displayName = "Dead" });
+        await SeeAsync(page, "#letters tbody tr", $"users:{user.Id}");
+        await page.Locator("#letters button", new() { HasText = "Retry" }).ClickAsync();
+        await SeeAsync(page, "#letters tbody tr", $"users:{user.Id}");
+        await Eventually.TrueAsync(async () => await api.MetricAsync("write_behind_writes_total", ("outcome", "dead")) == 2);
+
+        await SeeAsync(page, "#letters tbody tr", $"users:{user.Id}");
+        await page.Locator("#letters button", new() { HasText = "Drop" }).First.ClickAsync();
+        await HiddenAsync(page, "#letters-part");
+        Assert.Empty((await (await admin.GetAsync("/cache/dead-letters")).JsonAsync()).EnumerateArray());
+    }
+
+    [Theory]
+    [InlineData(ColorScheme.Light)]
+    [InlineData(ColorScheme.Dark)]
+    public async Task A_screen_reader_and_a_keyboard_can_use_it(ColorScheme scheme)
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["RateLimits:Enabled"] = "true" });
+        var user = await api.CreateUserAsync();
+        using var admin = await api.AdminAsync();
+        await admin.GetAsync($"/users/{user.Id}");
+        await admin.PostAsJsonAsync("/cache/warm", new { cache = "users", top = 1 });
+        var page = await OpenAsync(api);
+        await page.EmulateMediaAsync(new() { ColorScheme = scheme });
+        await AssertAccessibleAsync(page);
+
+        await page.Keyboard.TypeAsync(ApiNode.AdminEmail);
+        await page.Keyboard.PressAsync("Tab");
+        await page.Keyboard.TypeAsync(ApiNode.Password);
+        await page.Keyboard.PressAsync("Enter");
+        await SeeAsync(page, "#state-text", "Live");
+        await page.Locator("#hot button").FocusAsync();
+        await page.Keyboard.PressAsync("Enter");
+        await SeeAsync(page, "#entry tbody tr:first-child", "State");
+        await page.Locator("#try button", new() { HasText = "Release" }).FocusAsync();
+        await page.Keyboard.PressAsync("Enter");
+        await SeeAsync(page, "#events", "shared the load");
+        await AssertAccessibleAsync(page);
+    }
+
+    private static async Task AssertAccessibleAsync(IPage page)
+    {
+        var result = await page.RunAxe();
+        Assert.Equal(
+            "",
+            string.Join(
+                '\n',
+                result.Violations
+                    .Where(violation => violation.Impact is "serious" or "critical")
+                    .Select(violation => $"{violation.Id}: {string.Join("; ", violation.Nodes.Select(node => node.Html))}")));
+    }
+
+    private static string Processes(params JsonNode[] processes) =>
+        new JsonObject { ["processes"] = new JsonArray([.. processes.Select(one => one.DeepClone())]), ["complete"] = true }.ToJsonString();
 
     [Theory]
     [InlineData(1440)]

@@ -46,7 +46,7 @@ public sealed class SessionEndTests(TestServers servers, ITestOutputHelper outpu
         var messages = await redis.GetSubscriber().SubscribeAsync(
             RedisChannel.Literal(api.Services.GetRequiredService<SessionBackplane>().Channel));
         async Task<SessionToken> CreateAsync() =>
-            (await store.CreateAsync(user, "user", SessionTransport.Bearer, "test", none)).Token;
+            (await store.CreateAsync(user, "user", SessionTransport.Bearer, "test", isShort: false, none)).Token;
 
         async Task PublishesAsync(string what, Func<SessionToken, Task> operation)
         {
@@ -165,7 +165,7 @@ public sealed class SessionEndTests(TestServers servers, ITestOutputHelper outpu
         var store = nodes.Here.Services.GetRequiredService<SessionStore>();
         for (var other = 0; other < SessionStore.MaxSessions; other++)
         {
-            await store.CreateAsync(session.UserId, "user", SessionTransport.Bearer, "test", CancellationToken.None);
+            await store.CreateAsync(session.UserId, "user", SessionTransport.Bearer, "test", isShort: false, CancellationToken.None);
         }
 
         await RejectsAsync(session, Stopwatch.GetTimestamp(), "too many");

@@ -128,7 +128,8 @@ public sealed class SessionListTests(TestServers servers)
         for (var round = 0; round < 1000; round++)
         {
             // Without a login, because hashing 1,000 passwords would take too long.
-            var (token, _) = await store.CreateAsync(user.Id, "user", SessionTransport.Bearer, "test", CancellationToken.None);
+            var (token, _) = await store.CreateAsync(
+                user.Id, "user", SessionTransport.Bearer, "test", isShort: false, CancellationToken.None);
             // Last used long ago: the first reads extend its idle limit, which must not bring it back.
             await redis.GetDatabase().HashSetAsync($"{first.KeyPrefix}:sessions:{{{user.Id}}}:{token.Hash}", "seen", 0);
             var ended = 0L;

@@ -104,7 +104,8 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
         await using var nodes = await SessionNodes.StartAsync(servers, redis.ConnectionString, proxy.ConnectionString);
         var user = await nodes.Here.CreateUserAsync();
         var (store, memory) = (nodes.Here.Services.GetRequiredService<SessionStore>(), nodes.Memory);
-        var (token, _) = await store.CreateAsync(user.Id, "user", SessionTransport.Bearer, "the-device", CancellationToken.None);
+        var (token, _) = await store.CreateAsync(
+            user.Id, "user", SessionTransport.Bearer, "the-device", isShort: false, CancellationToken.None);
         using var client = nodes.There.CreateClient();
         client.DefaultRequestHeaders.Authorization = new("Bearer", token.Text);
 
@@ -261,7 +262,8 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
         var times = new List<double>();
         for (var round = 0; round < Rounds; round++)
         {
-            var (token, _) = await here.CreateAsync(user.Id, "user", SessionTransport.Bearer, "test", CancellationToken.None);
+            var (token, _) = await here.CreateAsync(
+                user.Id, "user", SessionTransport.Bearer, "test", isShort: false, CancellationToken.None);
             await Eventually.TrueAsync(async () =>
                 await there.UseAsync(token, CancellationToken.None) is not null && nodes.Memory.Find(token) is not null);
             await here.EndAsync(token, CancellationToken.None);

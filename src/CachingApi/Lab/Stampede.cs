@@ -1,0 +1,68 @@
+using System.Diagnostics;
+using CachingApi.Caching;
+using CachingApi.Redis;
+using CachingApi.Users;
+
+namespace CachingApi.Lab;
+
+/// <summary>A stampede: the entry of one user is evicted, and then many callers read it at the same time.</summary>
+internal sealed class Stampede(LabUser user, UserService users, Cache<User> cache)
+{
+    /// <exception cref="UnavailableException">Redis is away, so the entry cannot be evicted.</exception>
+    public async Task<StampedeResult> RunAsync(int callers, CancellationToken cancel)
+    {
+        var id = await user.FindAsync(cancel);
+        await cache.EvictAsync(id.ToString(), cancel);
+
+        var start = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
+        var readers = Enumerable.Range(0, callers).Select(_ => ReadAsync(id, start.Task, cancel)).ToArray();
+        start.SetResult();
+        var answers = await Task.WhenAll(readers);
+
+        var times = answers.Select(answer => answer.Milliseconds).Order().ToArray();
+        var kinds = answers.CountBy(answer => KindOf(answer.Result)).ToDictionary();
+        return new()
+        {
+            Callers = callers,
+            Loads = kinds.GetValueOrDefault(Kind.Load),
+            Shared = kinds.GetValueOrDefault(Kind.Shared),
+            Hits = kinds.GetValueOrDefault(Kind.Hit),
+            Refused = kinds.GetValueOrDefault(Kind.Refused),
+            P50 = times[times.Length / 2],
+            P99 = times[times.Length * 99 / 100],
+        };
+    }
+
+    private static Kind KindOf(CacheResult? result) => result switch
+    {
+        null => Kind.Refused,
+        { Collapsed: true } => Kind.Shared,
+        { Outcome: CacheOutcome.MemoryHit or CacheOutcome.RedisHit } => Kind.Hit,
+        _ => Kind.Load,
+    };
+
+    private async Task<(CacheResult? Result, double Milliseconds)> ReadAsync(Guid id, Task start, CancellationToken cancel)
+    {
+        await start;
+        var begun = Stopwatch.GetTimestamp();
+        CacheResult? result;
+        try
+        {
+            result = (await users.FindAsync(id, cancel)).Untyped;
+        }
+        catch (UnavailableException)
+        {
+            result = null;
+        }
+
+        return (result, Math.Round(Stopwatch.GetElapsedTime(begun).TotalMilliseconds, 3));
+    }
+
+    private enum Kind
+    {
+        Load,
+        Shared,
+        Hit,
+        Refused,
+    }
+}
