@@ -23,7 +23,12 @@ internal sealed partial class TagDocs : IDocumentFilter
 
     public void Apply(Document swaggerDoc, DocumentFilterContext context)
     {
-        swaggerDoc.Tags = Tags.Select(tag => new OpenApiTag { Name = tag.Name, Description = tag.Description }).ToHashSet();
+        // The lab may be turned off.
+        var used = swaggerDoc.Paths.Values.SelectMany(path => path.Operations!.Values)
+            .SelectMany(operation => operation.Tags ?? new HashSet<OpenApiTagReference>())
+            .Select(tag => tag.Name)
+            .ToHashSet();
+        swaggerDoc.Tags = Tags.Where(tag => used.Contains(tag.Name)).Select(tag => new OpenApiTag { Name = tag.Name, Description = tag.Description }).ToHashSet();
         foreach (var operation in swaggerDoc.Paths.Values.SelectMany(path => path.Operations!.Values))
         {
             operation.Description = OneLine(operation.Description);

@@ -34,12 +34,12 @@ public sealed record LoadRequest
     /// <summary>Reads per second, 1 to 2,000.</summary>
     /// <example>200</example>
     [Range(1, 2000)]
-    public int Rate { get; init; }
+    public int Rate { get; set; } = 200; // a generated reader of JSON sets a missing init property to 0
 
     /// <summary>How many of the newest users are read, 1 to 1,000.</summary>
     /// <example>500</example>
     [Range(1, 1000)]
-    public int Keys { get; init; }
+    public int Keys { get; set; } = 500;
 }
 
 /// <summary>The steady load at present.</summary>
@@ -75,7 +75,7 @@ public sealed record StampedeRequest
     /// <summary>How many callers read at the same time, 1 to 1,000.</summary>
     /// <example>500</example>
     [Range(1, 1000)]
-    public int Callers { get; init; }
+    public int Callers { get; set; } = 500;
 }
 
 /// <summary>The answers to the callers of a stampede.</summary>
@@ -149,7 +149,7 @@ public sealed record FaultRequest
     /// <summary>For how long, 1 to 15 seconds.</summary>
     /// <example>5</example>
     [Range(1, 15)]
-    public int Seconds { get; init; }
+    public int Seconds { get; set; } = 5;
 }
 
 /// <summary>A fault at present.</summary>

@@ -4,7 +4,7 @@ namespace CachingApi.Sessions;
 
 internal static class AdministratorActions
 {
-    /// <summary>The live page reads this route once per second, and it contains only numbers.</summary>
+    /// <summary>The live page reads these routes all the time, and they contain only numbers.</summary>
     private const string NotLogged = "/cache/stats";
 
     /// <summary>Logs each request that requires the role of an administrator.</summary>
@@ -33,7 +33,7 @@ internal static class AdministratorActions
     private static bool IsAction(HttpContext context) =>
         context.User.IsInRole(Caller.AdminRole)
         && context.GetEndpoint() is RouteEndpoint endpoint
-        && endpoint.RoutePattern.RawText?.TrimEnd('/') != NotLogged
+        && endpoint.RoutePattern.RawText?.StartsWith(NotLogged, StringComparison.Ordinal) != true
         && endpoint.Metadata.GetMetadata<IAuthorizeData>()?.Policy switch
         {
             Caller.Admin => true,

@@ -6,6 +6,7 @@ using System.Text.Json;
 using System.Text.RegularExpressions;
 using CachingApi.Caching;
 using CachingApi.Hosting;
+using CachingApi.Lab;
 using CachingApi.RateLimiting;
 using CachingApi.Redis;
 using CachingApi.Sessions;
@@ -58,6 +59,7 @@ internal static class ConfigurationPage
         ["Network"] = typeof(NetworkOptions),
         ["Admin"] = typeof(AdminOptions),
         ["Operations"] = typeof(OperationsOptions),
+        ["Lab"] = typeof(LabOptions),
         ["Swagger"] = typeof(SwaggerOptions),
     };
 

@@ -85,6 +85,9 @@ public sealed class FuzzTests(TestServers servers, ITestOutputHelper output)
     {
         var settings = new Dictionary<string, string>
         {
+            // The lab without its faults, which would disturb other tests.
+            ["environment"] = "Production",
+            ["Lab:Enabled"] = "true",
             ["RateLimits:Enabled"] = "true",
             ["Weather:Budget:PerMinute"] = "1000000",
             ["Weather:Budget:PerHour"] = "10000000",

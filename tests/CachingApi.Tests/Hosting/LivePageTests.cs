@@ -16,26 +16,41 @@ using Npgsql;
 
 namespace CachingApi.Tests.Hosting;
 
-/// <summary>The page at <c>/</c> in a real browser.</summary>
-public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
+/// <summary>A browser for the tests of a class.</summary>
+public sealed class Chromium : IAsyncLifetime
 {
-    private readonly List<string> _faults = [];
-    private readonly List<string> _asked = [];
-    private IPlaywright _playwright = null!;
-    private IBrowser _browser = null!;
+    private IPlaywright? _playwright;
+
+    public IBrowser Browser { get; private set; } = null!;
 
     public async ValueTask InitializeAsync()
     {
         var chromium = Machine.FindChromium() ?? throw new InvalidOperationException(
             "A browser is missing: ./dev test brings it where there is apt; elsewhere install Chromium or Google Chrome.");
         _playwright = await Playwright.CreateAsync();
-        _browser = await _playwright.Chromium.LaunchAsync(new() { ExecutablePath = chromium, Args = ["--no-sandbox"] });
+        Browser = await _playwright.Chromium.LaunchAsync(new() { ExecutablePath = chromium, Args = ["--no-sandbox"] });
     }
 
     public async ValueTask DisposeAsync()
     {
-        await (_browser?.DisposeAsync() ?? default);
+        await (Browser?.DisposeAsync() ?? default);
         _playwright?.Dispose();
+    }
+}
+
+/// <summary>The page at <c>/</c> in a real browser.</summary>
+public sealed class LivePageTests(TestServers servers, Chromium chromium) : IClassFixture<Chromium>, IAsyncDisposable
+{
+    private readonly List<string> _faults = [];
+    private readonly List<string> _asked = [];
+    private readonly List<IPage> _pages = [];
+
+    public async ValueTask DisposeAsync()
+    {
+        foreach (var page in _pages)
+        {
+            await page.CloseAsync();
+        }
     }
 
     [Fact]
@@ -705,7 +720,8 @@ public sealed class LivePageTests(TestServers servers) : IAsyncLifetime
 
     private async Task<IPage> OpenAsync(ApiNode api)
     {
-        var page = await _browser.NewPageAsync();
+        var page = await chromium.Browser.NewPageAsync();
+        _pages.Add(page);
         page.SetDefaultTimeout(60_000);
         page.Console += (_, message) =>
         {

@@ -14,10 +14,11 @@ public sealed partial class OpenApiTests(TestServers servers)
 
         Assert.Equal(
             [
-                "acquirePermit", "changePassword", "clearCache", "createUser", "deleteUser", "dropDeadLetter", "endOtherSessions",
-                "endSession", "evictCacheEntry", "getCacheEntry", "getCacheStats", "getCurrentSession", "getUser", "getWarmingJob",
-                "getWeather", "listDeadLetters", "listRateLimits", "listSessions", "listUsers", "logIn", "logOut", "reauthenticate",
-                "retryDeadLetter", "updateUser", "warmCache",
+                "acquirePermit", "causeFault", "changePassword", "clearCache", "createUser", "deleteUser", "dropDeadLetter", "endLoad",
+                "endOtherSessions", "endSession", "evictCacheEntry", "getCacheEntry", "getCacheStats", "getCacheStatsHistory",
+                "getCacheStatsOfAllProcesses", "getCurrentSession", "getLab", "getUser", "getWarmingJob", "getWeather", "listDeadLetters",
+                "listRateLimits", "listSessions", "listUsers", "logIn", "logOut", "reauthenticate", "releaseStampede", "retryDeadLetter",
+                "startLoad", "updateLabUser", "updateUser", "warmCache",
             ],
             Operations(document).Select(operation => operation.GetProperty("operationId").GetString()).Order(StringComparer.Ordinal));
     }
@@ -65,7 +66,7 @@ public sealed partial class OpenApiTests(TestServers servers)
     {
         var tags = (await DocumentAsync()).GetProperty("tags").EnumerateArray().ToArray();
 
-        Assert.Equal(["Sessions", "Users", "Weather", "Limits", "Cache"], tags.Select(tag => tag.GetProperty("name").GetString()));
+        Assert.Equal(["Sessions", "Users", "Weather", "Limits", "Cache", "Lab"], tags.Select(tag => tag.GetProperty("name").GetString()));
         Assert.All(tags, tag => Assert.NotEmpty(tag.GetProperty("description").GetString()!));
     }
 

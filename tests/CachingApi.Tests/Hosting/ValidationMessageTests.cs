@@ -37,7 +37,7 @@ public sealed class ValidationMessageTests(TestServers servers)
     [InlineData("POST /sessions", """{"transport":"pigeon"}""", "transport", "One of cookie, bearer is expected, once.")]
     [InlineData("POST /sessions", """{"email":7}""", "email", "A string is expected, once.")]
     [InlineData("POST /sessions", """{"email":"a","email":"b"}""", "email", "A string is expected, once.")]
-    [InlineData("POST /sessions", """{"name":"a"}""", "name", "This field is unknown; there are email, password, transport.")]
+    [InlineData("POST /sessions", """{"name":"a"}""", "name", "This field is unknown; there are email, password, transport, shortLived.")]
     [InlineData("POST /sessions", """{"email":"ada","password":"x"}""", "email",
         "An e-mail address is expected, such as ada@example.org.")]
     [InlineData("POST /cache/warm", """{"cache":"users","top":"all"}""", "top", "A whole number is expected, once.")]

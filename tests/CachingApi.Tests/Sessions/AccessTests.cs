@@ -28,8 +28,8 @@ public sealed class AccessTests(TestServers servers, ClassApi shared) : IClassFi
 
         Assert.Equal(
             [
-                "GET /health/live", "GET /health/ready", "GET /limits", "GET /limits/{policy}", "GET /metrics", "GET /weather/{city}",
-                "POST /sessions", "POST /users",
+                "GET /development-login", "GET /health/live", "GET /health/ready", "GET /limits", "GET /limits/{policy}", "GET /metrics",
+                "GET /weather/{city}", "POST /sessions", "POST /users",
             ],
             open.Order());
     }

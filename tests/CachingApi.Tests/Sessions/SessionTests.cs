@@ -1,9 +1,11 @@
 using System.Net;
 using System.Net.Http.Json;
+using CachingApi.Redis;
 using CachingApi.Sessions;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Tests.Users;
+using Microsoft.Extensions.DependencyInjection;
 using StackExchange.Redis;
 
 namespace CachingApi.Tests.Sessions;
@@ -40,6 +42,32 @@ public sealed class SessionTests(TestServers servers)
         Assert.Equal("Bearer error=\"invalid_token\"", ended.Header("WWW-Authenticate"));
         Assert.Equal(1, await api.MetricAsync("sessions_total", ("event", "created")));
         Assert.Equal(1, await api.MetricAsync("sessions_total", ("event", "ended")));
+    }
+
+    [Fact]
+    public async Task A_short_lived_session_has_an_idle_limit_of_ten_minutes()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var user = await api.CreateUserAsync();
+        var created = await api.Anonymous.PostAsJsonAsync(
+            "/sessions", new { email = user.Email, password = ApiNode.Password, transport = "bearer", shortLived = true });
+        using var client = api.CreateClient();
+        client.DefaultRequestHeaders.Authorization = new("Bearer", (await created.JsonAsync()).GetProperty("token").GetString());
+        var state = api.Services.GetRequiredService<RedisConnections>().State;
+        var key = $"{api.KeyPrefix}:{(await api.KeysAsync()).Single(name => name.Contains("sessions", StringComparison.Ordinal)
+            && !name.EndsWith("index", StringComparison.Ordinal) && !name.EndsWith("revoked", StringComparison.Ordinal))}";
+        async Task<double> MinutesAsync() => (await state.KeyTimeToLiveAsync(key))!.Value.TotalMinutes;
+        Assert.InRange(await MinutesAsync(), 9.5, 10);
+
+        // A use is recorded after half a minute, and extends the session.
+        await state.HashDecrementAsync(key, "seen", 31_000);
+        await state.KeyExpireAsync(key, TimeSpan.FromMinutes(2));
+        var shown = await (await client.GetAsync("/sessions/current")).JsonAsync();
+
+        Assert.InRange(await MinutesAsync(), 9.5, 10);
+        Assert.InRange((shown.GetProperty("expiresAt").GetDateTime() - shown.GetProperty("lastSeenAt").GetDateTime()).TotalMinutes, 10, 10);
+        var listed = (await (await client.GetAsync("/sessions")).JsonAsync())[0];
+        Assert.Equal(shown.GetProperty("expiresAt").GetDateTime(), listed.GetProperty("expiresAt").GetDateTime());
     }
 
     [Fact]

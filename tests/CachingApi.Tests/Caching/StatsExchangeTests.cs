@@ -7,7 +7,7 @@ using CachingApi.Users;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Time.Testing;
 
-namespace CachingApi.Tests.Hosting;
+namespace CachingApi.Tests.Caching;
 
 /// <summary>The statistics of several processes. The nodes of a test are in one process, so they have the same name.</summary>
 public sealed class StatsExchangeTests(TestServers servers)
