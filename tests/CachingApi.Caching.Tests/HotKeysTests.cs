@@ -43,6 +43,16 @@ public sealed class HotKeysTests
     }
 
     [Fact]
+    public void After_a_long_pause_the_keys_from_before_it_are_forgotten()
+    {
+        Read("old", 60, Start);
+
+        Read("new", 60, Start.AddSeconds(100));
+
+        Assert.Equal([new HotKey("new", 6)], _keys.Top(10, Start.AddSeconds(110)));
+    }
+
+    [Fact]
     public void A_hot_key_is_found_among_more_keys_than_there_are_counters()
     {
         for (var key = 0; key < 10_000; key++)

@@ -28,10 +28,20 @@ internal sealed class SessionStore(
     /// </summary>
     private const long MaxNoteUse = 60_000;
 
+    /// <summary>How many sessions one call of the script reads at most.</summary>
+    private const int MaxTogether = 64;
+
     private static readonly TimeSpan ShortIdle = TimeSpan.FromMinutes(10);
 
     private readonly long _idle = (long)policy.Value.Idle.TotalMilliseconds;
     private readonly long _absolute = (long)policy.Value.Absolute.TotalMilliseconds;
+
+    /// <summary>One call of the script reads the sessions of simultaneous requests.</summary>
+    private readonly Coalescer<SessionToken, string[]?> _uses = new(
+        redis.State.Multiplexer,
+        () => MaxTogether,
+        token => Key(redis.KeyPrefix, token),
+        tokens => UseAsync(redis, tokens, (long)policy.Value.Idle.TotalMilliseconds));
 
     /// <summary>Begins a session.</summary>
     /// <param name="isShort">Whether its idle limit is ten minutes, if the configured one is not shorter.</param>
@@ -68,14 +78,11 @@ internal sealed class SessionStore(
         }
 
         var (ticket, asked) = (memory.Ticket(token.UserId), Moment.Now);
-        var result = await redis.OnStateAsync(
-            state => state.ScriptEvaluateAsync(UseScript, [Key(token), RevokedKey(token.UserId)], [_idle, MaxNoteUse]), cancel);
-        if (result.IsNull)
+        if (await redis.OnStateAsync(_ => _uses.SendAsync(token), cancel) is not { } fields)
         {
             return null;
         }
 
-        var fields = (string[])result!;
         var session = Read(token.UserId, fields, asked);
         var (seen, ends, now) = (Number(fields[5]), Number(fields[6]), Number(fields[8]));
         var noteUse = Math.Min(MaxNoteUse, Idle(fields) / 20);
@@ -150,6 +157,19 @@ internal sealed class SessionStore(
         }
     }
 
+    private static async Task<string[]?[]> UseAsync(RedisConnections redis, SessionToken[] tokens, long idle)
+    {
+        var keys = new RedisKey[2 * tokens.Length];
+        for (var index = 0; index < tokens.Length; index++)
+        {
+            (keys[2 * index], keys[(2 * index) + 1]) =
+                (Key(redis.KeyPrefix, tokens[index]), RevokedKey(redis.KeyPrefix, tokens[index].UserId));
+        }
+
+        var sessions = (RedisResult[])(await redis.State.ScriptEvaluateAsync(UseScript, keys, [idle, MaxNoteUse]))!;
+        return Array.ConvertAll(sessions, session => session.IsNull ? null : (string[]?)session);
+    }
+
     private Session Read(Guid userId, string[] fields, Moment asked) =>
         new()
         {
@@ -168,11 +188,17 @@ internal sealed class SessionStore(
     private long Idle(string[] fields) => Math.Min(_idle, Number(fields[9]));
 
     /// <summary>The braces put all of a user's keys into one slot of a Redis Cluster.</summary>
-    private string Prefix(Guid userId) => $"{redis.KeyPrefix}:sessions:{{{userId}}}:";
+    private static string Prefix(string keyPrefix, Guid userId) => $"{keyPrefix}:sessions:{{{userId}}}:";
 
-    private RedisKey Key(SessionToken token) => Prefix(token.UserId) + token.Hash;
+    private static RedisKey Key(string keyPrefix, SessionToken token) => Prefix(keyPrefix, token.UserId) + token.Hash;
 
-    private RedisKey RevokedKey(Guid userId) => Prefix(userId) + "revoked";
+    private static RedisKey RevokedKey(string keyPrefix, Guid userId) => Prefix(keyPrefix, userId) + "revoked";
+
+    private string Prefix(Guid userId) => Prefix(redis.KeyPrefix, userId);
+
+    private RedisKey Key(SessionToken token) => Key(redis.KeyPrefix, token);
+
+    private RedisKey RevokedKey(Guid userId) => RevokedKey(redis.KeyPrefix, userId);
 
     private RedisKey IndexKey(Guid userId) => Prefix(userId) + "index";
 

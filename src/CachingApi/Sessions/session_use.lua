@@ -1,32 +1,44 @@
--- Reads a session and extends its idle limit. It changes only an existing session, so an ended one cannot come back.
--- KEYS[1]  the session      KEYS[2]  the time up to which the user's sessions are revoked, in microseconds
--- ARGV[1]  the configured idle limit; the session's own may be shorter
+-- Reads sessions and extends their idle limits. It changes only existing sessions, so an ended one cannot come back.
+-- KEYS     for each session its key, and the time up to which the user's sessions are revoked, in microseconds
+-- ARGV[1]  the configured idle limit; a session's own may be shorter
 -- ARGV[2]  after how long its use is recorded again at most; with a short idle limit, after a twentieth of that (all in milliseconds)
--- Returns nil, or id, role, transport, device, created, seen, until, how long ago the password was given, the time, and the idle limit.
-local session = redis.call('HMGET', KEYS[1],
-  'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born', 'authenticated', 'idle')
-if not session[1] then
-  return nil
-end
-
+-- Returns for each session nil, or id, role, transport, device, created, seen, until, how long ago the password was given, the time, and
+-- the idle limit.
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local seen, ends, born = tonumber(session[6]), tonumber(session[7]), tonumber(session[8])
-if born <= tonumber(redis.call('GET', KEYS[2]) or 0) then
-  redis.call('UNLINK', KEYS[1])
-  return nil
+
+local function use(key, revoked)
+  -- An error, such as a key with foreign data, must not fail the requests of others.
+  local session = redis.pcall('HMGET', key,
+    'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born', 'authenticated', 'idle')
+  if session.err or not session[1] then
+    return false
+  end
+
+  local seen, ends, born = tonumber(session[6]), tonumber(session[7]), tonumber(session[8])
+  if born <= tonumber(redis.call('GET', revoked) or 0) then
+    redis.call('UNLINK', key)
+    return false
+  end
+
+  -- The key's time to live enforces the absolute limit.
+  local idle = math.min(tonumber(ARGV[1]), tonumber(session[10] or ARGV[1]))
+  if now - seen >= math.min(tonumber(ARGV[2]), idle / 20) then
+    session[6] = string.format('%.0f', now)
+    redis.call('HSET', key, 'seen', session[6])
+    redis.call('PEXPIRE', key, math.min(idle, ends - now))
+  end
+
+  -- A session of an older build has no such field: then the password was given at login. It has no idle limit of its own, either.
+  session[8] = string.format('%.0f', now - tonumber(session[9] or session[5]))
+  session[9] = string.format('%.0f', now)
+  session[10] = string.format('%.0f', idle)
+  return session
 end
 
--- The key's time to live enforces the absolute limit.
-local idle = math.min(tonumber(ARGV[1]), tonumber(session[10] or ARGV[1]))
-if now - seen >= math.min(tonumber(ARGV[2]), idle / 20) then
-  session[6] = string.format('%.0f', now)
-  redis.call('HSET', KEYS[1], 'seen', session[6])
-  redis.call('PEXPIRE', KEYS[1], math.min(idle, ends - now))
+local sessions = {}
+for i = 1, #KEYS, 2 do
+  sessions[(i + 1) / 2] = use(KEYS[i], KEYS[i + 1])
 end
 
--- A session of an older build has no such field: then the password was given at login. It has no idle limit of its own, either.
-session[8] = string.format('%.0f', now - tonumber(session[9] or session[5]))
-session[9] = string.format('%.0f', now)
-session[10] = string.format('%.0f', idle)
-return session
+return sessions

@@ -57,6 +57,36 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
     }
 
     [Fact]
+    public async Task Simultaneous_requests_share_calls_and_each_gets_its_own_answer()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await ApiNode.StartAsync(servers, new()
+        {
+            ["ConnectionStrings:RedisState"] = redis.ConnectionString,
+            ["Sessions:MemoryTtl"] = "00:00:00",
+        });
+        var store = api.Services.GetRequiredService<SessionStore>();
+        var users = Enumerable.Range(0, 50).Select(_ => Guid.NewGuid()).ToArray();
+        var tokens = new List<SessionToken>();
+        foreach (var user in users)
+        {
+            tokens.Add((await store.CreateAsync(
+                user, "user", SessionTransport.Bearer, "test", isShort: false, CancellationToken.None)).Token);
+        }
+
+        await store.EndAllAsync(users[10], CancellationToken.None);
+        await store.EndAsync(tokens[11], CancellationToken.None);
+        var state = api.Services.GetRequiredService<RedisConnections>().State;
+        await state.StringSetAsync($"{api.KeyPrefix}:sessions:{{{users[12]}}}:{tokens[12].Hash}", "foreign data", when: When.Always);
+        var before = await ReadsAsync(redis);
+
+        var found = await Task.WhenAll(tokens.Select(token => store.UseAsync(token, CancellationToken.None).AsTask()));
+
+        Assert.Equal(users.Select((user, index) => index is 10 or 11 or 12 ? (Guid?)null : user), found.Select(one => one?.UserId));
+        Assert.InRange(await ReadsAsync(redis) - before, 1, 25);
+    }
+
+    [Fact]
     public async Task The_absolute_limit_holds_to_the_moment()
     {
         await using var api = await ApiNode.StartAsync(servers, new() { ["Sessions:Absolute"] = "00:00:04" });
