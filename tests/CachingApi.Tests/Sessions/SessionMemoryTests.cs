@@ -78,12 +78,12 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
         await store.EndAsync(tokens[11], CancellationToken.None);
         var state = api.Services.GetRequiredService<RedisConnections>().State;
         await state.StringSetAsync($"{api.KeyPrefix}:sessions:{{{users[12]}}}:{tokens[12].Hash}", "foreign data");
-        var before = await CallsAsync(redis, "evalsha");
+        var before = await CallsAsync(redis, "eval");
 
         var found = await Task.WhenAll(tokens.Select(token => store.UseAsync(token, CancellationToken.None).AsTask()));
 
         Assert.Equal(users.Select((user, index) => index is 10 or 11 or 12 ? (Guid?)null : user), found.Select(one => one?.UserId));
-        Assert.InRange(await CallsAsync(redis, "evalsha") - before, 1, 25);
+        Assert.InRange(await CallsAsync(redis, "eval") - before, 1, 25);
     }
 
     [Fact]
@@ -322,7 +322,7 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
     {
         await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
         return (await connection.GetServers()[0].InfoAsync("commandstats")).SelectMany(section => section)
-            .Where(line => line.Key == $"cmdstat_{command}")
+            .Where(line => line.Key.StartsWith($"cmdstat_{command}", StringComparison.Ordinal))
             .Sum(line => long.Parse(line.Value.Split("calls=")[1].Split(',')[0], CultureInfo.InvariantCulture));
     }
 }
