@@ -134,10 +134,6 @@ public abstract class Cache
         _dependents.Select(cache => _engine.Invalidation.ClearAsync(cache, cause, CancellationToken.None)));
 }
 
-/// <summary>A committed change of an entity.</summary>
-/// <param name="Revision">The entity's revision after the change. The revision of a deletion is later than the last version.</param>
-public readonly record struct EntityChange(string Id, Revision Revision, bool IsDeletion = false);
-
 /// <summary>
 /// One cache: cache-aside reads, and writes by each strategy. It is declared by <see cref="CachingBuilder.AddCache"/> and injected.
 /// </summary>
@@ -179,7 +175,9 @@ public sealed partial class Cache<T> : Cache where T : class
         Typed(_engine.CacheAside.GetAsync(Key(id), load: null, admit: null, cancel));
 
     /// <summary>
-    /// As <see cref="GetAsync(string, CancellationToken)"/>, but the caller gives the loader. If it returns <c>null</c>: "not found".
+    /// As <see cref="GetAsync(string, CancellationToken)"/>, but the caller gives the loader. If it returns <c>null</c>: "not found". The
+    /// loader must not use what ends with the caller's request: it runs for all callers that wait, and after this caller has its answer if
+    /// the entry is refreshed early or the caller cancels.
     /// </summary>
     public ValueTask<CacheResult<T>> GetAsync(string id, Func<CancellationToken, Task<T?>> load, CancellationToken cancel) =>
         Typed(_engine.CacheAside.GetAsync(Key(id), load, admit: null, cancel));

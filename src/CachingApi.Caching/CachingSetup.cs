@@ -106,7 +106,7 @@ public static class CachingSetup
 internal sealed record CacheName(string Name);
 
 /// <summary>Adds caches to the engine.</summary>
-public sealed class CachingBuilder
+public sealed partial class CachingBuilder
 {
     internal CachingBuilder(IServiceCollection services) => Services = services;
 

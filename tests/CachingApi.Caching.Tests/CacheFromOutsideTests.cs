@@ -1,3 +1,4 @@
+using CachingApi.Caching.Operations;
 using CachingApi.Tests.Servers;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;

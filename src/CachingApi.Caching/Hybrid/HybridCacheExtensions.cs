@@ -12,7 +12,10 @@ public sealed class HybridCacheLoad
 {
     internal HybridCacheLoad(TimeSpan expiration) => Expiration = expiration;
 
-    /// <summary>How long the value is kept, in memory and in Redis. The entry options give the initial value.</summary>
+    /// <summary>
+    /// How long the value is kept in Redis. The entry options give the initial value. Memory keeps it as long, but no longer than
+    /// <see cref="HybridCacheEntryOptions.LocalCacheExpiration"/>.
+    /// </summary>
     public TimeSpan Expiration { get; set; }
 
     /// <summary>Whether the value is cached. If not, the waiting callers receive it, and the next caller loads again.</summary>
@@ -23,13 +26,13 @@ public sealed class HybridCacheLoad
 public static class HybridCacheExtensions
 {
     /// <summary>The value if it is cached, without a load. If only Redis has the entry, memory keeps it, too.</summary>
-    /// <exception cref="NotSupportedException">The cache was not registered by <see cref="HybridCacheSetup.AddHybridCache"/>.</exception>
+    /// <exception cref="NotSupportedException">The cache was not registered by <see cref="CachingBuilder.AddHybridCache"/>.</exception>
     public static ValueTask<HybridCacheResult<T>> TryGetAsync<T>(
         this HybridCache cache, string key, HybridCacheEntryOptions? options = null, CancellationToken cancellationToken = default) =>
         Tiered(cache).TryGetAsync<T>(key, options, cancellationToken);
 
     /// <summary>As <c>GetOrCreateAsync</c>, but the factory decides whether its value is cached, and for how long.</summary>
-    /// <exception cref="NotSupportedException">The cache was not registered by <see cref="HybridCacheSetup.AddHybridCache"/>.</exception>
+    /// <exception cref="NotSupportedException">The cache was not registered by <see cref="CachingBuilder.AddHybridCache"/>.</exception>
     public static ValueTask<T> GetOrCreateAsync<TState, T>(
         this HybridCache cache,
         string key,
@@ -58,7 +61,7 @@ public static class HybridCacheExtensions
     }
 
     /// <summary>Removes an entry from the memory of this process alone: the next read asks Redis.</summary>
-    /// <exception cref="NotSupportedException">The cache was not registered by <see cref="HybridCacheSetup.AddHybridCache"/>.</exception>
+    /// <exception cref="NotSupportedException">The cache was not registered by <see cref="CachingBuilder.AddHybridCache"/>.</exception>
     public static void RemoveFromMemory(this HybridCache cache, string key) => Tiered(cache).RemoveFromMemory(key);
 
     private static TieredHybridCache Tiered(HybridCache cache) => cache as TieredHybridCache

@@ -1,3 +1,4 @@
+using CachingApi.Caching.Operations;
 using CachingApi.Redis;
 
 namespace CachingApi.Caching;

@@ -1,6 +1,5 @@
 using System.Diagnostics.Metrics;
 using System.Threading.Channels;
-using CachingApi.Caching;
 using CachingApi.Caching.Operations;
 using CachingApi.Storage;
 using Microsoft.Extensions.Options;

@@ -1,3 +1,5 @@
+using CachingApi.Caching.Operations;
+
 namespace CachingApi.Caching.Tests.Simulation;
 
 /// <summary>The database fails a statement.</summary>

@@ -5,27 +5,25 @@ using Microsoft.Extensions.Options;
 
 namespace CachingApi.Caching;
 
-/// <summary>Registers the <see cref="HybridCache"/>.</summary>
-public static class HybridCacheSetup
+public sealed partial class CachingBuilder
 {
     /// <summary>
     /// Adds a <see cref="HybridCache"/> on the engine's tiers and applies the settings. Further calls only apply their settings.
     /// </summary>
-    public static CachingBuilder AddHybridCache(this CachingBuilder caching, Action<HybridCacheSettings>? configure = null)
+    public CachingBuilder AddHybridCache(Action<HybridCacheSettings>? configure = null)
     {
-        ArgumentNullException.ThrowIfNull(caching);
-        var settings = caching.Services.AddOptions<HybridCacheSettings>();
+        var settings = Services.AddOptions<HybridCacheSettings>();
         if (configure is not null)
         {
             settings.Configure(configure);
         }
 
-        if (caching.Services.All(service => service.ServiceType != typeof(TieredHybridCache)))
+        if (Services.All(service => service.ServiceType != typeof(TieredHybridCache)))
         {
             settings.ValidateOnStart();
-            caching.Services.AddSingleton<IValidateOptions<HybridCacheSettings>, HybridCacheSettingsValidator>();
-            caching.Services.TryAddSingleton<Replacement>();
-            caching.Services
+            Services.AddSingleton<IValidateOptions<HybridCacheSettings>, HybridCacheSettingsValidator>();
+            Services.TryAddSingleton<Replacement>();
+            Services
                 .AddSingleton<TagTable>()
                 .AddSingleton<HybridFormat>()
                 .AddSingleton<HybridCodecs>()
@@ -34,6 +32,6 @@ public static class HybridCacheSetup
                 .AddSingleton<Cache>(provider => provider.GetRequiredService<TieredHybridCache>().Entries);
         }
 
-        return caching;
+        return this;
     }
 }
