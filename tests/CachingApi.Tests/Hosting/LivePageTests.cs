@@ -512,6 +512,33 @@ public sealed class LivePageTests(TestServers servers, Chromium chromium) : ICla
     }
 
     [Fact]
+    public async Task The_graphs_can_be_paused_and_show_another_time_span()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        var page = await OpenAsync(api);
+        async Task<double> EndAsync() => await page.EvaluateAsync<double>("charts[0].graph.scales.x.max");
+        async Task<double> SpanAsync() => await page.EvaluateAsync<double>("span()[1] - span()[0]");
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#state-text", "Live");
+
+        await page.ClickAsync("#pause");
+        await SeeAsync(page, "#state-text", "Paused");
+        var end = await EndAsync();
+        var looks = await page.EvaluateAsync<int>("answers.length");
+        await Eventually.TrueAsync(async () => await page.EvaluateAsync<int>("answers.length") >= looks + 2);
+        Assert.Equal(end, await EndAsync());
+
+        await page.ClickAsync("#pause");
+        await SeeAsync(page, "#state-text", "Live");
+        Assert.True(await EndAsync() > end);
+        await page.EvaluateAsync("answers.unshift({ time: answers[0].time - 800, processes: answers[0].processes }); plotAll();");
+        await page.GetByLabel("15 min").CheckAsync();
+        Assert.InRange(await SpanAsync(), 799, 899);
+        await page.GetByLabel("2 min").CheckAsync();
+        Assert.Equal(120, await SpanAsync());
+    }
+
+    [Fact]
     public async Task Idle_panels_are_not_drawn_until_they_have_something_to_show()
     {
         await using var api = await ApiNode.StartAsync(servers, new() { ["RateLimits:Enabled"] = "true" });
