@@ -185,7 +185,7 @@ internal static class CacheEndpoints
     internal static Ok<CacheStats> Stats(CacheStatistics statistics) => TypedResults.Ok(statistics.Read());
 
     /// <summary>Returns the statistics of each process that uses the same Redis.</summary>
-    /// <remarks>The process that answers asks the others over pub/sub of the state's Redis, and waits for 300 ms at most.</remarks>
+    /// <remarks>The process that answers asks the others over pub/sub of the state's Redis, and waits for half a second at most.</remarks>
     internal static async Task<Ok<AllCacheStats>> AllStats(StatsExchange exchange, CancellationToken cancel) =>
         TypedResults.Ok(await exchange.AskAsync(cancel));
 

@@ -11,7 +11,8 @@ namespace CachingApi.Administration;
 /// <remarks>
 /// 1. A process publishes a question, with the name of a channel of its own.
 /// 2. Every other process publishes its answer there.
-/// 3. The process waits until as many have answered as received the question, or as answered the last one, but no longer than 300 ms.
+/// 3. The process waits until as many have answered as received the question, or as answered the last one, but no longer than half a
+/// second (for the history, two seconds).
 /// On a cluster, Redis counts only the receivers of one node. So the first question waits for the whole time.
 /// </remarks>
 internal sealed partial class StatsExchange(
@@ -19,7 +20,8 @@ internal sealed partial class StatsExchange(
 {
     private const string Now = "now", Past = "past";
 
-    private static readonly TimeSpan Patience = TimeSpan.FromMilliseconds(300);
+    private static readonly TimeSpan Patience = TimeSpan.FromMilliseconds(500);
+    private static readonly TimeSpan HistoryPatience = TimeSpan.FromSeconds(2);
 
     private readonly string _name = $"{Guid.NewGuid():N}";
     private readonly ConcurrentDictionary<string, Question> _questions = new();
@@ -68,7 +70,8 @@ internal sealed partial class StatsExchange(
             var receivers = (int)await redis.OnStateAsync(state => state.PublishAsync(Questions, message), cancel) - 1;
             var isFirst = _others < 0;
             var expected = Math.Max(receivers, _others);
-            var complete = await question.WaitAsync(isFirst && receivers == 0 ? int.MaxValue : expected, cancel);
+            var complete = await question.WaitAsync(
+                isFirst && receivers == 0 ? int.MaxValue : expected, what is Now ? Patience : HistoryPatience, cancel);
             _others = question.Answers.Count;
             return ([.. question.Answers.Select(answer => JsonSerializer.Deserialize(answer, type)!)], complete || isFirst);
         }
@@ -126,10 +129,10 @@ internal sealed partial class StatsExchange(
         public void Add(string answer) => _received.Writer.TryWrite(answer);
 
         /// <summary>Waits for a number of answers; <c>false</c> if there are fewer in time.</summary>
-        public async Task<bool> WaitAsync(int expected, CancellationToken cancel)
+        public async Task<bool> WaitAsync(int expected, TimeSpan longest, CancellationToken cancel)
         {
             using var patience = CancellationTokenSource.CreateLinkedTokenSource(cancel);
-            patience.CancelAfter(Patience);
+            patience.CancelAfter(longest);
             try
             {
                 while (Answers.Count < expected)

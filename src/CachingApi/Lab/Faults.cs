@@ -92,12 +92,14 @@ internal sealed partial class Faults(
 
     private async Task CutBackplaneAsync(TimeSpan duration, CancellationToken cancel)
     {
-        var state = connections.Value.RedisState;
-        await using var redis = await ConnectAsync(state.Length > 0 ? state : connections.Value.Redis);
+        // The caches' messages are on the cache's Redis, those of sessions on the state's.
+        await using var cache = await ConnectAsync(connections.Value.Redis);
+        await using var state = await ConnectAsync(
+            connections.Value.RedisState is { Length: > 0 } own ? own : connections.Value.Redis);
         var end = time.GetUtcNow() + duration;
         do
         {
-            await Task.WhenAll(redis.GetServers().Where(server => server.IsConnected).Select(
+            await Task.WhenAll(cache.GetServers().Concat(state.GetServers()).Where(server => server.IsConnected).Select(
                 server => server.ExecuteAsync("CLIENT", "KILL", "TYPE", "pubsub")));
             await Task.Delay(CutInterval, time, cancel);
         }

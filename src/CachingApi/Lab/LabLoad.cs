@@ -99,7 +99,8 @@ internal sealed class LabLoad(UserService users, UserRepository repository, Time
             }
 
             var now = time.GetTimestamp();
-            due += request.Rate * time.GetElapsedTime(last, now).TotalSeconds;
+            // After a stall, at most the reads of a second are made at once.
+            due = Math.Min(due + (request.Rate * time.GetElapsedTime(last, now).TotalSeconds), request.Rate);
             last = now;
             for (; due >= 1; due--)
             {

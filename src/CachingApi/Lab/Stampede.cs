@@ -14,10 +14,8 @@ internal sealed class Stampede(LabUser user, UserService users, Cache<User> cach
         var id = await user.FindAsync(cancel);
         await cache.EvictAsync(id.ToString(), cancel);
 
-        var start = new TaskCompletionSource(TaskCreationOptions.RunContinuationsAsynchronously);
-        var readers = Enumerable.Range(0, callers).Select(_ => ReadAsync(id, start.Task, cancel)).ToArray();
-        start.SetResult();
-        var answers = await Task.WhenAll(readers);
+        // Each call runs until it waits, so all callers have asked before the first one is answered.
+        var answers = await Task.WhenAll(Enumerable.Range(0, callers).Select(_ => ReadAsync(id, cancel)));
 
         var times = answers.Select(answer => answer.Milliseconds).Order().ToArray();
         var kinds = answers.CountBy(answer => KindOf(answer.Result)).ToDictionary();
@@ -41,9 +39,8 @@ internal sealed class Stampede(LabUser user, UserService users, Cache<User> cach
         _ => Kind.Load,
     };
 
-    private async Task<(CacheResult? Result, double Milliseconds)> ReadAsync(Guid id, Task start, CancellationToken cancel)
+    private async Task<(CacheResult? Result, double Milliseconds)> ReadAsync(Guid id, CancellationToken cancel)
     {
-        await start;
         var begun = Stopwatch.GetTimestamp();
         CacheResult? result;
         try

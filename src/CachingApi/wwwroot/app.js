@@ -5,6 +5,8 @@
 const PATIENCE = 5000; // ms that an answer may take
 
 let isSignedIn = false;
+let isComplete = false; // whether the history and the experiments have been asked for
+let known = new Map();  // the processes, and when each has answered last (s)
 let token_ = null;
 let timer = null;
 
@@ -12,7 +14,7 @@ const ask = (path, options = {}) => fetch(path, {
   ...options,
   cache: 'no-store',
   credentials: token_ ? 'omit' : 'same-origin',
-  signal: AbortSignal.timeout(PATIENCE),
+  signal: AbortSignal.timeout(options.patience ?? PATIENCE),
   headers: { ...(token_ ? { Authorization: `Bearer ${token_}` } : {}), ...(options.body ? { 'Content-Type': 'application/json' } : {}) },
 });
 
@@ -56,8 +58,8 @@ async function open() {
   build();
   buildPath();
   buildTiles();
+  isComplete = false;
   await look();
-  if (isSignedIn) await Promise.all([recall(), offerLab()]);
 }
 
 /** Shows the form. */
@@ -68,12 +70,15 @@ function close(message = '') {
   stopRenewing();
   history.replaceState(null, '');
   [answers, seen, times, marks] = [[], [], [], []];
+  known = new Map();
+  chosen = ALL;
   for (const chart of charts) chart.data = undefined;
   report([]);
   $('live').hidden = $('sign-out').hidden = $('try').hidden = true;
   $('sign-in').hidden = false;
   $('sign-in-error').textContent = message;
   $('email').focus();
+  if (!$('email').value || !$('password').value) hint();
 }
 
 async function signOut() {
@@ -113,8 +118,12 @@ function take(processes) {
   showPath(now, then);
   $('live').classList.toggle('old', !now.stats);
   if (processes) {
-    report(degradedParts(processes));
-    offerProcesses(processes);
+    for (const one of processes) known.set(one.instance, now.time);
+    for (const [name, time] of known) if (now.time - time > ABSENT) known.delete(name);
+    const absent = [...known.keys()].filter(name => !processes.some(one => one.instance === name));
+    report([...degradedParts(processes),
+      ...absent.map(name => [`Process ${name}`, `It has not answered for ${Math.round(now.time - known.get(name))} s. The numbers of all together are without it.`])]);
+    offerProcesses([...known.keys()].sort(), processes);
   }
   if (now.stats) {
     fillTables(now.stats);
@@ -124,17 +133,19 @@ function take(processes) {
 }
 
 /** The processes to choose from, if there is more than one. */
-function offerProcesses(processes) {
-  const names = processes.map(one => one.instance);
+function offerProcesses(names, processes) {
   $('instance').textContent = names.length === 1
     ? `Process ${names[0]}, since ${new Date(processes[0].startedAt).toLocaleTimeString('en-GB')}`
-    : `${names.length} processes`;
+    : processes.length === names.length ? `${names.length} processes` : `${processes.length} of ${names.length} processes answer`;
   if ($('processes').dataset.names === names.join()) return;
   $('processes').dataset.names = names.join();
   $('processes-part').hidden = names.length === 1;
   $('processes').replaceChildren(
     element('option', { value: ALL }, 'All together'), ...names.map(name => element('option', { value: name }, name)));
-  if (!names.includes(chosen)) chosen = ALL;
+  if (chosen !== ALL && !names.includes(chosen)) {
+    chosen = ALL;
+    plotAll();
+  }
   $('processes').value = chosen;
 }
 
@@ -158,7 +169,12 @@ async function look() {
     if (answer.status === 403) return close('This account is not an administrator’s: it may not see these numbers.');
     if (answer.ok) {
       take((await answer.json()).processes);
-      state(paused ? 'Paused' : 'Live', paused ? 'warn' : 'live');
+      if (!isComplete) {
+        isComplete = true;
+        recall();
+        offerLab();
+      }
+      state(paused ? 'Graphs paused' : 'Live', paused ? 'warn' : 'live');
     } else {
       wait = Math.max(EVERY, waitOf(answer) * 1000);
       take(null);
@@ -205,8 +221,8 @@ $('sign-out').addEventListener('click', signOut);
 $('pause').addEventListener('click', () => {
   paused = !paused;
   $('pause').setAttribute('aria-pressed', paused);
-  $('pause').textContent = paused ? 'Go on' : 'Pause';
-  state(paused ? 'Paused' : 'Live', paused ? 'warn' : 'live');
+  $('pause').textContent = paused ? 'Go on' : 'Pause the graphs';
+  state(paused ? 'Graphs paused' : 'Live', paused ? 'warn' : 'live');
   if (!paused) redraw();
 });
 $('processes').addEventListener('change', () => {

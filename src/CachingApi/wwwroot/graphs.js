@@ -15,8 +15,8 @@ const linesOf = caches => caches.flatMap((name, index) => [
 ]);
 
 const hitRatio = {
-  title: 'Hit ratio', note: 'memory solid; Redis dashed, of the rest',
-  help: 'Of the reads of each cache, the share that needed no load.', format: show.ratio, range: [0, 1], empty: 'No look-ups lately', lines: [],
+  title: 'Hit ratio', note: 'by tier',
+  help: 'Solid: of the reads, the share that memory answers. Dashed: of the rest, the share that Redis answers.', format: show.ratio, range: [0, 1], empty: 'No look-ups lately', lines: [],
 };
 
 const charts = [

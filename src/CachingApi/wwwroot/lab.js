@@ -4,6 +4,7 @@
 const RENEW = 4000;      // ms between two renewals of the load, which ends after 10 s without one
 const MAX_EVENTS = 4;    // that are listed
 const SPENT = 15;        // requests that spend a limit
+const LONG = 30_000;     // ms that an experiment may take
 
 /** What the visitor has done: { number, time (s) }, for the graphs. */
 let marks = [];
@@ -32,8 +33,8 @@ async function problemOf(answer) {
 /** Sends a request of an experiment: the body of the answer, or null after the problem was shown. */
 async function send(method, path, body, done = () => {}) {
   try {
-    const answer = await ask(path, { method, ...(body ? { body: JSON.stringify(body) } : {}) });
-    if (answer.ok) return await answer.json().catch(() => ({}));
+    const answer = await ask(path, { method, patience: LONG, ...(body ? { body: JSON.stringify(body) } : {}) });
+    if (answer.ok) return answer.status === 200 || answer.status === 202 && body ? await answer.json() : {};
     done(await problemOf(answer));
   } catch {
     done('The service did not answer.');
@@ -51,6 +52,7 @@ async function offerLab() {
   const lab = await answer.json();
   $('lab-user').textContent = `users:${lab.userId}`;
   $('faults').hidden = lab.faults.length === 0;
+  if (lab.load && !loading) renew({ rate: lab.load.rate, keys: lab.load.keys }); // it was started before a reload
 }
 
 const strategyHints = { 'write-through': 'The next read is a hit with the new version.', invalidate: 'The next read of the user is a miss: see Loads.', 'write-behind': 'The answer comes before the commit. Write queue shows changes that wait: lock the table users first.' };
@@ -65,11 +67,7 @@ const experiments = {
     if (loading) return endLoad();
     const request = { rate: Number($('load-rate').value), keys: Number($('load-keys').value) };
     const done = note(`${request.rate} reads per second of ${request.keys} users begin.`, 'Watch Look-ups: the source answers the first read of each user, then memory answers nearly all.');
-    if (!await send('PUT', 'lab/load', request, done)) return;
-    $('load').textContent = 'Stop the load';
-    loading = setInterval(async () => {
-      if (!await send('PUT', 'lab/load', request, text => note(text, 'The load ends.'))) stopRenewing();
-    }, RENEW);
+    if (await send('PUT', 'lab/load', request, done)) renew(request);
   },
   async stampede() {
     const callers = Number($('stampede-callers').value);
@@ -88,7 +86,7 @@ const experiments = {
     await send('DELETE', `cache/entries?key=${encodeURIComponent(key)}`, null, done);
   },
   async warm() {
-    const done = note('The newest 200 users are loaded.', 'Watch Loads now, and then Hit ratio: the first reads of these users are hits.');
+    const done = note('The newest 200 users are loaded.', 'Clear the cache first: then Loads shows them now, and the first reads of these users are hits.');
     await send('POST', 'cache/warm', { cache: 'users', top: 200 }, done);
   },
   async drop() {
@@ -111,6 +109,20 @@ const experiments = {
 
 const faultName = { 'redis-frozen': 'The cache’s Redis does not answer', 'backplane-cut': 'The connections of the backplane break', 'database-locked': 'The table users is locked' };
 
+/** Renews the load until it is stopped, or until the service refuses twice. */
+function renew(request) {
+  $('load').textContent = 'Stop the load';
+  let refused = 0;
+  const renewal = loading = setInterval(async () => {
+    let problem = '';
+    const done = await send('PUT', 'lab/load', request, text => { problem = text; });
+    refused = done ? 0 : refused + 1;
+    if (refused < 2 || loading !== renewal) return;
+    stopRenewing();
+    note('The load ends, because it cannot be renewed.', problem);
+  }, RENEW);
+}
+
 function stopRenewing() {
   clearInterval(loading);
   loading = null;
@@ -128,9 +140,10 @@ $('try').addEventListener('click', async event => {
   const button = event.target.closest('button');
   if (!button) return;
   const [name, argument] = button.dataset.try.split(' ');
-  button.disabled = true;
+  if (button.ariaBusy === 'true') return;
+  button.ariaBusy = 'true'; // a disabled button would lose the focus
   await experiments[name](argument);
-  button.disabled = false;
+  button.ariaBusy = 'false';
 });
 
 // --- One entry in all tiers
@@ -187,9 +200,9 @@ async function showDeadLetters(stats) {
 function decision(name, letter, method, end) {
   const button = element('button', { type: 'button', class: 'quiet', 'aria-label': `${name} the write of ${letter.cache}:${letter.key}` }, name);
   button.addEventListener('click', async () => {
-    button.disabled = true;
     $('letters-problem').textContent = '';
     await send(method, `cache/dead-letters/${letter.id}${end}?cache=${letter.cache}`, null, text => { $('letters-problem').textContent = text; });
+    button.blur();
     $('letters').dataset.count = '';
     await showDeadLetters(seen.at(-1)?.stats);
   });

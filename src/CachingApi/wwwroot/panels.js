@@ -49,7 +49,7 @@ function showPath(now, then) {
     station.flow.textContent = show.rate(arriving);
     station.line.style.height = `${arriving > 0 && reads > 0 ? Math.max(2, Math.round(10 * Math.sqrt(Math.min(1, arriving / reads)))) : 1}px`;
     station.share.textContent = station.id === 'source'
-      ? `loads ${show.rate(answered)}`
+      ? `loads ${show.rate(answered)}; ${show.rate(now.stats ? rate(now, then, stats => sum(stats.caches, cache => cache.coalesced)) : null)} share one`
       : `answers ${show.ratio(part)}${station.id === 'redis' ? ' of the rest' : ''}`;
     station.p99.textContent = `p99 ${show.milliseconds(now.stats ? station.latency(now) : null)}`;
   }
@@ -147,8 +147,13 @@ async function reportOutage(problem) {
 
 // --- The tables
 
+/** Whether a part of a table has the focus, or is selected: new rows would take it away. */
+const isInUse = table => table.contains(document.activeElement)
+  || !getSelection().isCollapsed && table.contains(getSelection().anchorNode);
+
 /** Fills a table. A heading that begins with ! is that of a column of text; on a narrow screen each cell shows its heading. */
 function fill(table, head, rows) {
+  if (isInUse(table)) return;
   const names = head.map(text => text.replace('!', ''));
   const classOf = index => index === 0 || head[index].startsWith('!') ? { class: 'text' } : {};
   table.replaceChildren(

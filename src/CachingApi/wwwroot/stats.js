@@ -1,10 +1,12 @@
 // The statistics so far: of each process, of all together, and how they change.
 'use strict';
 
-const EVERY = 2000;    // ms between two looks
-const KEEP = 15 * 60;  // s that are kept to be drawn
-const SMOOTH = 10;     // s that a rate or a ratio is taken over
-const ALL = '';        // the choice of all processes
+const EVERY = 2000;      // ms between two looks
+const KEEP = 15 * 60;    // s that are kept to be drawn
+const SMOOTH = 10;       // s that a rate or a ratio is taken over
+const HISTORY_STEP = 10; // s between two answers that a process keeps
+const ABSENT = 60;       // s that a process is missed when it no longer answers
+const ALL = '';          // the choice of all processes
 
 /** The answers so far, oldest first: { time (s), processes }; processes is null if there was no answer. */
 let answers = [];
@@ -93,15 +95,18 @@ const latencyTogether = all => all.length === 0 ? null : {
   p99: most(all.map(latency => latency.p99)),
 };
 
-/** The answers of the last 15 minutes that the processes have kept, one for each ten seconds. */
+/** The answers of the last 15 minutes that the processes have kept: each of the longest history, with the nearest of the others. */
 function fromHistory(histories, offset) {
-  const times = new Map();
-  for (const stats of histories.flatMap(history => history.stats)) {
-    const time = Math.round((new Date(stats.at).getTime() + offset) / 10_000) * 10;
-    times.set(time, [...(times.get(time) ?? []).filter(one => one.instance !== stats.instance), stats]);
-  }
-
-  return [...times].sort(([one], [other]) => one - other).map(([time, processes]) => ({ time, processes }));
+  const timeOf = stats => (new Date(stats.at).getTime() + offset) / 1000;
+  const [longest, ...others] = [...histories].sort((one, other) => other.stats.length - one.stats.length);
+  return (longest?.stats ?? []).map(stats => {
+    const time = timeOf(stats);
+    const distance = one => Math.abs(timeOf(one) - time);
+    const near = others
+      .map(history => history.stats.reduce((best, one) => !best || distance(one) < distance(best) ? one : best, null))
+      .filter(one => one && distance(one) <= HISTORY_STEP / 2);
+    return { time, processes: [stats, ...near] };
+  });
 }
 
 // --- One look

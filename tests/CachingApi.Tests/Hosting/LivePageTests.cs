@@ -481,6 +481,77 @@ public sealed class LivePageTests(TestServers servers, Chromium chromium) : ICla
         Assert.Empty(_faults);
     }
 
+    /// <remarks>The page gets statistics that the test makes: one of two processes does not answer for a while.</remarks>
+    [Fact]
+    public async Task A_process_that_does_not_answer_is_named_and_stays_chosen()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        using var admin = await api.AdminAsync();
+        var stats = JsonNode.Parse(await (await admin.GetAsync("/cache/stats")).Content.ReadAsStringAsync())!;
+        JsonNode Process(string name)
+        {
+            var process = stats.DeepClone();
+            process["instance"] = name;
+            return process;
+        }
+
+        var isFrozen = false;
+        var page = await OpenAsync(api);
+        await page.RouteAsync("**/cache/stats/processes", route => route.FulfillAsync(new()
+        {
+            ContentType = "application/json",
+            Body = isFrozen ? Processes(Process("api-1:1")) : Processes(Process("api-1:1"), Process("api-2:1")),
+        }));
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await page.GetByLabel("Show").SelectOptionAsync("api-2:1");
+
+        isFrozen = true;
+        await SeeAsync(page, "#degraded-list li", "Process api-2:1: It has not answered for ");
+        await SeeAsync(page, "#instance", "1 of 2 processes answer");
+        await SeeTileAsync(page, "Redis circuit", "–", "not known");
+
+        isFrozen = false;
+        await SeeTileAsync(page, "Redis circuit", "closed", "Redis is asked");
+        await HiddenAsync(page, "#degraded");
+        Assert.Equal("api-2:1", await page.GetByLabel("Show").InputValueAsync());
+        Assert.Empty(_faults);
+    }
+
+    [Fact]
+    public async Task Without_experiments_the_page_has_one_column_and_nothing_overlaps()
+    {
+        await using var api = await ApiNode.StartAsync(servers, new() { ["environment"] = "Production" });
+        var page = await OpenAsync(api);
+        await page.SetViewportSizeAsync(1440, 900);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#state-text", "Live");
+        Assert.True(await page.IsHiddenAsync("#try"));
+
+        Assert.True(await page.EvaluateAsync<bool>(
+            "(box => box('tiles').bottom <= box('charts').top)(id => document.getElementById(id).getBoundingClientRect())"));
+    }
+
+    [Fact]
+    public async Task After_a_reload_during_an_outage_the_experiments_come_back()
+    {
+        await using var redis = await RedisServer.StartAsync();
+        await using var api = await ApiNode.StartAsync(
+            servers, new() { ["ConnectionStrings:RedisState"] = redis.ConnectionString, ["Redis:StateDeadline"] = "00:00:01" });
+        var page = await OpenAsync(api);
+        await SignInAsync(page, ApiNode.AdminEmail);
+        await SeeAsync(page, "#try", "Try it");
+        await redis.PauseAsync();
+        await SeeAsync(page, "#state-text", "A server behind the service is away");
+
+        await page.ReloadAsync();
+        await SeeAsync(page, "#state-text", "A server behind the service is away");
+        Assert.True(await page.IsHiddenAsync("#try"));
+        await redis.ResumeAsync();
+
+        await SeeAsync(page, "#state-text", "Live");
+        await SeeAsync(page, "#try", "Try it");
+    }
+
     /// <remarks>The page gets a history that the test makes.</remarks>
     [Fact]
     public async Task The_graphs_begin_with_the_last_15_minutes()
@@ -522,7 +593,7 @@ public sealed class LivePageTests(TestServers servers, Chromium chromium) : ICla
         await SeeAsync(page, "#state-text", "Live");
 
         await page.ClickAsync("#pause");
-        await SeeAsync(page, "#state-text", "Paused");
+        await SeeAsync(page, "#state-text", "Graphs paused");
         var end = await EndAsync();
         var looks = await page.EvaluateAsync<int>("answers.length");
         await Eventually.TrueAsync(async () => await page.EvaluateAsync<int>("answers.length") >= looks + 2);
@@ -577,7 +648,7 @@ public sealed class LivePageTests(TestServers servers, Chromium chromium) : ICla
         await TryAsync("Invalidate", "version 3 after ", "The next read of the user is a miss");
         await TryAsync("Write-behind", "accepted, not committed yet", "Write queue shows changes that wait");
         await TryAsync("Evict that user", "is evicted from all tiers", "loads it once");
-        await TryAsync("Warm 200 users", "The newest 200 users are loaded.", "Watch Loads");
+        await TryAsync("Warm 200 users", "The newest 200 users are loaded.", "Clear the cache first");
         await SeeAsync(page, "#warm-ups tbody tr", "kept all");
         await TryAsync("Clear the cache users", "is cleared in all processes", "Watch Hit ratio");
         await TryAsync("Send", "15 requests to demo-fixed-window: 10 allowed, 5 denied.", "Watch Limits");
@@ -700,9 +771,13 @@ public sealed class LivePageTests(TestServers servers, Chromium chromium) : ICla
         await page.Locator("#hot button").FocusAsync();
         await page.Keyboard.PressAsync("Enter");
         await SeeAsync(page, "#entry tbody tr:first-child", "State");
+        var looks = await page.EvaluateAsync<int>("answers.length");
+        await Eventually.TrueAsync(async () => await page.EvaluateAsync<int>("answers.length") > looks + 1);
+        Assert.True(await page.Locator("#hot button").EvaluateAsync<bool>("button => button === document.activeElement"));
         await page.Locator("#try button", new() { HasText = "Release" }).FocusAsync();
         await page.Keyboard.PressAsync("Enter");
         await SeeAsync(page, "#events", "shared the load");
+        Assert.Equal("try stampede", await page.EvaluateAsync<string>("`try ${document.activeElement.dataset.try}`"));
         await AssertAccessibleAsync(page);
     }
 
