@@ -12,12 +12,15 @@ internal sealed class Lab : IAsyncDisposable
     /// <summary>The connections of a service to PostgreSQL, so that too many loads wait for each other as in production.</summary>
     public const int Connections = 20;
 
+    /// <summary>A busy machine must not count as an outage.</summary>
+    private const string Patience = ",asyncTimeout=30000,syncTimeout=30000,connectTimeout=30000";
+
     private readonly string _server;
     private readonly string _database = $"lab_{Guid.NewGuid():N}";
 
     private Lab(string server, string redis, string redisState, int seed)
     {
-        (_server, Redis, RedisState, Seed) = (server, redis, redisState, seed);
+        (_server, Redis, RedisState, Seed) = (server, redis + Patience, redisState + Patience, seed);
         Postgres = DataSource(null);
     }
 
@@ -104,7 +107,7 @@ internal sealed class Lab : IAsyncDisposable
 
     private NpgsqlDataSource DataSource(FaultProxy? proxy)
     {
-        var options = new NpgsqlConnectionStringBuilder(_server) { Database = _database, MaxPoolSize = Connections };
+        var options = new NpgsqlConnectionStringBuilder(_server) { Database = _database, MaxPoolSize = Connections, Timeout = 60 };
         if (proxy is not null)
         {
             (options.Host, options.Port) = ("127.0.0.1", proxy.Port);
@@ -149,11 +152,7 @@ internal sealed class Service(Contender contender, INode[] nodes, Source source,
 
     public async ValueTask DisposeAsync()
     {
-        foreach (var node in nodes)
-        {
-            await node.DisposeAsync();
-        }
-
+        await Task.WhenAll(nodes.Select(node => node.DisposeAsync().AsTask()));
         await source.DisposeAsync();
     }
 }

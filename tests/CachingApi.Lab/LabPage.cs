@@ -30,7 +30,8 @@ internal static partial class LabPage
 
         *Without* is cache-aside as most articles show it, with StackExchange.Redis. FusionCache {VersionOf<FusionCache>()} and HybridCache
         {VersionOf<HybridCache>()} take part if they support the pattern. All contenders have the same servers and the same load, and are
-        set up as their documentation recommends; the settings are below each picture. An *instance* has its own memory and its own
+        set up as their documentation recommends; the settings are below each picture. Time-outs are long unless Redis fails, so that a
+        busy machine does not count as an outage. An *instance* has its own memory and its own
         connections. All instances run in one program, which shares its processors with the servers, so compare the contenders, not the
         absolute times.
         """;

@@ -116,7 +116,7 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
             var text = _plot.Add.Text(bar.Text, X(bar.Value), position);
             Style(text, Alignment.MiddleLeft, 13, Color.FromHex(Theme.Ink));
             text.OffsetX = 5;
-            ticks[index] = new(position, bar.Label);
+            ticks[index] = new(position, HasRowLabels ? bar.Label : "");
         }
 
         _plot.Axes.Left.TickGenerator = new NumericManual(ticks);

@@ -1,5 +1,6 @@
 using CachingApi.Caching;
 using CachingApi.Orders;
+using CachingApi.Redis;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
 
@@ -32,6 +33,7 @@ internal sealed class LibraryNode : INode
             {
                 (options.Redis, options.RedisState, options.KeyPrefix) = (setup.Redis ?? lab.Redis, lab.RedisState, prefix);
                 options.RedisDeadline = Deadline(setup);
+                options.LoadTimeout = TimeSpan.FromSeconds(20);
                 options.Verify = 0; // the consistency checker would load as well
             })
             .AddCache<Order>("orders", cache =>
@@ -50,6 +52,7 @@ internal sealed class LibraryNode : INode
                     cache.Fence(order => order.Fence).WriteBehindWith<OrderWriter, OrderChange>(LabJson.Default.OrderChange);
                 }
             });
+        builder.Services.Configure<RedisOptions>(redis => redis.StateDeadline = TimeSpan.FromSeconds(5));
         var node = new LibraryNode(builder.Build(), source, setup);
         await node._host.StartAsync(cancel);
         return node;
@@ -84,6 +87,6 @@ internal sealed class LibraryNode : INode
         await ((IAsyncDisposable)_host).DisposeAsync();
     }
 
-    /// <summary>The default where Redis fails; elsewhere a busy machine must not count as a failure.</summary>
-    private static TimeSpan Deadline(Setup setup) => setup.Resilient ? new CachingOptions().RedisDeadline : TimeSpan.FromSeconds(2);
+    /// <summary>The default if Redis fails; otherwise a busy machine must not count as an outage.</summary>
+    private static TimeSpan Deadline(Setup setup) => setup.Resilient ? new CachingOptions().RedisDeadline : TimeSpan.FromSeconds(5);
 }

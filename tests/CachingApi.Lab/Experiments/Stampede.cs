@@ -28,10 +28,11 @@ internal static class Stampede
         var loads = new Panel("Loads from PostgreSQL", "time (s)", "loads, in total") { IsLogY = true, HasLegend = false };
         var latency = new Panel("Time of a read, p99 of each 100 ms", "time (s)", "p99 (ms)") { IsLogY = true };
         var (totals, slowest, settings) = (new Dictionary<string, int>(), new Dictionary<string, double>(), new List<(string, string)>());
-        foreach (var (name, contender, own) in contenders)
+        var services = await Task.WhenAll(contenders.Select(
+            own => lab.StartAsync(own.Contender, own.Setup, Instances, orders: 1, LoadTime, cancel)));
+        foreach (var (service, name) in services.Zip(contenders.Select(own => own.Name)))
         {
             Lab.Say(name);
-            await using var service = await lab.StartAsync(contender, own, Instances, orders: 1, LoadTime, cancel);
             var hot = service.Ids[0];
             await service.Nodes[0].GetAsync(hot, cancel);
             service.Source.Forget();
@@ -48,6 +49,7 @@ internal static class Stampede
             totals[name] = service.Source.Loads;
             slowest[name] = load.Samples.Select(sample => sample.Milliseconds).ToArray().Percentile(0.999);
             settings.Add((name, service.Settings));
+            await service.DisposeAsync();
         }
 
         var ours = Contender.Ours.Name;
