@@ -191,6 +191,7 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
         _plot.Axes.Left.MinorTickStyle.Length = IsLogY ? 3 : 0;
         _plot.Grid.MajorLineColor = Color.FromHex(Theme.Grid);
         _plot.Axes.Right.MinimumSize = 20;
+        _plot.Axes.Left.MinimumSize = 80; // so that panels below each other have the same width
         _plot.Axes.Right.FrameLineStyle.Width = _plot.Axes.Top.FrameLineStyle.Width = 0;
         if (IsLogX)
         {
@@ -208,6 +209,7 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
         }
 
         Annotate(ink);
+        _plot.HideLegend(); // or ScottPlot lays one over the lines
         if (ShowsLegend)
         {
             var legend = _plot.ShowLegend(Edge.Bottom);
