@@ -121,7 +121,7 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
 
         _plot.Axes.Left.TickGenerator = new NumericManual(ticks);
         _plot.Axes.SetLimitsY(-0.6, bars.Count - 0.4);
-        _plot.Axes.SetLimitsX(start, start + Math.Max(bars.Max(bar => X(bar.Value)) - start, 0.01) * 1.25); // with room for the texts
+        _plot.Axes.SetLimitsX(start, start + Math.Max(bars.Max(bar => X(bar.Value)) - start, 0.01) * 1.4); // with room for the texts
         _isCategories = true;
     }
 

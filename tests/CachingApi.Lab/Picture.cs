@@ -38,7 +38,7 @@ internal sealed class Picture(params Panel[] panels)
     {
         using var paper = new SKPaint { Color = SKColor.Parse(Theme.Paper) };
         canvas.DrawRect(0, 0, Width, height, paper);
-        var bottom = panels.Any(panel => panel.ShowsLegend) ? 100 : 55;
+        var bottom = panels.Any(panel => panel.ShowsLegend) ? 125 : 55;
         for (var index = 0; index < panels.Length; index++)
         {
             using var panel = panels[index];

@@ -37,7 +37,7 @@ internal static class Consistency
                 .Select(contender => RunAsync(lab, contender, strategy.Name, strategy.Update, setup, cancel))));
         }
 
-        var staleness = new Panel("Staleness in another instance: p99 to maximum", "stale for (ms)", "") { IsLogX = true };
+        var staleness = new Panel("Staleness elsewhere: p99 to maximum", "stale for (ms)", "") { IsLogX = true };
         var latency = new Panel("Time of a write: p50 to p99", "time (ms)", "")
         {
             IsLogX = true, Floor = 0.1, HasRowLabels = false, HasLegend = false,
