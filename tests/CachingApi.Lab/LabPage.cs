@@ -29,11 +29,10 @@ internal static partial class LabPage
         figures. `./dev lab stampede` runs one experiment. `artifacts/lab.html` has the same content in one file.
 
         *Without* is cache-aside as most articles show it, with StackExchange.Redis. FusionCache {VersionOf<FusionCache>()} and HybridCache
-        {VersionOf<HybridCache>()} take part if they support the pattern. All contenders have the same servers and the same load, and are
-        set up as their documentation recommends; the settings are below each picture. Time-outs are long unless Redis fails, so that a
-        busy machine does not count as an outage. An *instance* has its own memory and its own
-        connections. All instances run in one program, which shares its processors with the servers, so compare the contenders, not the
-        absolute times.
+        {VersionOf<HybridCacheOptions>()} take part if they support the pattern. All contenders have the same servers and the same load,
+        and are set up as their documentation recommends; the settings are below each picture. Time-outs are long unless Redis fails, so
+        that a busy machine does not count as an outage. An *instance* has its own memory and its own connections. All instances run in
+        one program, which shares its processors with the servers, so compare the contenders, not the absolute times.
         """;
 
     private const string Page = "docs/lab.md";

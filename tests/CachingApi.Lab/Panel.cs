@@ -8,7 +8,10 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
 {
     private readonly Plot _plot = new();
     private readonly List<string> _names = [];
+    private readonly List<(double At, string Text)> _notes = [];
+    private readonly List<(double Y, string Text)> _levels = [];
     private double _highest;
+    private bool _isCategories;
 
     public string Title => title;
 
@@ -30,6 +33,11 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
 
     /// <summary>Whether rows have their names at the left; a panel beside another one does not repeat them.</summary>
     public bool HasRowLabels { get; init; } = true;
+
+    /// <summary>The width of the names of rows, in a panel beside another one.</summary>
+    public int LabelWidth { get; init; } = 200;
+
+    public bool ShowsLegend => HasLegend && _names.Count > 0;
 
     /// <summary>A line through points; as steps if a value holds until the next one.</summary>
     public void Line(string name, IEnumerable<(double At, double Value)> points, bool isStep = false)
@@ -68,11 +76,11 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
     public void Moment(double at, string text)
     {
         _plot.Add.VerticalLine(X(at), 1.5f, Color.FromHex(Theme.Further), LinePattern.Dotted);
-        _spans.Add((at, text));
+        _notes.Add((at, text));
     }
 
     /// <summary>A text at the top, without a mark.</summary>
-    public void Note(double at, string text) => _spans.Add((at, text));
+    public void Note(double at, string text) => _notes.Add((at, text));
 
     /// <summary>A time in which something was the case, such as an outage.</summary>
     public void Span(double from, double to, string text)
@@ -80,20 +88,15 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
         var span = _plot.Add.HorizontalSpan(X(from), X(to), Color.FromHex(Theme.Shade));
         span.LineWidth = 0;
         _plot.MoveToBack(span);
-        _spans.Add(((from + to) / 2, text));
+        _notes.Add(((from + to) / 2, text));
     }
-
-    private readonly List<(double At, string Text)> _spans = [];
 
     /// <summary>A level to compare with.</summary>
     public void Level(double y, string text)
     {
-        var line = _plot.Add.HorizontalLine(Y(y), 1.5f, Color.FromHex(Theme.Ink), LinePattern.Dotted);
-        line.LabelText = "";
+        _plot.Add.HorizontalLine(Y(y), 1.5f, Color.FromHex(Theme.Ink), LinePattern.Dotted);
         _levels.Add((y, text));
     }
-
-    private readonly List<(double Y, string Text)> _levels = [];
 
     /// <summary>Horizontal bars from top to bottom, each with its value as text.</summary>
     public void Bars(IReadOnlyList<(string Label, Color Colour, double Value, string Text)> bars)
@@ -158,13 +161,6 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
         _isCategories = true;
     }
 
-    private bool _isCategories;
-
-    /// <summary>The width of the names of rows, in a panel beside another one.</summary>
-    public int LabelWidth { get; init; } = 200;
-
-    public bool ShowsLegend => HasLegend && _names.Count > 0;
-
     /// <param name="bottom">
     /// In a panel beside another one: the height of what is below the rows, so that rows are at the same height in both.
     /// </param>
@@ -175,57 +171,54 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
             _plot.Layout.Fixed(new PixelPadding(left: HasRowLabels ? LabelWidth : 25, right: 20, bottom: height, top: 40));
         }
 
-        var ink = Color.FromHex(Theme.Ink);
-        _plot.Font.Set(Theme.Font);
-        _plot.FigureBackground.Color = Color.FromHex(Theme.Paper);
-        _plot.DataBackground.Color = Colors.Transparent;
-        _plot.Axes.Color(ink);
-        _plot.Title(title, 15);
-        _plot.Axes.Title.Label.Bold = true;
-        _plot.Axes.Title.Label.ForeColor = ink;
-        _plot.XLabel(xLabel, 13);
-        _plot.YLabel(yLabel, 13);
-        _plot.Axes.Bottom.Label.Bold = _plot.Axes.Left.Label.Bold = false;
-        _plot.Axes.Bottom.TickLabelStyle.FontSize = _plot.Axes.Left.TickLabelStyle.FontSize = 12;
-        _plot.Axes.Bottom.MinorTickStyle.Length = IsLogX ? 3 : 0;
-        _plot.Axes.Left.MinorTickStyle.Length = IsLogY ? 3 : 0;
-        _plot.Grid.MajorLineColor = Color.FromHex(Theme.Grid);
-        _plot.Axes.Right.MinimumSize = 20;
-        _plot.Axes.Left.MinimumSize = 80; // so that panels below each other have the same width
-        _plot.Axes.Right.FrameLineStyle.Width = _plot.Axes.Top.FrameLineStyle.Width = 0;
-        if (IsLogX)
-        {
-            _plot.Axes.Bottom.TickGenerator = Decades();
-        }
-
-        if (IsLogY && !_isCategories)
-        {
-            _plot.Axes.Left.TickGenerator = Decades();
-        }
-
+        SetColoursAndSizes();
         if (!_isCategories)
         {
             Fit();
         }
 
-        Annotate(ink);
+        Annotate();
         _plot.HideLegend(); // or ScottPlot lays one over the lines
         if (ShowsLegend)
         {
-            var legend = _plot.ShowLegend(Edge.Bottom);
-            legend.Legend.Orientation = Orientation.Horizontal;
-            legend.Legend.FontSize = 13;
-            legend.Legend.SymbolWidth = 28;
-            legend.Legend.FontColor = ink;
-            legend.Legend.BackgroundColor = Colors.Transparent;
-            legend.Legend.OutlineWidth = 0;
-            legend.Legend.ShadowColor = Colors.Transparent;
+            AddLegend();
         }
 
         return _plot;
     }
 
     public void Dispose() => _plot.Dispose();
+
+    private void SetColoursAndSizes()
+    {
+        var ink = Color.FromHex(Theme.Ink);
+        _plot.Font.Set(Theme.Font);
+        _plot.FigureBackground.Color = Color.FromHex(Theme.Paper);
+        _plot.DataBackground.Color = Colors.Transparent;
+        _plot.Axes.Color(ink);
+        _plot.Title(title, 15);
+        _plot.Axes.Title.Label.ForeColor = ink;
+        _plot.XLabel(xLabel, 13);
+        _plot.YLabel(yLabel, 13);
+        var (bottom, left) = (_plot.Axes.Bottom, _plot.Axes.Left);
+        bottom.Label.Bold = left.Label.Bold = false;
+        bottom.TickLabelStyle.FontSize = left.TickLabelStyle.FontSize = 12;
+        (bottom.MinorTickStyle.Length, left.MinorTickStyle.Length) = (IsLogX ? 3 : 0, IsLogY ? 3 : 0);
+        bottom.TickGenerator = IsLogX ? Decades() : bottom.TickGenerator;
+        left.TickGenerator = IsLogY ? Decades() : left.TickGenerator;
+        left.MinimumSize = 80; // so that panels below each other have the same width
+        _plot.Axes.Right.MinimumSize = 20;
+        _plot.Axes.Right.FrameLineStyle.Width = _plot.Axes.Top.FrameLineStyle.Width = 0;
+        _plot.Grid.MajorLineColor = Color.FromHex(Theme.Grid);
+    }
+
+    private void AddLegend()
+    {
+        var legend = _plot.ShowLegend(Edge.Bottom).Legend;
+        (legend.Orientation, legend.FontSize, legend.SymbolWidth) = (Orientation.Horizontal, 13, 28);
+        (legend.FontColor, legend.BackgroundColor, legend.ShadowColor) = (Color.FromHex(Theme.Ink), Colors.Transparent, Colors.Transparent);
+        legend.OutlineWidth = 0;
+    }
 
     /// <summary>The axis begins at zero, or at the floor, and ends above the highest value.</summary>
     private void Fit()
@@ -242,25 +235,20 @@ internal sealed class Panel(string title, string xLabel, string yLabel) : IDispo
         var top = IsLogY ? Math.Ceiling(_highest) : limits.Top;
         var margin = limits.HorizontalSpan * 0.04; // which AutoScale has added
         _plot.Axes.SetLimitsX(Until is null ? limits.Left + margin : 0, Until ?? limits.Right - margin);
-        _plot.Axes.SetLimitsY(bottom - (top - bottom) * 0.03, top + (top - bottom) * (_spans.Count > 0 ? 0.14 : 0.04));
+        _plot.Axes.SetLimitsY(bottom - (top - bottom) * 0.03, top + (top - bottom) * (_notes.Count > 0 ? 0.14 : 0.04));
     }
 
-    private void Annotate(Color ink)
+    private void Annotate()
     {
-        var limits = _plot.Axes.GetLimits();
-        foreach (var (at, text) in _spans)
+        var (limits, ink) = (_plot.Axes.GetLimits(), Color.FromHex(Theme.Ink));
+        foreach (var (at, text) in _notes)
         {
-            Add(text, X(at), limits.Top, Alignment.UpperCenter);
+            Style(_plot.Add.Text(text, X(at), limits.Top), Alignment.UpperCenter, 13, ink);
         }
 
         foreach (var (y, text) in _levels)
         {
-            Add(text, limits.Right, Y(y), Alignment.LowerRight);
-        }
-
-        void Add(string text, double x, double y, Alignment alignment)
-        {
-            Style(_plot.Add.Text(text, x, y), alignment, 13, ink);
+            Style(_plot.Add.Text(text, limits.Right, Y(y)), Alignment.LowerRight, 13, ink);
         }
     }
 

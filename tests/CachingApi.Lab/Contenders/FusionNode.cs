@@ -23,7 +23,9 @@ internal sealed class FusionNode : INode
     }
 
     public string Settings => $"`Duration` {Text.Of(_setup.Ttl)}, Redis as second level and backplane"
-        + (_setup.InMemory ? "" : ", `SkipMemoryCache`")
+        + (!_setup.InMemory ? ", `SkipMemoryCache`"
+            : _setup.MemoryTtl is { } memory ? $", `MemoryCacheDuration` {Text.Of(memory)}"
+            : "")
         + (_setup.Jitter > 0 ? $", `JitterMaxDuration` {Text.Of(_setup.Ttl * _setup.Jitter)}" : "")
         + (_setup.EarlyRefresh ? ", `EagerRefreshThreshold` 0.9" : "")
         + (_setup.Locker ? ", distributed locker" : "")

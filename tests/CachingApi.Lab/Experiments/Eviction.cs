@@ -53,7 +53,8 @@ internal static class Eviction
 
         var phases = runs.ToDictionary(run => run.Policy, run => Enumerable.Range(0, 3).Select(phase => run.Hits
             .Skip((int)(phase * Phase / Pace.TotalSeconds)).Take((int)(Phase / Pace.TotalSeconds)).Average() / BatchSize).ToArray());
-        string Best(int phase) => phases.MaxBy(own => own.Value[phase]).Key;
+        string Best(int phase) =>
+            phases.MaxBy(own => own.Value[phase]).Key.Replace(Memory, "this library's memory", StringComparison.Ordinal);
         return new()
         {
             Picture = new(panel) { Height = 420 },
@@ -65,8 +66,8 @@ internal static class Eviction
                 Hits in the three phases are {Text.Each(phases, own => own.Key, own => Text.List(own.Value.Select(Text.Percent)))}.
                 """),
             Lesson = Text.Fold($"""
-                {Best(0)} kept most in steady use, {Best(1)} beside the scan, and {Best(2)} after the change; a count of uses resists a
-                scan and adapts slowly, recency adapts quickly and does not resist, and noeviction refuses what is new.
+                In steady use {Best(0)} kept most, beside the scan {Best(1)}, and after the change {Best(2)}; a count of uses resists a scan
+                and adapts slowly, recency adapts quickly and does not resist, and noeviction refuses what is new.
                 """),
             Settings =
             [

@@ -12,13 +12,13 @@ internal static class MassExpiry
     private const double Interval = 0.1;
 
     private static readonly TimeSpan LoadTime = TimeSpan.FromMilliseconds(10);
-    private static readonly TimeSpan Duration = TimeSpan.FromSeconds(16);
+    private static readonly TimeSpan Duration = TimeSpan.FromSeconds(22);
 
     public static Experiment Experiment { get; } = new("mass-expiry", "Mass expiry, with and without jitter", RunAsync);
 
     private static async Task<Report> RunAsync(Lab lab, CancellationToken cancel)
     {
-        var fixedTtl = new Setup { Ttl = TimeSpan.FromSeconds(5) };
+        var fixedTtl = new Setup { Ttl = TimeSpan.FromSeconds(10) };
         var jitter = fixedTtl with { Jitter = 0.1 };
         (string Name, Contender Contender, Setup Setup)[] contenders =
         [

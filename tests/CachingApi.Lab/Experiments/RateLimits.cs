@@ -43,29 +43,38 @@ internal static class RateLimits
         var requests = Algorithms.ToDictionary(
             own => own.Algorithm,
             own => policies.Find(own.Algorithm)!.RequestFor(prefix, "ip:203.0.113.7", 1));
-        Dictionary<string, Func<Task<bool>>> limits = new()
+        Dictionary<string, Func<Task<long?>>> limits = new()
         {
-            [Plain] = () => IsAllowedAsync(redis.GetDatabase(), $"{prefix}:plain"),
+            [Plain] = () => GrantAsync(redis.GetDatabase(), $"{prefix}:plain"),
         };
         foreach (var (algorithm, request) in requests)
         {
             limits[algorithm] = async () =>
-                limiter.Recall(request) is null && (await limiter.DecideAsync([request], cancel)).Allowed;
+            {
+                if (limiter.Recall(request) is not null || await limiter.DecideAsync([request], cancel) is not { Allowed: true } decision)
+                {
+                    return null;
+                }
+
+                // The time by the clock of Redis, which decided. A leased permit is granted in this process.
+                return decision.Policies[0].Permits is { Grant.Time: > 0 and var time } ? time : Now();
+            };
         }
 
         // All windows begin at a multiple of their length, so the plain one does as well.
         var length = (long)Window.TotalMilliseconds;
-        await Task.Delay((int)(length - TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds() % length + 10), cancel);
+        await Task.Delay((int)(length - Now() % length + 10), cancel);
+        var start = Now();
         var granted = (await Task.WhenAll(limits.Select(async own =>
         {
             var times = new List<double>();
-            await Load.OpenAsync(time => time < Quiet.TotalSeconds ? 2 : 150, Duration, async time =>
+            await Load.OpenAsync(time => time < Quiet.TotalSeconds ? 2 : 150, Duration, async _ =>
             {
-                if (await own.Value())
+                if (await own.Value() is { } time)
                 {
                     lock (times)
                     {
-                        times.Add(time);
+                        times.Add((time - start) / 1000.0);
                     }
                 }
             }, cancel);
@@ -87,7 +96,7 @@ internal static class RateLimits
             Add(algorithm, Color.FromHex(colour), line);
         }
 
-        // The times are those of the client, and Redis decides a moment later.
+        // Times without Redis's clock are those of the client, which receives the answer a moment later.
         var strict = peaks.Where(peak => peak.Value <= 1.05 * Limit).Select(peak => peak.Key).ToArray();
         return new()
         {
@@ -123,7 +132,7 @@ internal static class RateLimits
     }
 
     /// <summary>The fixed window of most articles.</summary>
-    private static async Task<bool> IsAllowedAsync(IDatabase redis, string key)
+    private static async Task<long?> GrantAsync(IDatabase redis, string key)
     {
         var count = await redis.StringIncrementAsync(key);
         if (count == 1)
@@ -131,8 +140,11 @@ internal static class RateLimits
             await redis.KeyExpireAsync(key, Window);
         }
 
-        return count <= Limit;
+        return count <= Limit ? Now() : null;
     }
+
+    /// <summary>Unix time in milliseconds.</summary>
+    private static long Now() => TimeProvider.System.GetUtcNow().ToUnixTimeMilliseconds();
 
     private static async Task<WebApplication> StartAsync(Lab lab, string prefix, CancellationToken cancel)
     {
