@@ -2,7 +2,7 @@ using CachingApi;
 using CachingApi.Administration;
 using CachingApi.ChangeCapture;
 using CachingApi.Hosting;
-using CachingApi.Lab;
+using CachingApi.Experiments;
 using CachingApi.RateLimiting;
 using CachingApi.Sessions;
 using CachingApi.Storage;

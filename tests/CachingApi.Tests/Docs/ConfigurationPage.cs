@@ -6,7 +6,7 @@ using System.Text.Json;
 using System.Text.RegularExpressions;
 using CachingApi.Caching;
 using CachingApi.Hosting;
-using CachingApi.Lab;
+using CachingApi.Experiments;
 using CachingApi.RateLimiting;
 using CachingApi.Redis;
 using CachingApi.Sessions;

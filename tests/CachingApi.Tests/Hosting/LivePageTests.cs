@@ -5,7 +5,7 @@ using System.Net.Http.Json;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using CachingApi.Caching;
-using CachingApi.Lab;
+using CachingApi.Experiments;
 using CachingApi.Orders;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;

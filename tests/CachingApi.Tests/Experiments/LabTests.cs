@@ -2,13 +2,13 @@ using System.Diagnostics;
 using System.Net;
 using System.Net.Http.Json;
 using System.Text.Json;
-using CachingApi.Lab;
+using CachingApi.Experiments;
 using CachingApi.Tests.Api;
 using CachingApi.Tests.Servers;
 using CachingApi.Tests.Users;
 using Microsoft.Extensions.Time.Testing;
 
-namespace CachingApi.Tests.Lab;
+namespace CachingApi.Tests.Experiments;
 
 /// <summary>The experiments of the live page.</summary>
 public sealed class LabTests(TestServers servers)

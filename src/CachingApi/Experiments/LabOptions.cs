@@ -1,4 +1,4 @@
-namespace CachingApi.Lab;
+namespace CachingApi.Experiments;
 
 /// <summary>The section <c>Lab</c>.</summary>
 internal sealed class LabOptions

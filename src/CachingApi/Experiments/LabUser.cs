@@ -3,7 +3,7 @@ using CachingApi.Storage;
 using CachingApi.Users;
 using Npgsql;
 
-namespace CachingApi.Lab;
+namespace CachingApi.Experiments;
 
 /// <summary>The user that experiments change. No login is possible as this user, because no password matches an empty hash.</summary>
 internal sealed class LabUser(UserRepository users, UserService service, Cache<User> cache, TimeProvider time)

@@ -4,7 +4,7 @@ using Microsoft.Extensions.Options;
 using Npgsql;
 using StackExchange.Redis;
 
-namespace CachingApi.Lab;
+namespace CachingApi.Experiments;
 
 /// <summary>
 /// Real faults of the servers, for some seconds and one at a time: Redis that does not answer (<c>CLIENT PAUSE</c>), a backplane whose

@@ -1,7 +1,7 @@
 using CachingApi.Hosting;
 using Microsoft.Extensions.Options;
 
-namespace CachingApi.Lab;
+namespace CachingApi.Experiments;
 
 internal static class LabSetup
 {

@@ -8,7 +8,7 @@ using CachingApi.Sessions;
 using CachingApi.Users;
 using Microsoft.AspNetCore.Http.HttpResults;
 
-namespace CachingApi.Lab;
+namespace CachingApi.Experiments;
 
 /// <summary>The experiments that run in the process that answers.</summary>
 public sealed record LabState
@@ -142,7 +142,7 @@ public sealed record FaultRequest
     /// <summary><c>redis-frozen</c>, <c>backplane-cut</c> or <c>database-locked</c>.</summary>
     /// <example>redis-frozen</example>
     [Required, AllowedValues(
-        Lab.Faults.FrozenRedis, Lab.Faults.CutBackplane, Lab.Faults.LockedTable,
+        Experiments.Faults.FrozenRedis, Experiments.Faults.CutBackplane, Experiments.Faults.LockedTable,
         ErrorMessage = "redis-frozen, backplane-cut or database-locked is expected.")]
     public string Fault { get; init; } = "";
 

@@ -3,7 +3,7 @@ using CachingApi.Caching;
 using CachingApi.Redis;
 using CachingApi.Users;
 
-namespace CachingApi.Lab;
+namespace CachingApi.Experiments;
 
 /// <summary>A stampede: the entry of one user is evicted, and then many callers read it at the same time.</summary>
 internal sealed class Stampede(LabUser user, UserService users, Cache<User> cache)

@@ -2,7 +2,7 @@ using CachingApi.Redis;
 using CachingApi.Users;
 using Npgsql;
 
-namespace CachingApi.Lab;
+namespace CachingApi.Experiments;
 
 /// <summary>
 /// Reads users at a steady rate. It ends ten seconds after it was last requested, so it does not outlive the page that renews it.
