@@ -40,7 +40,10 @@ internal static class Consistency
         var staleness = new Panel("Staleness elsewhere: p99 to maximum", "stale for (ms)", "") { IsLogX = true };
         var latency = new Panel("Time of a write: p50 to p99", "time (ms)", "")
         {
-            IsLogX = true, Floor = 0.1, HasRowLabels = false, HasLegend = false,
+            IsLogX = true,
+            Floor = 0.1,
+            HasRowLabels = false,
+            HasLegend = false,
         };
         var groups = runs.GroupBy(run => run.Strategy).ToArray();
         staleness.Ranges([.. groups.Select(group => (group.Key, Rows(group, run => run.Staleness, 0.99, 1)))]);

@@ -31,7 +31,8 @@ internal static class Penetration
         ]);
         var seen = new Panel("Elsewhere, a new order is found after", "time, at most (ms)", "")
         {
-            IsLogX = true, LabelWidth = 100,
+            IsLogX = true,
+            LabelWidth = 100,
         };
         seen.Bars([.. runs.Select(run => (
             run.Contender.Name, Theme.Of(run.Contender.Name).Colour, run.FoundAfter, Text.Milliseconds(run.FoundAfter)))]);

@@ -32,7 +32,9 @@ internal static class WriteBehind
         ];
         var latency = new Panel("Time of a write, p99 of each 250 ms; failed writes are left out", "time (s)", "p99 (ms)")
         {
-            IsLogY = true, Until = Duration.TotalSeconds, HasLegend = false,
+            IsLogY = true,
+            Until = Duration.TotalSeconds,
+            HasLegend = false,
         };
         var backlog = new Panel("Acknowledged writes that PostgreSQL does not have", "time (s)", "writes")
         {
