@@ -1,8 +1,8 @@
 using CachingApi;
 using CachingApi.Administration;
 using CachingApi.ChangeCapture;
-using CachingApi.Hosting;
 using CachingApi.Experiments;
+using CachingApi.Hosting;
 using CachingApi.RateLimiting;
 using CachingApi.Sessions;
 using CachingApi.Storage;

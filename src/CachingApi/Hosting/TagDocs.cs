@@ -28,7 +28,9 @@ internal sealed partial class TagDocs : IDocumentFilter
             .SelectMany(operation => operation.Tags ?? new HashSet<OpenApiTagReference>())
             .Select(tag => tag.Name)
             .ToHashSet();
-        swaggerDoc.Tags = Tags.Where(tag => used.Contains(tag.Name)).Select(tag => new OpenApiTag { Name = tag.Name, Description = tag.Description }).ToHashSet();
+        swaggerDoc.Tags = Tags.Where(tag => used.Contains(tag.Name))
+            .Select(tag => new OpenApiTag { Name = tag.Name, Description = tag.Description })
+            .ToHashSet();
         foreach (var operation in swaggerDoc.Paths.Values.SelectMany(path => path.Operations!.Values))
         {
             operation.Description = OneLine(operation.Description);

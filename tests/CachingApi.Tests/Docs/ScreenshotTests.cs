@@ -25,7 +25,8 @@ public sealed class ScreenshotTests(TestServers servers, Chromium chromium) : IC
             ["Cache:Users:MemoryEntries"] = "300",
             ["RateLimits:Enabled"] = "true",
         });
-        var page = await chromium.Browser.NewPageAsync(new() { ViewportSize = new() { Width = 1440, Height = 1200 }, DeviceScaleFactor = 1.5f });
+        var page = await chromium.Browser.NewPageAsync(
+            new() { ViewportSize = new() { Width = 1440, Height = 1200 }, DeviceScaleFactor = 1.5f });
         await page.GotoAsync(api.Anonymous.BaseAddress!.ToString());
         await page.GetByLabel("E-mail address").FillAsync(ApiNode.AdminEmail);
         await page.GetByLabel("Password").FillAsync(ApiNode.Password);
