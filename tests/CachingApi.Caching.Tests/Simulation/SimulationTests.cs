@@ -13,7 +13,7 @@ public sealed class SimulationTests(ITestOutputHelper output)
     /// <summary>How many schedules of each scenario the suite runs; <c>./dev explore</c> runs more.</summary>
     private const int Count = 100;
 
-    public static TheoryData<string> Scenarios => [.. Scenario.All.Select(scenario => scenario.Name)];
+    public static TheoryData<string> Scenarios => [.. Simulations.Names];
 
     [Theory]
     [MemberData(nameof(Scenarios))]
@@ -45,7 +45,7 @@ public sealed class SimulationTests(ITestOutputHelper output)
         var only = Environment.GetEnvironmentVariable("CACHINGAPI_SCENARIO");
         for (var left = most; left > 0 && Stopwatch.GetElapsedTime(began) < limit; left -= round, seed += (ulong)round)
         {
-            foreach (var scenario in Scenario.All.Where(each => string.IsNullOrEmpty(only) || each.Name == only))
+            foreach (var scenario in Simulations.Names.Where(each => string.IsNullOrEmpty(only) || each == only))
             {
                 var time = limit - Stopwatch.GetElapsedTime(began);
                 if (time <= TimeSpan.Zero)
@@ -53,14 +53,14 @@ public sealed class SimulationTests(ITestOutputHelper output)
                     break;
                 }
 
-                var result = Library.Explore(scenario.Name, seed, Math.Min(left, round), time, withSteps);
+                var result = Library.Explore(scenario, seed, Math.Min(left, round), time, withSteps);
                 total += long.Parse(result[0], CultureInfo.InvariantCulture);
                 digest = unchecked(digest + ulong.Parse(result[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
                 if (result is [_, _, var broken, var promise, .. var steps])
                 {
-                    output.WriteLine($"Schedule {total}: seed {broken} of \"{scenario.Name}\" breaks \"{promise}\"");
+                    output.WriteLine($"Schedule {total}: seed {broken} of \"{scenario}\" breaks \"{promise}\"");
                     Array.ForEach(steps, output.WriteLine);
-                    Assert.Fail($"Seed {broken} of \"{scenario.Name}\" breaks \"{promise}\".");
+                    Assert.Fail($"Seed {broken} of \"{scenario}\" breaks \"{promise}\".");
                 }
             }
 
