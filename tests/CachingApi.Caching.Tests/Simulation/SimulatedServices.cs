@@ -59,7 +59,8 @@ internal sealed class SimulatedServices(SimulatedServices.Registrations registra
 
         if (_instances[service.Place] is not { } instance)
         {
-            _instances[service.Place] = instance = service.Make(this);
+            instance = service.Make(this); // which may make other services, and room for them
+            _instances[service.Place] = instance;
             if (!ReferenceEquals(instance, this))
             {
                 _made.Add(instance);

@@ -41,11 +41,12 @@ public sealed class SimulationTests(ITestOutputHelper output)
         var (seed, most) = ((ulong)Setting("CACHINGAPI_SEED", 1), Setting("CACHINGAPI_SCHEDULES", int.MaxValue));
         var limit = TimeSpan.FromMinutes(Setting("CACHINGAPI_EXPLORE_MINUTES", 10));
         var (began, round, withSteps) = (Stopwatch.GetTimestamp(), 250, Setting("CACHINGAPI_STEPS", 1) == 1);
-        var (total, digest) = (0L, 0UL);
         var only = Environment.GetEnvironmentVariable("CACHINGAPI_SCENARIO");
+        var explored = Simulations.Names.Where(each => string.IsNullOrEmpty(only) || each == only)
+            .ToDictionary(each => each, _ => (Schedules: 0L, Digest: 0UL));
         for (var left = most; left > 0 && Stopwatch.GetElapsedTime(began) < limit; left -= round, seed += (ulong)round)
         {
-            foreach (var scenario in Simulations.Names.Where(each => string.IsNullOrEmpty(only) || each == only))
+            foreach (var scenario in explored.Keys)
             {
                 var time = limit - Stopwatch.GetElapsedTime(began);
                 if (time <= TimeSpan.Zero)
@@ -54,10 +55,13 @@ public sealed class SimulationTests(ITestOutputHelper output)
                 }
 
                 var result = Library.Explore(scenario, seed, Math.Min(left, round), time, withSteps);
-                total += long.Parse(result[0], CultureInfo.InvariantCulture);
-                digest = unchecked(digest + ulong.Parse(result[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
+                explored[scenario] = (
+                    explored[scenario].Schedules + long.Parse(result[0], CultureInfo.InvariantCulture),
+                    unchecked(explored[scenario].Digest
+                        + ulong.Parse(result[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture)));
                 if (result is [_, _, var broken, var promise, .. var steps])
                 {
+                    var total = explored.Values.Sum(each => each.Schedules);
                     output.WriteLine($"Schedule {total}: seed {broken} of \"{scenario}\" breaks \"{promise}\"");
                     Array.ForEach(steps, output.WriteLine);
                     Assert.Fail($"Seed {broken} of \"{scenario}\" breaks \"{promise}\".");
@@ -65,7 +69,12 @@ public sealed class SimulationTests(ITestOutputHelper output)
             }
 
             output.WriteLine(
-                $"{total} schedules keep the promises, up to seed {seed + (ulong)Math.Min(left, round) - 1}; digest: {digest:x16}");
+                $"{explored.Values.Sum(each => each.Schedules)} schedules keep the promises, up to seed {seed + (ulong)Math.Min(left, round) - 1}");
+        }
+
+        foreach (var (scenario, (schedules, digest)) in explored)
+        {
+            output.WriteLine($"{schedules,9} schedules of \"{scenario}\"; digest: {digest:x16}");
         }
     }
 
