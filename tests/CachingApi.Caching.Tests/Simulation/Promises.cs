@@ -208,7 +208,8 @@ internal sealed class Promises(World world)
             if (!took && !deadLetters.Contains(name))
             {
                 throw new BrokenPromiseException(
-                    NoWriteIsLost, $"\"{name}\", {Text(version)} of {key}, was acknowledged, and the row has \"{row?.Name}\", {Text(last)}");
+                    NoWriteIsLost,
+                    $"\"{name}\", {Text(version)} of {key}, was acknowledged, and the row has \"{row?.Name}\", {Text(last)}");
             }
         }
 

@@ -87,6 +87,14 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
             Clients = 4,
             Faults = [Fault.SubscriptionBreaks, Fault.MessagesAreLost, Fault.NetworkBreaks, Fault.Flush, Fault.FailOver],
         },
+        new("messages are lost", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Clear)
+        {
+            Processes = 2, Clients = 3, Faults = [Fault.SubscriptionBreaks, Fault.MessagesAreLost],
+        },
+        new("keys are lost", Operation.Read, Operation.Read, Operation.WriteThrough)
+        {
+            Processes = 2, Clients = 3, Faults = [Fault.Flush, Fault.FailOver],
+        },
         new("processes crash", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Invalidate)
         {
             Processes = 3,

@@ -39,7 +39,7 @@ public sealed class SimulationTests(ITestOutputHelper output)
     public void Explore()
     {
         var (seed, most) = ((ulong)Setting("CACHINGAPI_SEED", 1), Setting("CACHINGAPI_SCHEDULES", int.MaxValue));
-        var limit = TimeSpan.FromMinutes(Setting("CACHINGAPI_EXPLORE_MINUTES", 10));
+        var limit = TimeSpan.FromSeconds(Setting("CACHINGAPI_EXPLORE_SECONDS", 600));
         var (began, round, withSteps) = (Stopwatch.GetTimestamp(), 250, Setting("CACHINGAPI_STEPS", 1) == 1);
         var only = Environment.GetEnvironmentVariable("CACHINGAPI_SCENARIO");
         var explored = Simulations.Names.Where(each => string.IsNullOrEmpty(only) || each == only)
@@ -68,8 +68,8 @@ public sealed class SimulationTests(ITestOutputHelper output)
                 }
             }
 
-            output.WriteLine(
-                $"{explored.Values.Sum(each => each.Schedules)} schedules keep the promises, up to seed {seed + (ulong)Math.Min(left, round) - 1}");
+            var (sum, last) = (explored.Values.Sum(each => each.Schedules), seed + (ulong)Math.Min(left, round) - 1);
+            output.WriteLine($"{sum} schedules keep the promises, up to seed {last}");
         }
 
         foreach (var (scenario, (schedules, digest)) in explored)

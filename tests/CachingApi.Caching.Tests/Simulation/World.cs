@@ -94,9 +94,10 @@ internal sealed class World(Choices choices)
         return gate;
     }
 
-    /// <summary>Opens all gates that are held back.</summary>
+    /// <summary>Opens all gates that are held back, and leaves out what would happen after further gates.</summary>
     public void Release()
     {
+        _atStep.Clear();
         var timers = _later.UnorderedItems.Where(gate => !_held.Contains(gate.Element)).ToArray();
         _open.AddRange(_later.UnorderedItems.Where(gate => _held.Contains(gate.Element)).OrderBy(gate => gate.Priority)
             .Select(gate => gate.Element));

@@ -15,6 +15,7 @@ internal sealed class LimitsSimulation : ServiceSimulation
     private readonly int _calls;
     private readonly int[] _pauses;
     private int _underWay;
+    private bool _hasGivenUp;
 
     /// <param name="isRefunds">Whether the limit is never reached, so that all that counts is what Redis counts at last.</param>
     public LimitsSimulation(string algorithm, bool isRefunds, Choices choices, bool isTraced) : base(choices, isTraced)
@@ -30,6 +31,10 @@ internal sealed class LimitsSimulation : ServiceSimulation
         _calls = 10 + choices.Next(50);
         _pauses = choices.Next(3) switch { 0 => [0], 1 => [0, 1, 2], _ => [0, 0, 0, 1, 20, 60] };
         _promises = new(_policy);
+        if (isRefunds)
+        {
+            choices.MaxHold = TimeSpan.FromMilliseconds(5); // a refund that misses its deadline is lost
+        }
     }
 
     protected override bool HasFaults => !_isRefunds;
@@ -59,6 +64,7 @@ internal sealed class LimitsSimulation : ServiceSimulation
             var isLeased = deciding.IsCompleted;
             var decision = (await deciding).Policies[0];
             _underWay--;
+            _hasGivenUp |= decision.By is RateLimitMetrics.Fallback;
             if (decision is { Outcome: PermitOutcome.Allowed, By: RateLimitMetrics.Allowed })
             {
                 _promises.Used(isLeased ? World.Micros / 1000 : decision.Permits!.Value.Grant.Time, request.Cost);
@@ -70,7 +76,7 @@ internal sealed class LimitsSimulation : ServiceSimulation
     protected override void CheckAtLast()
     {
         _promises.Check();
-        if (_isRefunds && _underWay == 0)
+        if (_isRefunds && _underWay == 0 && !_hasGivenUp)
         {
             byte[][] get = [.. new[] { "GET", _policy.Key("shop", "ip:203.0.113.7") }.Select(RedisModel.Bytes)];
             _promises.CheckCounted((byte[]?)World.Servers["state"].Model.Execute(get, World.Micros));

@@ -11,6 +11,9 @@ namespace CachingApi.Tests.Simulation;
 /// </summary>
 internal abstract class ServiceSimulation : IDisposable
 {
+    /// <summary>The promise that every call ends.</summary>
+    private const string Ends = "Every call ends";
+
     private const int MaxSteps = 30_000;
     private const int MaxFaults = 3;
 
@@ -98,6 +101,8 @@ internal abstract class ServiceSimulation : IDisposable
         {
             node.IsDead = true;
         }
+
+        GC.SuppressFinalize(this);
     }
 
     /// <summary>Makes the service's objects of a process, which has just started.</summary>
@@ -150,9 +155,6 @@ internal abstract class ServiceSimulation : IDisposable
             throw new BrokenPromiseException(Ends, $"{what} did not end");
         }
     }
-
-    /// <summary>The promise that every call ends.</summary>
-    private const string Ends = "Every call ends";
 
     private void Happen(int fault)
     {

@@ -1,6 +1,7 @@
 using CachingApi.Caching.Tests.Simulation;
 using CachingApi.Redis;
 using CachingApi.Sessions;
+using Microsoft.Extensions.Hosting;
 using Microsoft.Extensions.Logging.Abstractions;
 using Microsoft.Extensions.Options;
 
@@ -32,7 +33,7 @@ internal sealed class SessionsSimulation : ServiceSimulation
         var (redis, policy) = (Connect(), Options.Create(new SessionPolicy()));
         var memory = new SessionMemory(policy);
         var backplane = new SessionBackplane(redis, memory, NullLogger<SessionBackplane>.Instance);
-        _ = backplane.StartAsync(CancellationToken.None);
+        _ = ((IHostedService)backplane).StartAsync(CancellationToken.None);
         _stores[node] = new(redis, memory, backplane, policy, node.Time);
     }
 
@@ -87,7 +88,8 @@ internal sealed class SessionsSimulation : ServiceSimulation
                 await EndAsync(node, [token], isAll: false, $"session {number} ends", () => store.EndAsync(token, CancellationToken.None));
                 break;
             case 1:
-                await EndAsync(node, [.. _sessions], isAll: true, "all sessions end", () => store.EndAllAsync(_user, CancellationToken.None));
+                await EndAsync(
+                    node, [.. _sessions], isAll: true, "all sessions end", () => store.EndAllAsync(_user, CancellationToken.None));
                 break;
             case 2:
                 SessionToken[] others = [.. _sessions.Where(each => each != token)];

@@ -5,7 +5,7 @@ using KeraLua;
 namespace CachingApi.Caching.Tests.Simulation;
 
 /// <summary>
-/// Runs the library's scripts in an interpreter of this process. Redis has Lua 5.1, this is Lua 5.4: <see cref="RedisModelTests"/> runs
+/// Runs the library's scripts in an interpreter of this process. Redis has Lua 5.1, this is Lua 5.4: <c>RedisModelTests</c> runs
 /// every script on both.
 /// </summary>
 internal sealed class LuaScripts : IDisposable

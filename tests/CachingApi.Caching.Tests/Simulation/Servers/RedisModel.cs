@@ -16,7 +16,7 @@ internal sealed record RedisStatus(string Text)
 }
 
 /// <summary>
-/// The commands of Redis that the library and its scripts use, in this process and on a given clock. <see cref="RedisModelTests"/> compares
+/// The commands of Redis that the library and its scripts use, in this process and on a given clock. <c>RedisModelTests</c> compares
 /// it with a real Redis.
 /// </summary>
 /// <remarks>

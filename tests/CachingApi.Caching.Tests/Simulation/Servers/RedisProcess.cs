@@ -74,6 +74,7 @@ internal sealed class RedisProcess(World world, string name)
     public void FailOver(int lost)
     {
         world.Note(null, $"{name} dies, and a replica that lacks the last {Math.Min(lost, _log.Count)} commands takes its place");
+        _replica.Info = Info; // scripts read it
         foreach (var (command, micros) in _log.Take(Math.Max(0, _log.Count - lost)))
         {
             _replica.Execute(command, micros);
