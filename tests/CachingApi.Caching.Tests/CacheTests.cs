@@ -154,6 +154,57 @@ public sealed class CacheTests(TestServers servers)
         Assert.Empty(await items.DeadLetters!.ListAsync(10, CancellationToken.None));
     }
 
+    /// <remarks>Found by a simulation.</remarks>
+    [Fact]
+    public async Task A_write_that_was_persisted_does_not_come_back_after_a_later_one_was_given_up()
+    {
+        var shelf = new Shelf { ["1"] = new("first", 1) };
+        await using var node = await StartAsync(shelf, withRedis: true);
+        var (items, consumer) = await StopConsumerAsync(node);
+        var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
+
+        // 1. A consumer persists write 2, and dies before it has finished it.
+        await items.WriteAsync("1", new Rename("second"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+        var second = Assert.Single(await queue.ReadAsync(10, CancellationToken.None));
+        await shelf.PersistAsync(
+            [new("1", new("second"), second.Version, second.Token, second.Over)], CancellationToken.None);
+
+        // 2. Another one persists write 3; 3. the database refuses write 4, whose token becomes the row's fence.
+        await items.WriteAsync("1", new Rename("third"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+        await items.WriteAsync("1", new Rename("fourth"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+        shelf.Refused.Add("fourth");
+        await consumer.StartAsync(CancellationToken.None);
+        await Eventually.TrueAsync(async () => (await items.DeadLetters!.ListAsync(10, CancellationToken.None)).Count == 1);
+        await consumer.StopAsync(CancellationToken.None);
+        Assert.Equal("third", shelf["1"].Name);
+
+        // 4. Write 2 is claimed. The row has write 3, which is later.
+        Assert.Equal(
+            FencedWrite.Superseded,
+            await queue.ReacceptAsync(second, shelf["1"].Fence, shelf["1"].Version, CancellationToken.None));
+    }
+
+    [Fact]
+    public async Task A_write_whose_consumer_dies_while_it_gives_it_up_becomes_a_dead_letter()
+    {
+        var shelf = new Shelf { ["1"] = new("first", 1) };
+        await using var node = await StartAsync(shelf, withRedis: true);
+        var (items, consumer) = await StopConsumerAsync(node);
+        var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
+
+        // 1. A consumer gives the write's token to the row; 2. it dies before the write is a dead letter.
+        await items.WriteAsync("1", new Rename("refused"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+        var refused = Assert.Single(await queue.ReadAsync(10, CancellationToken.None));
+        await queue.GiveUpAsync(refused, new(1), CancellationToken.None);
+        await shelf.BumpVersionAsync("1", new(refused.Version, refused.Token), CancellationToken.None);
+
+        // 3. Another one claims the write, and finds its token in the row.
+        await consumer.StartAsync(CancellationToken.None);
+        await Eventually.TrueAsync(async () => (await items.DeadLetters!.ListAsync(10, CancellationToken.None)).Count == 1);
+        Assert.Equal("first", shelf["1"].Name);
+        Assert.Equal("first", (await items.GetAsync("1", CancellationToken.None)).Value!.Name);
+    }
+
     [Fact]
     public async Task A_write_that_is_persisted_during_a_load_is_not_missed()
     {

@@ -84,7 +84,8 @@ internal sealed class Shelf : IWriteBehind<Item, Rename>
     {
         lock (_lock)
         {
-            if (writes.Any(write => Refused.Contains(write.Change.Name)))
+            if (writes.Any(write =>
+                Refused.Contains(write.Change.Name) && _rows.TryGetValue(write.Id, out var row) && write.MayOverwrite(row.Fence)))
             {
                 throw new FormatException("The database refuses it.");
             }

@@ -231,8 +231,14 @@ internal sealed partial class WriteBehindConsumer(
             case FencedWrite.Superseded:
                 await FinishAsync([(held, result)], cancel);
                 break;
+            case FencedWrite.Persisted:
+                await FinishAsync([(held, result with { Outcome = PersistOutcome.Persisted })], cancel);
+                break;
             case FencedWrite.Unknown:
-                await GiveUpAsync(write, "The row has a later version, under a fence that the state server did not issue.", cancel);
+                var reason = result.Fence == write.Token
+                    ? "The database refused the change earlier."
+                    : "The row has a later version, under a fence that the state server did not issue.";
+                await GiveUpAsync(write, reason, cancel);
                 break;
             case FencedWrite.Reaccepted:
                 Log.Reaccepted(log, write.Id, result.Fence, write.Version);
@@ -248,6 +254,7 @@ internal sealed partial class WriteBehindConsumer(
     /// <remarks>The row gets its later version first, so that the served values of the write are older than the row from then on.</remarks>
     private async Task GiveUpAsync(QueuedWrite write, string reason, CancellationToken cancel)
     {
+        await _queue.GiveUpAsync(write, await target.RowAsync(write.Id, cancel), cancel);
         var revision = await target.BumpVersionAsync(write, cancel);
         var isDead = await _queue.FinishAsync([new(write, revision.Version, reason)], cancel) > 0;
         _held.Remove(write.Token);

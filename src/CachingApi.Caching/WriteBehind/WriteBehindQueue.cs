@@ -13,7 +13,8 @@ internal enum FencedWrite
     Superseded = 0,
 
     /// <summary>
-    /// The row has a later version, under a fence that this state server did not issue: it is not known which write is later.
+    /// The row has a later version, under a fence that this state server did not issue: it is not known which write is later. Or the fence
+    /// is the write's own, because a consumer began to give it up and ended before it was a dead letter.
     /// </summary>
     Unknown = 1,
 
@@ -22,6 +23,9 @@ internal enum FencedWrite
 
     /// <summary>The write is no longer in the queue, because another consumer has handled it.</summary>
     Gone = 3,
+
+    /// <summary>The row has the write: its consumer ended before the queue knew that.</summary>
+    Persisted = 4,
 }
 
 /// <summary>A write that leaves the queue.</summary>
@@ -66,6 +70,7 @@ internal sealed class WriteBehindQueue(
     private static readonly TimeSpan DeadKnownFor = TimeSpan.FromDays(30);
 
     private static readonly string FinishScript = Lua.Load(typeof(WriteBehindQueue), "write_behind_finish.lua");
+    private static readonly string GiveUpScript = Lua.Load(typeof(WriteBehindQueue), "write_behind_give_up.lua");
     private static readonly string ReacceptScript = Lua.Load(typeof(WriteBehindQueue), "write_behind_reaccept.lua");
     private static readonly string ForgetScript = Lua.Load(typeof(WriteBehindQueue), "write_behind_forget.lua");
 
@@ -151,11 +156,23 @@ internal sealed class WriteBehindQueue(
         RedisKey[] keys = [Key, DeadLetters, .. finished.Select(done => Entity(done.Write.Id))];
         RedisValue[] arguments =
         [
-            Group, KeptMilliseconds, MaxDeadLetters, MaxDeadLettersOfOne, (long)DeadKnownFor.TotalMilliseconds,
+            Group, KeptMilliseconds, MaxDeadLetters, MaxDeadLettersOfOne,
             .. finished.SelectMany(done => new RedisValue[] { done.Write.Token, done.Version, done.Reason ?? "" }),
         ];
         return redis.OnStateAsync(async state => (int)await state.ScriptEvaluateAsync(FinishScript, keys, arguments), cancel);
     }
+
+    /// <summary>A write is about to be given up: its row's version and fence will not be those of a write any more.</summary>
+    /// <param name="row">The row's revision now.</param>
+    /// <remarks>
+    /// 1. write 1 is persisted, and its consumer dies before it has finished it; 2. write 2 is persisted; 3. write 3 is refused and given
+    /// up, and its token becomes the row's fence; 4. write 1 is claimed. Without the version that the row had at step 3, it would not be
+    /// known that the row has write 2, and write 1 would replace it.
+    /// </remarks>
+    public Task GiveUpAsync(QueuedWrite write, Revision row, CancellationToken cancel) => redis.OnStateAsync(
+        state => state.ScriptEvaluateAsync(
+            GiveUpScript, [Entity(write.Id)], [write.Token, row.Version, row.Fence, (long)DeadKnownFor.TotalMilliseconds]),
+        cancel);
 
     /// <summary>Decides, in one step, about a write whose row has a fence that the write may not overwrite.</summary>
     /// <param name="fence">The row's fence.</param>

@@ -6,10 +6,12 @@ namespace CachingApi.Caching;
 
 internal enum PersistOutcome
 {
-    /// <summary>The row has the write now, or already had it.</summary>
+    /// <summary>The row has the write now.</summary>
     Persisted,
 
-    /// <summary>The row has a fence that the write may not overwrite: see <see cref="WriteBehindQueue.ReacceptAsync"/>.</summary>
+    /// <summary>
+    /// The row has a fence that the write may not overwrite, perhaps its own: see <see cref="WriteBehindQueue.ReacceptAsync"/>.
+    /// </summary>
     Fenced,
 
     /// <summary>Another transaction has the row locked, or has just changed it: the write is tried again soon.</summary>
@@ -38,6 +40,9 @@ internal abstract class WriteBehindTarget
     /// </summary>
     /// <exception cref="Exception">The database is away.</exception>
     public abstract Task<IReadOnlyList<PersistResult>> PersistAsync(IReadOnlyList<QueuedWrite> writes, CancellationToken cancel);
+
+    /// <summary>The revision of an entity's row; 0 if it does not exist.</summary>
+    public abstract Task<Revision> RowAsync(string id, CancellationToken cancel);
 
     /// <summary>
     /// Gives up a write: the entity keeps the database's value, under a revision later than the write's. Returns that revision.
@@ -81,7 +86,8 @@ internal abstract class WriteBehindTarget<T, TChange>(Cache<T> cache, JsonTypeIn
     public override async Task<IReadOnlyList<PersistResult>> PersistAsync(IReadOnlyList<QueuedWrite> writes, CancellationToken cancel)
     {
         var results = await PersistOrSplitAsync([.. writes.Select(write => (write, Read(write)))], cancel);
-        var persisted = writes.Zip(results).Where(done => done.Second.Outcome is PersistOutcome.Persisted)
+        var persisted = writes.Zip(results)
+            .Where(done => done.Second.Outcome is PersistOutcome.Persisted || done.Second.Fence == done.First.Token)
             .Select(done => new EntityChange(done.First.Id, new(done.Second.Version, done.First.Token))).ToArray();
 
         // The entry that the writer itself cached has this version and stays. Without this invalidation: 1. a write is accepted; 2. its
@@ -90,6 +96,9 @@ internal abstract class WriteBehindTarget<T, TChange>(Cache<T> cache, JsonTypeIn
         await Task.WhenAll(persisted.Select(change => cache.ApplyAsync(change, cancel)));
         return results;
     }
+
+    public override async Task<Revision> RowAsync(string id, CancellationToken cancel) =>
+        await cache.LoadRowAsync(id, cancel) is { } row ? cache.RevisionOf(row) : default;
 
     public override async Task<Revision> BumpVersionAsync(QueuedWrite write, CancellationToken cancel)
     {
@@ -166,7 +175,7 @@ internal abstract class WriteBehindTarget<T, TChange>(Cache<T> cache, JsonTypeIn
         }
 
         var mayOverwrite = row.Fence <= write.Over || row.Fence > write.Token + WriteBehindQueue.MaxLead;
-        return row.Written || row.Fence == write.Token ? new(PersistOutcome.Persisted, row.Version)
+        return row.Written ? new(PersistOutcome.Persisted, row.Version)
             : !mayOverwrite ? new(PersistOutcome.Fenced, row.Version) { Fence = row.Fence }
             : row.Rejection is { } reason ? new(PersistOutcome.Impossible, row.Version, reason)
             : new(PersistOutcome.Again, row.Version);

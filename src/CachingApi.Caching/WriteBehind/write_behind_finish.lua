@@ -5,12 +5,11 @@
 -- ARGV[2]  for how long, in milliseconds, the state of an entity is kept
 -- ARGV[3]  the maximum number of dead letters    ARGV[4]  the maximum of one entity: a list holds their ids, and the oldest one is
 --          removed first, so that one user cannot displace the dead letters of all others
--- ARGV[5]  for how long, in milliseconds, the fence that a dead letter gave its row is kept: longer than a write waits
--- ARGV[6...]  of each write its token, the version that the entity has now, and why it is a dead letter ('': it is not)
+-- ARGV[5...]  of each write its token, the version that the entity has now, and why it is a dead letter ('': it is not)
 -- Returns how many became dead letters.
 local done, dead_letters = {}, 0
 for i = 3, #KEYS do
-  local at = 6 + (i - 3) * 3
+  local at = 5 + (i - 3) * 3
   local token, version, reason = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   local entry = token .. '-0'
   local dead = reason ~= '' and redis.call('XRANGE', KEYS[1], entry, entry)[1]
@@ -21,7 +20,9 @@ for i = 3, #KEYS do
       redis.call('XDEL', KEYS[2], redis.call('LPOP', letters))
     end
     dead_letters = dead_letters + 1
-    redis.call('SET', KEYS[i] .. ':dead', token, 'PX', ARGV[5]) -- the row's fence now, see write_behind_reaccept.lua
+  end
+  if reason == '' and string.match(redis.call('GET', KEYS[i] .. ':dead') or '', '^%d+') == token then
+    redis.call('DEL', KEYS[i] .. ':dead') -- it was persisted after all, see write_behind_give_up.lua
   end
   done[#done + 1] = entry
 

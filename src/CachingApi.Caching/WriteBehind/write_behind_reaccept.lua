@@ -5,7 +5,8 @@
 -- ARGV[2]  the write's token     ARGV[3]  the write's version
 -- ARGV[4]  the row's fence       ARGV[5]  the row's version
 -- ARGV[6]  for how long, in milliseconds, the state of an entity is kept
--- Returns 0: the row has a later write; 1: it is not known which is later; 2: accepted anew; 3: the queue no longer holds it.
+-- Returns 0: the row has a later write; 1: it is not known which is later, or a consumer has begun to give the write up; 2: accepted
+-- anew; 3: the queue no longer holds it; 4: the row has this write.
 local id, fence = ARGV[2] .. '-0', tonumber(ARGV[4])
 local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
 if not entry then
@@ -15,8 +16,15 @@ end
 local time = redis.call('TIME')
 local now, last = time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or 0)
 local held = redis.call('HMGET', KEYS[3], 'token', 'issued')
--- The fence of a write that was given up does not mean a later write, although the row has a later version.
-if tonumber(ARGV[5]) > tonumber(ARGV[3]) and redis.call('GET', KEYS[3] .. ':dead') ~= ARGV[4] then
+-- The fence of a write that was given up does not mean a later write: the version counts that the row had before.
+local version = tonumber(ARGV[5])
+local dead, before = string.match(redis.call('GET', KEYS[3] .. ':dead') or '', '^(%d+) ?(%d*)$')
+if ARGV[4] == ARGV[2] then
+  return dead == ARGV[4] and 1 or 4
+elseif dead == ARGV[4] then
+  version = tonumber(before) or 0
+end
+if version > tonumber(ARGV[3]) then
   return fence <= tonumber(held[2] or math.max(now, last)) and 0 or 1
 end
 

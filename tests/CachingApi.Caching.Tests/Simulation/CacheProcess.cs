@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Diagnostics.Metrics;
 using System.Text.Json.Serialization;
 using CachingApi.Caching.Operations;
@@ -17,23 +18,65 @@ internal sealed partial class PageJson : JsonSerializerContext;
 /// <summary>A process of the simulated service: the engine with one cache, as a service declares it.</summary>
 internal sealed class CacheProcess : IDisposable
 {
-    private readonly ServiceProvider _services;
+    private static readonly ConcurrentDictionary<Scenario, SimulatedServices.Registrations> Registered =
+        new(ReferenceEqualityComparer.Instance);
+
+    private readonly SimulatedServices _services;
     private readonly Backplane _backplane;
     private readonly RedisTier _tier;
+    private bool _hasStarted;
 
     public CacheProcess(Node node, Scenario scenario, SimulatedShelf shelf)
     {
         Node = node;
         HasPages = scenario.Operations.Contains(Operation.ReadPage);
+        _services = new(Registered.GetOrAdd(scenario, static scenario => new(Services(scenario))), node.Time, shelf);
+        Items = _services.GetRequiredService<Cache<Item>>();
+        (_backplane, _tier) = (_services.GetRequiredService<Backplane>(), _services.GetRequiredService<RedisTier>());
+    }
+
+    public Node Node { get; }
+
+    public Cache<Item> Items { get; }
+
+    public bool HasPages { get; }
+
+    public Cache<Page> Pages => _services.GetRequiredService<Cache<Page>>();
+
+    /// <summary>Whether it has started, and uses Redis and memory.</summary>
+    public bool IsReady => _hasStarted && Node.Ask(() => _backplane.IsTrusted && _tier.IsTrusted);
+
+    public SourceChanges Changes => _services.GetRequiredService<SourceChanges>();
+
+    /// <summary>Starts the services of the host.</summary>
+    public async Task StartAsync()
+    {
+        foreach (var service in _services.GetServices<IHostedService>().Where(service => service is not Warming))
+        {
+            await service.StartAsync(CancellationToken.None);
+        }
+
+        _hasStarted = true;
+    }
+
+    public void Dispose()
+    {
+        Node.IsDead = true;
+        Node.Run(() => _ = _services.DisposeAsync().AsTask());
+    }
+
+    private static ServiceCollection Services(Scenario scenario)
+    {
+        var hasPages = scenario.Operations.Contains(Operation.ReadPage);
         var services = new ServiceCollection();
         services.AddSingleton(typeof(ILogger<>), typeof(NullLogger<>));
         services.AddSingleton<IMeterFactory, Meters>();
-        services.AddSingleton(node.Time);
-        services.AddSingleton(shelf);
+        SimulatedServices.AddGiven<TimeProvider>(services);
+        SimulatedServices.AddGiven<SimulatedShelf>(services);
         services.AddCaching(options =>
         {
             (options.Redis, options.RedisState) = ("cache:6379", scenario.WriteBehind ? "state:6379" : "cache:6379");
-            (options.KeyPrefix, options.RedisDeadline, options.Verify) = ("shop", scenario.RedisDeadline, 0);
+            (options.KeyPrefix, options.RedisDeadline, options.Verify) = ("shop", Node.Current.RedisDeadline, 0);
         })
             .AddCache<Item>("items", cache =>
             {
@@ -51,7 +94,7 @@ internal sealed class CacheProcess : IDisposable
                     cache.Version(item => item.Version);
                 }
 
-                if (HasPages)
+                if (hasPages)
                 {
                     cache.Clears("pages");
                 }
@@ -61,7 +104,7 @@ internal sealed class CacheProcess : IDisposable
                     cache.Fence(item => item.Fence).WriteBehindWith<SimulatedShelf, Rename>(ItemJson.Default.Rename);
                 }
             });
-        if (HasPages)
+        if (hasPages)
         {
             services.AddCaching().AddCache<Page>("pages", cache => cache
                 .Configure(options => (options.MemoryEntries, options.Jitter, options.EarlyRefresh) = (16, 0, false))
@@ -70,37 +113,7 @@ internal sealed class CacheProcess : IDisposable
         }
 
         services.Configure<WriteBehindOptions>(options => (options.WaitForDisk, options.MaxAttempts) = (false, 2));
-        _services = services.BuildServiceProvider();
-        Items = _services.GetRequiredService<Cache<Item>>();
-        (_backplane, _tier) = (_services.GetRequiredService<Backplane>(), _services.GetRequiredService<RedisTier>());
-    }
-
-    public Node Node { get; }
-
-    public Cache<Item> Items { get; }
-
-    public bool HasPages { get; }
-
-    public Cache<Page> Pages => _services.GetRequiredService<Cache<Page>>();
-
-    /// <summary>Whether it uses Redis and memory.</summary>
-    public bool IsReady => Node.Ask(() => _backplane.IsTrusted && _tier.IsTrusted);
-
-    public SourceChanges Changes => _services.GetRequiredService<SourceChanges>();
-
-    /// <summary>Starts the services of the host.</summary>
-    public async Task StartAsync()
-    {
-        foreach (var service in _services.GetServices<IHostedService>().Where(service => service is not Warming))
-        {
-            await service.StartAsync(CancellationToken.None);
-        }
-    }
-
-    public void Dispose()
-    {
-        Node.IsDead = true;
-        Node.Run(() => _ = _services.DisposeAsync().AsTask());
+        return services;
     }
 
     private sealed class Meters : IMeterFactory

@@ -20,10 +20,14 @@ internal static class SplitMix
 /// Two ways to pick the next gate, of which the seed takes one: a random walk, in which each open gate is as likely; and PCT (Burckhardt
 /// et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", ASPLOS 2010), in which each actor has a random
 /// priority, the highest one goes on, and at a few random steps it falls behind all others.
-/// <para>In both, some events are held back for a time, which may be longer than any time-out.</para>
+/// <para>In both, some events are held back for a time, which may be longer than any time-out: each with a probability, or a few of the
+/// first ones.</para>
 /// </remarks>
 internal sealed class Choices
 {
+    /// <summary>If only a few events are held back, they are among the first ones: later ones are mostly heartbeats.</summary>
+    private const int EarlyHolds = 50;
+
     private static readonly TimeSpan[] Holds =
         [.. new[] { 5, 20, 60, 150, 400, 1100, 2500, 6000 }.Select(each => TimeSpan.FromMilliseconds(each))];
 
@@ -34,16 +38,24 @@ internal sealed class Choices
     private readonly bool _isPct;
     private readonly int _holdEvery;
     private ulong _state;
+    private readonly Dictionary<int, int> _fewHolds = [];
     private int _picks;
+    private int _holds;
 
     public Choices(ulong seed)
     {
         _state = seed;
         _isPct = Draw(2) == 1;
-        _holdEvery = Draw(4) switch { 0 => 0, 1 => 80, 2 => 25, _ => 8 };
+        _holdEvery = Draw(5) switch { 1 => 80, 2 => 25, 3 => 8, _ => 0 };
+        for (var holds = _holdEvery == 0 ? Draw(4) : 0; holds > 0; holds--)
+        {
+            _fewHolds[Draw(EarlyHolds)] = 1 + Draw(Holds.Length);
+        }
+
+        var within = Draw(3) switch { 0 => 40, 1 => 120, _ => 400 };
         for (var changes = Draw(4); _isPct && changes > 0; changes--)
         {
-            _changes.Add(Draw(400));
+            _changes.Add(Draw(within));
         }
     }
 
@@ -72,7 +84,10 @@ internal sealed class Choices
             return TimeSpan.Zero;
         }
 
-        var hold = Record(Holds.Length + 1, count => _holdEvery > 0 && Draw(_holdEvery) == 0 ? 1 + Draw(count - 1) : 0);
+        var number = _holds++;
+        var hold = Record(Holds.Length + 1, count => _holdEvery > 0
+            ? Draw(_holdEvery) == 0 ? 1 + Draw(count - 1) : 0
+            : _fewHolds.GetValueOrDefault(number));
         return hold == 0 ? TimeSpan.Zero : Holds[hold - 1] < MaxHold ? Holds[hold - 1] : MaxHold;
     }
 

@@ -6,7 +6,7 @@ namespace CachingApi.Caching.Tests.Simulation;
 /// <summary>Runs a scenario by many seeds, until one breaks a promise.</summary>
 internal sealed class Explorer
 {
-    private readonly Scenario _scenario;
+    private readonly string _scenario;
     private readonly ulong _first;
     private readonly int _count;
     private readonly TimeSpan _limit;
@@ -17,7 +17,7 @@ internal sealed class Explorer
     private ulong _digest;
     private (ulong Seed, Outcome Outcome)? _broken;
 
-    private Explorer(Scenario scenario, ulong first, int count, TimeSpan limit) =>
+    private Explorer(string scenario, ulong first, int count, TimeSpan limit) =>
         (_scenario, _first, _count, _limit) = (scenario, first, count, limit);
 
     /// <summary>Called across the boundary of <see cref="SimulatedLibrary"/>, so only texts cross it.</summary>
@@ -32,7 +32,7 @@ internal sealed class Explorer
     public static string[] Run(string[] arguments)
     {
         var explorer = new Explorer(
-            Scenario.All.Single(each => each.Name == arguments[0]),
+            arguments[0],
             ulong.Parse(arguments[1], CultureInfo.InvariantCulture),
             int.Parse(arguments[2], CultureInfo.InvariantCulture),
             TimeSpan.FromSeconds(double.Parse(arguments[3], CultureInfo.InvariantCulture)));
@@ -47,17 +47,14 @@ internal sealed class Explorer
     /// <param name="arguments">The name of the scenario and the seed.</param>
     public static string[] Trace(string[] arguments) =>
     [
-        .. Simulation.Run(
-            Scenario.All.Single(each => each.Name == arguments[0]),
-            new Choices(ulong.Parse(arguments[1], CultureInfo.InvariantCulture)),
-            isTraced: true).Trace,
+        .. Simulations.Run(arguments[0], new Choices(ulong.Parse(arguments[1], CultureInfo.InvariantCulture)), isTraced: true).Trace,
     ];
 
     /// <summary>The numbered steps of a simplified run, but for heartbeats and the ticks of timers.</summary>
-    private static IEnumerable<string> Steps(Scenario scenario, Outcome outcome)
+    private static IEnumerable<string> Steps(string scenario, Outcome outcome)
     {
         var simplest = new Shrinker(scenario, outcome.Broken!).Shrink(outcome.Choices);
-        return Simulation.Run(scenario, new Choices(simplest), isTraced: true).Trace
+        return Simulations.Run(scenario, new Choices(simplest), isTraced: true).Trace
             .Where(line => !line.Contains("heartbeat", StringComparison.Ordinal) && !line.Contains(" 4 ", StringComparison.Ordinal)
                 && !line.EndsWith("a timer ticks", StringComparison.Ordinal))
             .Select((line, number) => $"{number + 1}. {line}");
@@ -76,7 +73,7 @@ internal sealed class Explorer
         while (_broken is null && Stopwatch.GetElapsedTime(_began) < _limit && (next = Interlocked.Increment(ref _next)) <= _count)
         {
             var seed = _first + (ulong)next - 1;
-            var outcome = Simulation.Run(_scenario, new Choices(seed));
+            var outcome = Simulations.Run(_scenario, new Choices(seed));
             lock (_lock)
             {
                 _runs++;

@@ -22,6 +22,9 @@ internal sealed class Node : SynchronizationContext
 
     public string TimerActor { get; }
 
+    /// <summary>How long it waits for Redis.</summary>
+    public TimeSpan RedisDeadline { get; init; } = TimeSpan.FromMilliseconds(50);
+
     /// <summary>Whether it has crashed: none of its code runs any more.</summary>
     public bool IsDead { get; set; }
 

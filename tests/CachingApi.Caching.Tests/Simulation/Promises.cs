@@ -2,12 +2,6 @@ using System.Globalization;
 
 namespace CachingApi.Caching.Tests.Simulation;
 
-/// <summary>A promise of docs/guarantees.md that a run has broken.</summary>
-internal sealed class BrokenPromiseException(string promise, string how) : Exception($"{promise}: {how}")
-{
-    public string Promise => promise;
-}
-
 /// <summary>
 /// The promises of docs/guarantees.md, checked while a run goes on: what has happened so far determines the oldest version that a read
 /// that begins now may return.
@@ -29,18 +23,44 @@ internal sealed class Promises(World world)
     /// <summary>The key of the page that contains the item.</summary>
     public const string Page = "page";
 
+    /// <summary>How many steps it may take until the calls of a run have ended.</summary>
+    public const int MaxSteps = 20_000;
+
     private const long BoundMicros = 1_000_000;
+    private const double MaxSeconds = 60;
 
     private readonly Dictionary<(Node Node, string Key), long> _read = [];
     private readonly Dictionary<(Node Node, string Key), long> _written = [];
     private readonly Dictionary<string, (long Version, string? Name)> _acknowledged = [];
+    private readonly Dictionary<string, List<(long Version, string Name)>> _writes = [];
     private readonly Dictionary<string, long> _published = [];
     private readonly Dictionary<string, List<(long Version, long Since)>> _visible = [];
     private readonly Dictionary<string, List<string>> _names = [];
     private readonly Dictionary<string, long> _committed = [];
 
+    /// <summary>The version of the last write that took effect: a later one only says that a write was given up.</summary>
+    private readonly Dictionary<string, long> _taken = [];
+
     /// <summary>The version that messages give a deletion.</summary>
     private readonly Dictionary<string, long> _deletions = [];
+
+    /// <summary>Several processes have read a key that was in no cache, and loaded it so often.</summary>
+    public static void ColdKey(int loads)
+    {
+        if (loads != 1)
+        {
+            throw new BrokenPromiseException(OneLoad, $"{loads} loads of a cold key");
+        }
+    }
+
+    /// <summary>Lets events happen until a condition holds, which must not take forever.</summary>
+    public void Finish(Func<bool> isOver, string what)
+    {
+        if (!world.RunUntil(isOver, MaxSteps, MaxSeconds))
+        {
+            throw new BrokenPromiseException(Ends, $"{what} did not end");
+        }
+    }
 
     /// <summary>The row of an entity has changed; <c>null</c>: it was deleted.</summary>
     public void Committed(string key, Item? row)
@@ -71,6 +91,7 @@ internal sealed class Promises(World world)
             }
 
             names.Add(row.Name);
+            _taken[key] = version;
         }
     }
 
@@ -112,6 +133,11 @@ internal sealed class Promises(World world)
     public void Acknowledged(Node node, string key, long version, string? name)
     {
         _written[(node, key)] = Math.Max(version, _written.GetValueOrDefault((node, key)));
+        if (name is not null)
+        {
+            (_writes.TryGetValue(key, out var writes) ? writes : _writes[key] = []).Add((version, name));
+        }
+
         if (version > _acknowledged.GetValueOrDefault(key).Version)
         {
             _acknowledged[key] = (version, name);
@@ -170,15 +196,37 @@ internal sealed class Promises(World world)
         }
     }
 
-    /// <summary>All queues are empty, and the database has these rows.</summary>
-    public void AtLast(string key, Item? row)
+    /// <summary>All queues are empty, and the database has this row.</summary>
+    /// <param name="deadLetters">The names that the database has refused.</param>
+    public void AtLast(string key, Item? row, IReadOnlyCollection<string> deadLetters)
     {
-        var (version, name) = _acknowledged.GetValueOrDefault(key);
-        var last = row?.Version ?? (VersionOf(key) == Deleted ? Deleted : 0);
-        if (last < version || (last == version && row?.Name != name))
+        var (names, last) = (_names.GetValueOrDefault(key) ?? [], row?.Version ?? (VersionOf(key) == Deleted ? Deleted : 0));
+        foreach (var (version, name) in _writes.GetValueOrDefault(key) ?? [])
+        {
+            // A later write may have taken effect in its place, or the entity was deleted.
+            var took = names.Contains(name) || last == Deleted || _taken.GetValueOrDefault(key) > version;
+            if (!took && !deadLetters.Contains(name))
+            {
+                throw new BrokenPromiseException(
+                    NoWriteIsLost,
+                    $"\"{name}\", {Text(version)} of {key}, was acknowledged, and the row has \"{row?.Name}\", {Text(last)}");
+            }
+        }
+
+        if (last < _acknowledged.GetValueOrDefault(key).Version)
         {
             throw new BrokenPromiseException(
-                NoWriteIsLost, $"\"{name}\", {Text(version)} of {key}, was acknowledged, and the row has \"{row?.Name}\", {Text(last)}");
+                NoWriteIsLost, $"{Text(_acknowledged[key].Version)} of {key} was acknowledged, and the row has {Text(last)}");
+        }
+
+        if (deadLetters.FirstOrDefault(names.Contains) is { } both)
+        {
+            throw new BrokenPromiseException(OnceInOrder, $"\"{both}\" was in the row of {key} and is a dead letter");
+        }
+
+        if (deadLetters.Count != deadLetters.Distinct().Count())
+        {
+            throw new BrokenPromiseException(OnceInOrder, $"two dead letters of {key} are one write: {string.Join(", ", deadLetters)}");
         }
     }
 

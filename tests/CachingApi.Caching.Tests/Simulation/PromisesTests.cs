@@ -100,10 +100,23 @@ public sealed class PromisesTests
     public void At_last_the_row_has_the_last_acknowledged_write()
     {
         _promises.Acknowledged(_a, "k", 2, "name 2");
-        Breaks(Promises.NoWriteIsLost, () => _promises.AtLast("k", new("first", 1)));
-        Breaks(Promises.NoWriteIsLost, () => _promises.AtLast("k", new("name 1", 2)));
-        _promises.AtLast("k", new("name 2", 2));
-        _promises.AtLast("k", new("name 3", 3));
+        Breaks(Promises.NoWriteIsLost, () => _promises.AtLast("k", new("first", 1), []));
+        _promises.Committed("k", new("name 1", 2));
+        Breaks(Promises.NoWriteIsLost, () => _promises.AtLast("k", new("name 1", 2), []));
+        _promises.Committed("k", new("name 3", 3));
+        _promises.AtLast("k", new("name 3", 3), []);
+    }
+
+    [Fact]
+    public void A_refused_write_is_a_dead_letter_once_and_not_in_the_row()
+    {
+        _promises.Acknowledged(_a, "k", 2, "name 2");
+        _promises.Committed("k", new("first", 3)); // the write was given up
+        Breaks(Promises.NoWriteIsLost, () => _promises.AtLast("k", new("first", 3), []));
+        _promises.AtLast("k", new("first", 3), ["name 2"]);
+        Breaks(Promises.OnceInOrder, () => _promises.AtLast("k", new("first", 3), ["name 2", "name 2"]));
+        _promises.Committed("k", new("name 2", 4));
+        Breaks(Promises.OnceInOrder, () => _promises.AtLast("k", new("name 2", 4), ["name 2"]));
     }
 
     [Fact]
@@ -114,6 +127,26 @@ public sealed class PromisesTests
         _promises.Committed("k", new("name 3", 4));
         Breaks(Promises.OnceInOrder, () => _promises.Committed("k", new("name 2", 5)));
         Breaks(Promises.OnceInOrder, () => _promises.Committed("k", new("name 4", 4)));
+    }
+
+    [Fact]
+    public void A_cold_key_is_loaded_once()
+    {
+        Breaks(Promises.OneLoad, () => Promises.ColdKey(2));
+        Breaks(Promises.OneLoad, () => Promises.ColdKey(0));
+        Promises.ColdKey(1);
+    }
+
+    [Fact]
+    public void A_call_that_waits_for_nothing_does_not_end()
+    {
+        Breaks(Promises.Ends, () => _promises.Finish(() => false, "a call"));
+        void Tick() => _world.After(TimeSpan.FromMilliseconds(1), null, "a timer ticks", Tick);
+        Tick();
+        Breaks(Promises.Ends, () => _promises.Finish(() => false, "a call that waits forever while timers tick"));
+        var isOver = false;
+        _world.After(TimeSpan.FromSeconds(10), null, "a call ends", () => isOver = true);
+        _promises.Finish(() => isOver, "a call");
     }
 
     private static void Breaks(string promise, Action action) =>

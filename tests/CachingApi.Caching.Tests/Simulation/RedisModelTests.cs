@@ -19,7 +19,7 @@ public sealed partial class RedisModelTests(TestServers servers)
         ("change_position", typeof(SourceChanges)), ("write_behind_accept", typeof(WriteBehind)),
         ("write_behind_fence", typeof(WriteBehind)), ("write_behind_confirm", typeof(WriteBehind)),
         ("write_behind_finish", typeof(WriteBehindQueue)), ("write_behind_reaccept", typeof(WriteBehindQueue)),
-        ("write_behind_forget", typeof(WriteBehindQueue)),
+        ("write_behind_forget", typeof(WriteBehindQueue)), ("write_behind_give_up", typeof(WriteBehindQueue)),
     }.ToDictionary(script => script.Item1, script => Lua.Load(script.Item2, $"{script.Item1}.lua"));
 
     [Theory]
@@ -152,8 +152,8 @@ public sealed partial class RedisModelTests(TestServers servers)
                     "write_behind_finish",
                     micros,
                     [Key("queue"), Key("dead"), Key("hash")],
-                    ["writers", "600000", "10000", "2", "600000", Token(), Number(9), Pick("", "refused")]),
-                _ => _random.Next(4) switch
+                    ["writers", "600000", "10000", "2", Token(), Number(9), Pick("", "refused")]),
+                _ => _random.Next(5) switch
                 {
                     0 => Script(
                         "write_behind_reaccept",
@@ -162,6 +162,7 @@ public sealed partial class RedisModelTests(TestServers servers)
                         ["writers", Token(), Number(9), Token(), Number(9), "600000"]),
                     1 => Script("write_behind_confirm", micros, [Key("hash")], [Number(9), "600000"]),
                     2 => Script("write_behind_forget", micros, [Key("dead"), $"{Key("hash")}:dead-letters", Key("hash")], ["600000"]),
+                    3 => Script("write_behind_give_up", micros, [Key("hash")], [Token(), Number(9), Token(), "600000"]),
                     _ => Script("heartbeat", micros, [Key("heartbeat")], ["channel", "it"]),
                 },
             };

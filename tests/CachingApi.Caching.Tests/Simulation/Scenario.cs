@@ -75,6 +75,7 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
             MaxOperations = 1,
             RedisDeadline = TimeSpan.FromSeconds(5),
             MaxHold = TimeSpan.FromMilliseconds(20),
+            IsSwarm = false,
         },
         new("expiry", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Invalidate)
         {
@@ -85,6 +86,14 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
             Processes = 3,
             Clients = 4,
             Faults = [Fault.SubscriptionBreaks, Fault.MessagesAreLost, Fault.NetworkBreaks, Fault.Flush, Fault.FailOver],
+        },
+        new("messages are lost", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Clear)
+        {
+            Processes = 2, Clients = 3, Faults = [Fault.SubscriptionBreaks, Fault.MessagesAreLost],
+        },
+        new("keys are lost", Operation.Read, Operation.Read, Operation.WriteThrough)
+        {
+            Processes = 2, Clients = 3, Faults = [Fault.Flush, Fault.FailOver],
         },
         new("processes crash", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Invalidate)
         {
@@ -132,6 +141,9 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
     public TimeSpan Ttl { get; init; } = TimeSpan.FromMinutes(10);
 
     public TimeSpan StaleFor { get; init; } = TimeSpan.Zero;
+
+    /// <summary>Whether a run may use a part of it: see <see cref="Plan"/>.</summary>
+    public bool IsSwarm { get; init; } = true;
 
     public bool WriteBehind => Operations.Contains(Operation.WriteBehind);
 }

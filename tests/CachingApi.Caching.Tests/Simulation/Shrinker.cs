@@ -4,7 +4,7 @@ namespace CachingApi.Caching.Tests.Simulation;
 /// Simplifies a run that breaks a promise: leaves out decisions, or replaces them by calmer ones, as long as the run breaks the same
 /// promise.
 /// </summary>
-internal sealed class Shrinker(Scenario scenario, string promise)
+internal sealed class Shrinker(string scenario, string promise)
 {
     private const int MaxRuns = 1500;
 
@@ -80,7 +80,7 @@ internal sealed class Shrinker(Scenario scenario, string promise)
             return null;
         }
 
-        var outcome = Simulation.Run(scenario, new Choices(choices));
+        var outcome = Simulations.Run(scenario, new Choices(choices));
         var used = outcome.Choices.Count < choices.Count ? outcome.Choices : choices;
         return outcome.Broken == promise ? used : null;
     }

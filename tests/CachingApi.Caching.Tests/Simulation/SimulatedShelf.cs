@@ -16,6 +16,15 @@ internal sealed class SimulatedShelf(World world, Shelf rows, Promises promises)
     /// <summary>Whether loads may fail.</summary>
     public bool Fails { get; set; }
 
+    /// <summary>Whether the database refuses a queued write that gives an item this name.</summary>
+    public void Refuse(string name, bool refuses)
+    {
+        if (refuses)
+        {
+            rows.Refused.Add(name);
+        }
+    }
+
     /// <summary>All changes of rows, in the order of their commits, as a replication slot sends them.</summary>
     public IReadOnlyList<EntityChange> Changes => _changes;
 

@@ -1,28 +1,15 @@
+using System.Text.Json;
 using CachingApi.Redis;
 
 namespace CachingApi.Caching.Tests.Simulation;
-
-/// <summary>The outcome of a run.</summary>
-/// <param name="Broken">The promise that it broke; <c>null</c> if it kept all of them.</param>
-/// <param name="How">How it broke the promise.</param>
-/// <param name="Choices">All of its decisions.</param>
-/// <param name="Digest">A digest of its history.</param>
-/// <param name="Trace">Its history as text, if it was traced.</param>
-internal sealed record Outcome(string? Broken, string? How, IReadOnlyList<int> Choices, ulong Digest, IReadOnlyList<string> Trace);
 
 /// <summary>One run of a scenario: processes start, clients call the cache while faults happen, and the world comes to rest.</summary>
 internal sealed class Simulation : IDisposable
 {
     private const string Key = "k";
-    private const int MaxSteps = 20_000;
-    private const int MaxFaults = 3;
-
-    private static readonly TimeSpan[] Pauses = [.. new[] { 0, 0, 1, 30, 300, 1200 }.Select(each => TimeSpan.FromMilliseconds(each))];
-
-    private static readonly TimeSpan[] FaultTimes =
-        [.. new[] { 1, 30, 300, 1200, 1800, 3000 }.Select(each => TimeSpan.FromMilliseconds(each))];
 
     private readonly Scenario _scenario;
+    private readonly Plan _plan;
     private readonly World _world;
     private readonly Promises _promises;
     private readonly SimulatedShelf _rows;
@@ -35,6 +22,7 @@ internal sealed class Simulation : IDisposable
     {
         _scenario = scenario;
         _world = new(choices) { IsTraced = isTraced, DelaysContinuations = choices.Next(4) == 3 };
+        _plan = new(scenario, choices);
         choices.MaxHold = scenario.MaxHold;
         _promises = new(_world);
         var shelf = new Shelf();
@@ -87,12 +75,19 @@ internal sealed class Simulation : IDisposable
     private void Start()
     {
         _world.Choices.AreCalm = true;
-        for (var number = 0; number < _scenario.Processes; number++)
+        for (var number = 0; number < _plan.Processes; number++)
         {
             StartProcess(((char)('A' + number)).ToString());
         }
 
         Finish(() => _processes.TrueForAll(process => process.IsReady), "the start");
+        foreach (var process in _processes.Take(_plan.Warm))
+        {
+            process.Node.Run(() => _clients.Add((process.Node, CallAsync(process, _scenario.Operations[0]))));
+        }
+
+        Finish(HaveEnded, "the first reads");
+        _clients.Clear();
         _world.Choices.AreCalm = false;
         _world.Trace.Clear();
     }
@@ -100,22 +95,28 @@ internal sealed class Simulation : IDisposable
     /// <summary>The clients call the cache, while faults happen.</summary>
     private void Act()
     {
-        _rows.Fails = _scenario.SourceFails;
-        for (var client = 0; client < _scenario.Clients; client++)
+        _rows.Fails = _plan.SourceFails;
+        for (var client = 0; client < _plan.Clients; client++)
         {
-            StartClient(_processes[client % _processes.Count], 1 + _world.Choices.Next(_scenario.MaxOperations));
+            StartClient(_processes[client % _processes.Count], _plan.Calls());
         }
 
-        for (var faults = _scenario.Faults.Count == 0 ? 0 : _world.Choices.Next(MaxFaults + 1); faults > 0; faults--)
+        foreach (var (fault, after, gates) in _plan.Faults)
         {
-            var fault = _scenario.Faults[_world.Choices.Next(_scenario.Faults.Count)];
-            _world.Open(null, "faults", () => "a fault:", () => Happen(fault), FaultTimes[_world.Choices.Next(FaultTimes.Length)]);
+            if (gates > 0)
+            {
+                _world.AfterGates(gates, () => Happen(fault));
+            }
+            else
+            {
+                _world.Open(null, "faults", () => "a fault:", () => Happen(fault), after);
+            }
         }
 
         Finish(HaveEnded, "the calls of the clients");
-        if (_scenario is { Operations: [Operation.Read], Faults: [] } && _rows.Loads > 1)
+        if (_scenario is { Operations: [Operation.Read], Faults: [] })
         {
-            throw new BrokenPromiseException(Promises.OneLoad, $"{_rows.Loads} loads of a cold key");
+            Promises.ColdKey(_rows.Loads);
         }
     }
 
@@ -125,15 +126,28 @@ internal sealed class Simulation : IDisposable
         _world.Choices.AreCalm = true;
         _rows.Fails = false;
         _world.Release();
-        _world.RunUntil(() => false, MaxSteps, _scenario.Rest);
+        _world.RunUntil(() => false, Promises.MaxSteps, _scenario.Rest);
         Finish(() => Alive.All(process => process.IsReady), "the recovery");
-        _promises.AtLast(Key, _rows[Key]);
+        _promises.AtLast(Key, _rows[Key], DeadLetters());
         foreach (var process in Alive)
         {
             process.Node.Run(() => _clients.Add((process.Node, LookAsync(process))));
         }
 
         Finish(HaveEnded, "the last reads");
+    }
+
+    /// <summary>The names of the dead letters, as the state server has them.</summary>
+    private string[] DeadLetters()
+    {
+        byte[][] range = [.. new[] { "XRANGE", "{shop:write-behind:items}:dead-letters", "-", "+" }.Select(RedisModel.Bytes)];
+        return
+        [
+            .. ((object?[])_world.Servers["state"].Model.Execute(range, _world.Micros)!)
+                .Select(entry => ((object?[])((object?[])entry!)[1]!).Cast<byte[]>().ToArray())
+                .Select(fields => fields[Array.FindIndex(fields, field => field.AsSpan().SequenceEqual("value"u8)) + 1])
+                .Select(value => JsonSerializer.Deserialize(value, ItemJson.Default.Rename)!.Name),
+        ];
     }
 
     private bool IsInCurrentGeneration(string key)
@@ -145,7 +159,7 @@ internal sealed class Simulation : IDisposable
 
     private void StartProcess(string name)
     {
-        var node = new Node(_world, name, TimeSpan.Zero);
+        var node = new Node(_world, name, TimeSpan.Zero) { RedisDeadline = _plan.RedisDeadline };
         node.Run(() =>
         {
             var process = new CacheProcess(node, _scenario, _rows);
@@ -166,11 +180,7 @@ internal sealed class Simulation : IDisposable
     /// <summary>Lets events happen until a condition holds, or a client finds a broken promise.</summary>
     private void Finish(Func<bool> isOver, string what)
     {
-        if (!_world.RunUntil(() => isOver() || _clients.Exists(client => client.Calls.IsFaulted), MaxSteps, 60))
-        {
-            throw new BrokenPromiseException(Promises.Ends, $"{what} did not end");
-        }
-
+        _promises.Finish(() => isOver() || _clients.Exists(client => client.Calls.IsFaulted), what);
         foreach (var (_, calls) in _clients.Where(client => client.Calls.IsFaulted))
         {
             calls.GetAwaiter().GetResult();
@@ -181,8 +191,8 @@ internal sealed class Simulation : IDisposable
     {
         for (var left = calls; left > 0; left--)
         {
-            await _world.PassAsync($"clients of {process.Node.Name}", Pauses[_world.Choices.Next(Pauses.Length)]);
-            var operation = _scenario.Operations[_world.Choices.Next(_scenario.Operations.Length)];
+            await _world.PassAsync($"clients of {process.Node.Name}", _plan.Pause());
+            var operation = _plan.Operation();
             _world.Note(process.Node, $"a client calls: {operation}");
             try
             {
@@ -214,6 +224,7 @@ internal sealed class Simulation : IDisposable
                 break;
             case Operation.WriteThrough or Operation.Invalidate or Operation.WriteBehind:
                 var change = new Rename($"name {++_names}");
+                _rows.Refuse(change.Name, _plan.RefusesWrites && operation is Operation.WriteBehind && _world.Choices.OneIn(2));
                 var written = await (operation is Operation.WriteBehind || _scenario.WriteBehind
                     ? cache.WriteAsync(
                         Key,
@@ -313,9 +324,9 @@ internal sealed class Simulation : IDisposable
             () =>
             {
                 StartProcess(name);
-                StartClient(_processes[^1], 1 + _world.Choices.Next(_scenario.MaxOperations));
+                StartClient(_processes[^1], _plan.Calls());
             },
-            FaultTimes[_world.Choices.Next(FaultTimes.Length)]);
+            _plan.FaultTime());
     }
 
     private async Task LookAsync(CacheProcess process)

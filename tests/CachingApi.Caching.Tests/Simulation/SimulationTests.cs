@@ -13,7 +13,7 @@ public sealed class SimulationTests(ITestOutputHelper output)
     /// <summary>How many schedules of each scenario the suite runs; <c>./dev explore</c> runs more.</summary>
     private const int Count = 100;
 
-    public static TheoryData<string> Scenarios => [.. Scenario.All.Select(scenario => scenario.Name)];
+    public static TheoryData<string> Scenarios => [.. Simulations.Names];
 
     [Theory]
     [MemberData(nameof(Scenarios))]
@@ -39,13 +39,14 @@ public sealed class SimulationTests(ITestOutputHelper output)
     public void Explore()
     {
         var (seed, most) = ((ulong)Setting("CACHINGAPI_SEED", 1), Setting("CACHINGAPI_SCHEDULES", int.MaxValue));
-        var limit = TimeSpan.FromMinutes(Setting("CACHINGAPI_EXPLORE_MINUTES", 10));
+        var limit = TimeSpan.FromSeconds(Setting("CACHINGAPI_EXPLORE_SECONDS", 600));
         var (began, round, withSteps) = (Stopwatch.GetTimestamp(), 250, Setting("CACHINGAPI_STEPS", 1) == 1);
-        var (total, digest) = (0L, 0UL);
         var only = Environment.GetEnvironmentVariable("CACHINGAPI_SCENARIO");
+        var explored = Simulations.Names.Where(each => string.IsNullOrEmpty(only) || each == only)
+            .ToDictionary(each => each, _ => (Schedules: 0L, Digest: 0UL));
         for (var left = most; left > 0 && Stopwatch.GetElapsedTime(began) < limit; left -= round, seed += (ulong)round)
         {
-            foreach (var scenario in Scenario.All.Where(each => string.IsNullOrEmpty(only) || each.Name == only))
+            foreach (var scenario in explored.Keys)
             {
                 var time = limit - Stopwatch.GetElapsedTime(began);
                 if (time <= TimeSpan.Zero)
@@ -53,19 +54,27 @@ public sealed class SimulationTests(ITestOutputHelper output)
                     break;
                 }
 
-                var result = Library.Explore(scenario.Name, seed, Math.Min(left, round), time, withSteps);
-                total += long.Parse(result[0], CultureInfo.InvariantCulture);
-                digest = unchecked(digest + ulong.Parse(result[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture));
+                var result = Library.Explore(scenario, seed, Math.Min(left, round), time, withSteps);
+                explored[scenario] = (
+                    explored[scenario].Schedules + long.Parse(result[0], CultureInfo.InvariantCulture),
+                    unchecked(explored[scenario].Digest
+                        + ulong.Parse(result[1], NumberStyles.HexNumber, CultureInfo.InvariantCulture)));
                 if (result is [_, _, var broken, var promise, .. var steps])
                 {
-                    output.WriteLine($"Schedule {total}: seed {broken} of \"{scenario.Name}\" breaks \"{promise}\"");
+                    var total = explored.Values.Sum(each => each.Schedules);
+                    output.WriteLine($"Schedule {total}: seed {broken} of \"{scenario}\" breaks \"{promise}\"");
                     Array.ForEach(steps, output.WriteLine);
-                    Assert.Fail($"Seed {broken} of \"{scenario.Name}\" breaks \"{promise}\".");
+                    Assert.Fail($"Seed {broken} of \"{scenario}\" breaks \"{promise}\".");
                 }
             }
 
-            output.WriteLine(
-                $"{total} schedules keep the promises, up to seed {seed + (ulong)Math.Min(left, round) - 1}; digest: {digest:x16}");
+            var (sum, last) = (explored.Values.Sum(each => each.Schedules), seed + (ulong)Math.Min(left, round) - 1);
+            output.WriteLine($"{sum} schedules keep the promises, up to seed {last}");
+        }
+
+        foreach (var (scenario, (schedules, digest)) in explored)
+        {
+            output.WriteLine($"{schedules,9} schedules of \"{scenario}\"; digest: {digest:x16}");
         }
     }
 

@@ -35,6 +35,7 @@ internal sealed class World(Choices choices)
 
     private readonly List<Gate> _open = [];
     private readonly PriorityQueue<Gate, (long Due, long Number)> _later = new();
+    private readonly PriorityQueue<Action, int> _atStep = new();
     private readonly HashSet<Gate> _held = [];
     private readonly Queue<(Node Node, SendOrPostCallback Callback, object? State)> _ready = new();
     private long _gates;
@@ -93,9 +94,10 @@ internal sealed class World(Choices choices)
         return gate;
     }
 
-    /// <summary>Opens all gates that are held back.</summary>
+    /// <summary>Opens all gates that are held back, and leaves out what would happen after further gates.</summary>
     public void Release()
     {
+        _atStep.Clear();
         var timers = _later.UnorderedItems.Where(gate => !_held.Contains(gate.Element)).ToArray();
         _open.AddRange(_later.UnorderedItems.Where(gate => _held.Contains(gate.Element)).OrderBy(gate => gate.Priority)
             .Select(gate => gate.Element));
@@ -111,6 +113,9 @@ internal sealed class World(Choices choices)
         _later.Enqueue(gate, (Micros + Math.Max(1, (long)time.TotalMicroseconds), ++_gates));
         return gate;
     }
+
+    /// <summary>Does something after a number of further gates.</summary>
+    public void AfterGates(int gates, Action action) => _atStep.Enqueue(action, Steps + gates);
 
     /// <summary>Ends when the scheduler lets it happen.</summary>
     public Task PassAsync(string actor, TimeSpan hold)
@@ -132,6 +137,11 @@ internal sealed class World(Choices choices)
             {
                 Continue();
                 continue;
+            }
+
+            while (_atStep.TryPeek(out _, out var step) && step <= Steps)
+            {
+                _atStep.Dequeue()();
             }
 
             if (isOver())

@@ -764,6 +764,7 @@ public sealed class WriteBehindTests(TestServers servers)
         Assert.Equal(HttpStatusCode.Accepted, (await PutAsync(client, user, "Given up")).StatusCode);
         var (earlier, given) = (await queue.ReadAsync(10, CancellationToken.None)) is [var first, var second] ? (first, second) : default;
 
+        await queue.GiveUpAsync(given!, new(1), CancellationToken.None);
         var version = (await users.BumpVersionAsync(user.Id, new(given!.Version, given.Token), CancellationToken.None))!.Value.Version;
         await queue.FinishAsync([new(given, version, "refused")], CancellationToken.None);
 

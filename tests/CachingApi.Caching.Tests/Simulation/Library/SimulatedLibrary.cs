@@ -29,8 +29,11 @@ internal sealed class SimulatedLibrary : AssemblyLoadContext
         "System.Threading.CancellationTokenSource::CancelAsync", "System.Threading.Tasks.Parallel::ForEachAsync",
     ];
 
-    /// <summary>The types that no scenario uses.</summary>
-    private static readonly string[] Unused = ["CachingApi.Caching.Operations.Warming", "CachingApi.Redis.RedisInfo"];
+    private static readonly AssemblyName Own = typeof(SimulatedLibrary).Assembly.GetName();
+
+    /// <summary>What scenarios use of the library and of the service.</summary>
+    private static readonly string[] Used =
+        ["CachingApi.Caching.", "CachingApi.Redis.", "CachingApi.RateLimiting.", "CachingApi.Sessions.Session"];
 
     private static readonly string Folder = Path.GetDirectoryName(typeof(SimulatedLibrary).Assembly.Location)!;
 
@@ -69,14 +72,19 @@ internal sealed class SimulatedLibrary : AssemblyLoadContext
 
     protected override Assembly? Load(AssemblyName assemblyName) => assemblyName.Name switch
     {
-        "CachingApi.Caching" or "CachingApi.Redis" => LoadFromStream(Rewritten(assemblyName.Name)),
-        "CachingApi.Caching.Tests" => LoadFromAssemblyPath(typeof(SimulatedLibrary).Assembly.Location),
+        "CachingApi.Caching" or "CachingApi.Redis" or "CachingApi" => LoadFromStream(Rewritten(assemblyName.Name)),
+        var name when name == Own.Name => LoadFromAssemblyPath(typeof(SimulatedLibrary).Assembly.Location),
         _ => null,
     };
 
+    /// <summary>Whether no scenario uses a type, so that it may call what a simulation does not control.</summary>
+    private static bool IsUnused(string type) => type is "CachingApi.Caching.Operations.Warming" or "CachingApi.Redis.RedisInfo"
+        || (type.StartsWith("CachingApi.", StringComparison.Ordinal)
+            && !Used.Any(name => type.StartsWith(name, StringComparison.Ordinal)));
+
     private string[] Call(string method, string[] arguments)
     {
-        var explorer = LoadFromAssemblyName(typeof(Explorer).Assembly.GetName()).GetType(typeof(Explorer).FullName!)!;
+        var explorer = LoadFromAssemblyName(Own).GetType(typeof(Explorer).FullName!)!;
         return explorer.GetMethod(method, [typeof(string[])])!.CreateDelegate<Func<string[], string[]>>()(arguments);
     }
 
@@ -122,7 +130,7 @@ internal sealed class SimulatedLibrary : AssemblyLoadContext
                 owner = owner.DeclaringType;
             }
 
-            if (!_types.ContainsKey(type) && Uncontrolled.Contains($"{type}::{called.Name}") && !Unused.Contains(owner.FullName))
+            if (!_types.ContainsKey(type) && Uncontrolled.Contains($"{type}::{called.Name}") && !IsUnused(owner.FullName))
             {
                 throw new NotSupportedException($"{method.FullName} calls {member}, which a simulation does not control.");
             }

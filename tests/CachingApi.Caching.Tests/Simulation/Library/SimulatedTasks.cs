@@ -102,6 +102,16 @@ internal static class SimulatedTasks
     [Replaces("System.Guid::NewGuid()")]
     public static Guid NewGuid() => Node.Current.World.NewGuid();
 
+    [Replaces("System.Guid::CreateVersion7(DateTimeOffset)")]
+    public static Guid NewGuid(DateTimeOffset timestamp) => NewGuid();
+
+    [Replaces("System.Security.Cryptography.RandomNumberGenerator::Fill(Span`1)")]
+    public static void Fill(Span<byte> data)
+    {
+        data.Clear();
+        NewGuid().TryWriteBytes(data, bigEndian: true, out _);
+    }
+
     [Replaces("System.Random::get_Shared()")]
     public static Random Shared() => Node.Current.World.Random;
 

@@ -5,7 +5,7 @@ using KeraLua;
 namespace CachingApi.Caching.Tests.Simulation;
 
 /// <summary>
-/// Runs the library's scripts in an interpreter of this process. Redis has Lua 5.1, this is Lua 5.4: <see cref="RedisModelTests"/> runs
+/// Runs the library's scripts in an interpreter of this process. Redis has Lua 5.1, this is Lua 5.4: <c>RedisModelTests</c> runs
 /// every script on both.
 /// </summary>
 internal sealed class LuaScripts : IDisposable
@@ -25,9 +25,16 @@ internal sealed class LuaScripts : IDisposable
           local ok, reply = execute(...)
           return ok and reply or not ok and { err = reply }
         end
-        struct = { unpack = function(format, text, at)
-          local number, next = string.unpack(format, text, at)
-          return number + 0.0, next
+        struct = { pack = string.pack, unpack = function(format, text, at)
+          local first, second, third = string.unpack(format, text, at)
+          if not third then
+            return first + 0.0, second
+          end
+          local all = table.pack(string.unpack(format, text, at))
+          for i = 1, all.n - 1 do
+            all[i] = all[i] + 0.0
+          end
+          return table.unpack(all, 1, all.n)
         end }
         """;
 
@@ -36,7 +43,8 @@ internal sealed class LuaScripts : IDisposable
 
     private readonly Lua _lua = new() { Encoding = Encoding.UTF8 };
     private readonly LuaFunction _execute;
-    private readonly Dictionary<string, int> _scripts = [];
+    private readonly Dictionary<byte[], int> _scripts = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<string, int> _scriptsByText = [];
     private Func<byte[][], object?> _command = _ => null;
 
     private LuaScripts()
@@ -54,7 +62,8 @@ internal sealed class LuaScripts : IDisposable
 
     /// <summary>Runs a script.</summary>
     /// <param name="command">Executes a command of the script.</param>
-    public object? Run(string script, byte[][] keys, byte[][] arguments, Func<byte[][], object?> command)
+    /// <remarks>A script whose bytes are the same object is not compared again.</remarks>
+    public object? Run(byte[] script, byte[][] keys, byte[][] arguments, Func<byte[][], object?> command)
     {
         _command = command;
         Push(keys);
@@ -76,19 +85,25 @@ internal sealed class LuaScripts : IDisposable
 
     public void Dispose() => _lua.Dispose();
 
-    private int Compiled(string script)
+    private int Compiled(byte[] script)
     {
         if (_scripts.TryGetValue(script, out var compiled))
         {
             return compiled;
         }
 
-        if (_lua.LoadString(script) is not LuaStatus.OK)
+        var text = Encoding.UTF8.GetString(script);
+        if (!_scriptsByText.TryGetValue(text, out compiled))
         {
-            throw new InvalidOperationException(_lua.ToString(-1));
+            if (_lua.LoadString(text) is not LuaStatus.OK)
+            {
+                throw new InvalidOperationException(_lua.ToString(-1));
+            }
+
+            _scriptsByText[text] = compiled = _lua.Ref(LuaRegistry.Index);
         }
 
-        return _scripts[script] = _lua.Ref(LuaRegistry.Index);
+        return _scripts[script] = compiled;
     }
 
     /// <summary>The function <c>execute</c> of the prelude: returns whether the command succeeded, and its reply or error.</summary>

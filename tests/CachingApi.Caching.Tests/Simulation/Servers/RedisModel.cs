@@ -1,4 +1,7 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Globalization;
+using System.Runtime.CompilerServices;
+using System.Security.Cryptography;
 using System.Text;
 
 namespace CachingApi.Caching.Tests.Simulation;
@@ -13,7 +16,7 @@ internal sealed record RedisStatus(string Text)
 }
 
 /// <summary>
-/// The commands of Redis that the library and its scripts use, in this process and on a given clock. <see cref="RedisModelTests"/> compares
+/// The commands of Redis that the library and its scripts use, in this process and on a given clock. <c>RedisModelTests</c> compares
 /// it with a real Redis.
 /// </summary>
 /// <remarks>
@@ -22,11 +25,19 @@ internal sealed record RedisStatus(string Text)
 /// </remarks>
 internal sealed class RedisModel
 {
+    private static readonly ConditionalWeakTable<byte[], string> Hashes = [];
+
     private readonly Dictionary<string, Held> _keys = [];
+
+    /// <summary>The scripts that it has run, by their hashes. A copy has none, as a replica.</summary>
+    private readonly Dictionary<string, byte[]> _scripts = [];
     private long _micros;
 
     /// <summary>Called for each message that a command publishes; returns how many subscribers receive it.</summary>
     public Func<string, byte[], int> Publish { get; set; } = (_, _) => 0;
+
+    /// <summary>The reply to <c>INFO</c>.</summary>
+    public string Info { get; set; } = "";
 
     /// <summary>The names of all keys, also of those that have expired and were not asked for since.</summary>
     public IReadOnlyCollection<string> Keys => _keys.Keys;
@@ -46,17 +57,33 @@ internal sealed class RedisModel
 
     private object? Execute(byte[][] command)
     {
+        if (command[0].AsSpan().SequenceEqual("EVAL"u8))
+        {
+            _scripts[Hashes.GetValue(command[1], HashOf)] = command[1];
+            return Evaluate(command);
+        }
+
+        if (command[0].AsSpan().SequenceEqual("EVALSHA"u8))
+        {
+            return WithScript(command) is { } known
+                ? Evaluate(known)
+                : new RedisError("NOSCRIPT No matching script. Please use EVAL.");
+        }
+
         var arguments = Array.ConvertAll(command, Text);
         try
         {
             return arguments[0] switch
             {
-                "EVAL" => Evaluate(command, arguments),
                 "TIME" => new object?[] { Bytes(Number(_micros / 1_000_000)), Bytes(Number(_micros % 1_000_000)) },
                 "PUBLISH" => (long)Publish(arguments[1], command[2]),
                 "FLUSHALL" => FlushAll(),
                 "EXISTS" => Find(arguments[1]) is null ? 0L : 1L,
-                "DEL" => (long)arguments.Skip(1).Count(key => Find(key) is not null && _keys.Remove(key)),
+                "INFO" => Bytes(Info),
+                "TTL" => Find(arguments[1]) is not { } held ? -2L : held.ExpiresAt is { } at ? (at - Now + 500) / 1000 : -1L,
+                "EXPIRE" => ExpireAt(arguments[1], Now + (1000 * Integer(arguments[2]))),
+                "RENAME" => Rename(arguments[1], arguments[2]),
+                "DEL" or "UNLINK" => (long)arguments.Skip(1).Count(key => Find(key) is not null && _keys.Remove(key)),
                 "PTTL" => Find(arguments[1]) is not { } held ? -2L : held.ExpiresAt is { } at ? at - Now : -1L,
                 "PEXPIRE" => ExpireAt(arguments[1], Now + Integer(arguments[2])),
                 "PERSIST" => Find(arguments[1])?.ExpiresAt is null ? 0L : ExpireAt(arguments[1], null),
@@ -67,6 +94,10 @@ internal sealed class RedisModel
                 "HMGET" => Of<Dictionary<string, byte[]>>(arguments[1]) is var hash
                     ? Array.ConvertAll(arguments[2..], field => (object?)hash?.GetValueOrDefault(field))
                     : null,
+                "HLEN" => (long)(Of<Dictionary<string, byte[]>>(arguments[1])?.Count ?? 0),
+                "HGETALL" => (Of<Dictionary<string, byte[]>>(arguments[1]) ?? [])
+                    .SelectMany(field => new object?[] { Bytes(field.Key), field.Value }).ToArray(),
+                "HVALS" => (Of<Dictionary<string, byte[]>>(arguments[1]) ?? []).Values.ToArray<object?>(),
                 "HSET" => HashSet(command, arguments),
                 "HSETNX" => OrNew<Dictionary<string, byte[]>>(arguments[1]).TryAdd(arguments[2], command[3]) ? 1L : 0L,
                 "HDEL" => HashDelete(arguments),
@@ -85,6 +116,11 @@ internal sealed class RedisModel
             return new RedisError(refusal.Message);
         }
     }
+
+    /// <summary>The command with the script that it names by a hash; <c>null</c> if the script is not known.</summary>
+    public byte[][]? WithScript(byte[][] command) => !command[0].AsSpan().SequenceEqual("EVALSHA"u8) ? command
+        : _scripts.TryGetValue(Text(command[1]), out var script) ? [[.. "EVAL"u8], script, .. command[2..]]
+        : null;
 
     /// <summary>A copy, which later commands do not change.</summary>
     public RedisModel Copy()
@@ -106,10 +142,13 @@ internal sealed class RedisModel
         _ => value,
     };
 
-    private object? Evaluate(byte[][] command, string[] arguments)
+    [SuppressMessage("Security", "CA5350", Justification = "Redis names scripts by their SHA-1.")]
+    private static string HashOf(byte[] script) => Convert.ToHexString(SHA1.HashData(script));
+
+    private object? Evaluate(byte[][] command)
     {
-        var keys = int.Parse(arguments[2], CultureInfo.InvariantCulture);
-        return LuaScripts.Current.Run(arguments[1], command[3..(3 + keys)], command[(3 + keys)..], Execute);
+        var keys = int.Parse(command[2], CultureInfo.InvariantCulture);
+        return LuaScripts.Current.Run(command[1], command[3..(3 + keys)], command[(3 + keys)..], Execute);
     }
 
     private RedisStatus FlushAll()
@@ -136,6 +175,9 @@ internal sealed class RedisModel
                 case "PX":
                     expiresAt = Now + Integer(arguments[++at]);
                     break;
+                case "EX":
+                    expiresAt = Now + (1000 * Integer(arguments[++at]));
+                    break;
                 case var option:
                     throw new RedisModelException($"ERR syntax error: {option}");
             }
@@ -154,6 +196,13 @@ internal sealed class RedisModel
 
         _keys[key] = held with { ExpiresAt = at };
         return 1;
+    }
+
+    private RedisStatus Rename(string from, string to)
+    {
+        _keys[to] = Find(from) ?? throw new RedisModelException("ERR no such key");
+        _keys.Remove(from);
+        return RedisStatus.Ok;
     }
 
     private long HashSet(byte[][] command, string[] arguments)

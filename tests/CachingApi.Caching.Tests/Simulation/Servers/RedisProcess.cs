@@ -29,15 +29,19 @@ internal sealed class RedisProcess(World world, string name)
     /// <summary>The lines of <c>INFO</c> that the library reads.</summary>
     public string Info => string.Create(
         CultureInfo.InvariantCulture,
-        $"# Server\r\nrun_id:{name}-run-{_incarnation}\r\n# Replication\r\nmaster_replid:{name}-data-{_incarnation}\r\n");
+        $"# Server\r\nrun_id:{_incarnation:x12}{name.Length:x28}\r\n# Replication\r\nmaster_replid:{name}-data-{_incarnation}\r\n");
 
     public void Connect(SimulatedMultiplexer connection) => _connections.Add(connection);
 
     public object? Execute(byte[][] command)
     {
         var micros = world.Micros + (long)Skew.TotalMicroseconds;
-        _model.Publish = PublishTo;
-        _log.Add((command, micros));
+        (_model.Publish, _model.Info) = (PublishTo, Info);
+        if (_model.WithScript(command) is { } replicated)
+        {
+            _log.Add((replicated, micros));
+        }
+
         _key = command is [_, _, _, var key, ..] ? RedisModel.Text(key) : "";
         return _model.Execute(command, micros);
     }
@@ -70,6 +74,7 @@ internal sealed class RedisProcess(World world, string name)
     public void FailOver(int lost)
     {
         world.Note(null, $"{name} dies, and a replica that lacks the last {Math.Min(lost, _log.Count)} commands takes its place");
+        _replica.Info = Info; // scripts read it
         foreach (var (command, micros) in _log.Take(Math.Max(0, _log.Count - lost)))
         {
             _replica.Execute(command, micros);

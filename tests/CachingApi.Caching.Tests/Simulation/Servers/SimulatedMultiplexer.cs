@@ -17,6 +17,7 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
     private readonly Node _node;
     private readonly RedisProcess _redis;
     private readonly Stream _requests;
+    private readonly Stream _subscriptions;
     private readonly Stream _replies;
     private readonly Stream _messages;
     private readonly Stream _events;
@@ -31,6 +32,7 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
     {
         (_world, _node, _redis) = (node.World, node, redis);
         _requests = new(_world, null, $"{node.Name} to {redis.Name}");
+        _subscriptions = new(_world, null, $"subscriptions of {node.Name}");
         _replies = new(_world, node, $"{redis.Name} to {node.Name}");
         _messages = new(_world, node, $"messages to {node.Name}");
         _events = new(_world, node, $"connection of {node.Name}");
@@ -104,7 +106,7 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
         _world.Note(_node, $"loses its connections to {_redis.Name}: {reason}");
         _requests.Drop(_world.Choices.Next(_requests.Count + 1));
         _replies.Drop();
-        _messages.Drop();
+        DropSubscription();
         foreach (var call in _calls.ToArray())
         {
             Fail(call);
@@ -124,15 +126,15 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
         }
 
         _isSubscribed = false;
-        _world.Note(_node, $"loses its subscription, and {_messages.Count} messages");
-        _messages.Drop();
+        _world.Note(_node, "loses its subscription");
+        DropSubscription();
         Raise(ConnectionType.Subscription, isRestored: false);
         _world.After(TimeSpan.FromMilliseconds(1 + (200 * _world.Choices.Next(4))), _node, "subscribes again", () =>
         {
             if (IsConnected)
             {
-                _isSubscribed = _channel is not null;
                 Raise(ConnectionType.Subscription, isRestored: true);
+                SubscribeAgain();
             }
         });
     }
@@ -162,7 +164,8 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
         {
             var text = RedisModel.Text(message);
             _world.Note(_node, $"does not receive {text}");
-            _losesMessages = !text.StartsWith($"{Sender} 4 ", StringComparison.Ordinal);
+            _losesMessages = !text.StartsWith($"{Sender} 4 ", StringComparison.Ordinal)
+                && !text.StartsWith("heartbeat ", StringComparison.Ordinal);
             return true;
         }
 
@@ -176,7 +179,7 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
         (_channel, _subscription) = (channel, queue);
         if (IsConnected)
         {
-            _requests.Add(() => $"{_redis.Name} subscribes {_node.Name}", () => _isSubscribed = _subscription == queue);
+            _subscriptions.Add(() => $"{_redis.Name} subscribes {_node.Name}", () => _isSubscribed = _subscription == queue);
         }
     }
 
@@ -191,8 +194,18 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
     {
         IsConnected = true;
         Raise(ConnectionType.Interactive, isRestored: true);
-        _requests.Add(() => $"{_redis.Name} subscribes {_node.Name} again", () => _isSubscribed = _channel is not null);
         Raise(ConnectionType.Subscription, isRestored: true);
+        SubscribeAgain();
+    }
+
+    private void SubscribeAgain() =>
+        _subscriptions.Add(() => $"{_redis.Name} subscribes {_node.Name} again", () => _isSubscribed = _channel is not null);
+
+    /// <summary>The process may have received some messages that it has not handled yet; the others are lost.</summary>
+    private void DropSubscription()
+    {
+        _subscriptions.Drop();
+        _messages.Drop(_world.Choices.Next(_messages.Count + 1));
     }
 
     private void Raise(ConnectionType type, bool isRestored)
@@ -241,6 +254,11 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
             get
             {
                 var words = Array.ConvertAll(command, word => RedisModel.Text(word));
+                if (words[0] is "EVALSHA")
+                {
+                    return $"the script on {words[3]}";
+                }
+
                 if (words[0] is not "EVAL")
                 {
                     return string.Join(' ', words.Take(3).Select(Short));

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Globalization;
 using System.Net;
 using System.Text;
@@ -13,6 +14,11 @@ namespace CachingApi.Caching.Tests.Simulation;
 [StandsFor("StackExchange.Redis.IRedisAsync")]
 internal sealed class SimulatedDatabase(SimulatedMultiplexer connection)
 {
+    private static readonly byte[] Eval = Bytes("EVAL");
+
+    /// <summary>The bytes of each script, which its processes share: see <see cref="LuaScripts.Run"/>.</summary>
+    private static readonly ConcurrentDictionary<string, byte[]> Scripts = new(ReferenceEqualityComparer.Instance);
+
     public SimulatedMultiplexer Multiplexer => connection;
 
     public int Database => 0;
@@ -20,7 +26,14 @@ internal sealed class SimulatedDatabase(SimulatedMultiplexer connection)
     public async Task<RedisResult> ScriptEvaluateAsync(
         string script, RedisKey[]? keys = null, RedisValue[]? values = null, CommandFlags flags = CommandFlags.None) => Result(
             await connection.SendAsync([
-                Bytes("EVAL"), Bytes(script), Number(keys?.Length ?? 0),
+                Eval, ScriptBytes(script), Number(keys?.Length ?? 0),
+                .. (keys ?? []).Select(key => (byte[])key!), .. (values ?? []).Select(Bytes),
+            ]));
+
+    public async Task<RedisResult> ScriptEvaluateAsync(
+        byte[] hash, RedisKey[]? keys = null, RedisValue[]? values = null, CommandFlags flags = CommandFlags.None) => Result(
+            await connection.SendAsync([
+                Bytes("EVALSHA"), Bytes(Convert.ToHexString(hash)), Number(keys?.Length ?? 0),
                 .. (keys ?? []).Select(key => (byte[])key!), .. (values ?? []).Select(Bytes),
             ]));
 
@@ -117,6 +130,9 @@ internal sealed class SimulatedDatabase(SimulatedMultiplexer connection)
         _ => throw new NotSupportedException($"{reply} is not a reply."),
     };
 
+    /// <summary>The bytes of a script.</summary>
+    internal static byte[] ScriptBytes(string script) => Scripts.GetOrAdd(script, Bytes);
+
     private static byte[] Bytes(RedisValue value) => (byte[])value!;
 
     private static byte[] Bytes(string text) => Encoding.UTF8.GetBytes(text);
@@ -158,7 +174,9 @@ internal sealed class SimulatedServer(SimulatedMultiplexer connection)
         connection.Sender = args[^1].ToString()!.Split(' ')[0]; // of a heartbeat, which is the only command that is sent so
         return SimulatedDatabase.Result(await connection.SendAsync([
             Encoding.UTF8.GetBytes(command),
-            .. args.Select(arg => arg is RedisKey key ? (byte[])key! : Encoding.UTF8.GetBytes(arg.ToString()!)),
+            .. args.Select((arg, place) => arg is RedisKey key ? (byte[])key!
+                : place == 0 ? SimulatedDatabase.ScriptBytes(arg.ToString()!)
+                : Encoding.UTF8.GetBytes(arg.ToString()!)),
         ]));
     }
 
