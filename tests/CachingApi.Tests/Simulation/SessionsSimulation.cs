@@ -73,7 +73,8 @@ internal sealed class SessionsSimulation : ServiceSimulation
     private async Task LogInAsync(Node node)
     {
         var revocations = _promises.Revocations;
-        var (token, _) = await _stores[node].CreateAsync(_user, "user", SessionTransport.Bearer, "a device", CancellationToken.None);
+        var (token, _) = await _stores[node].CreateAsync(
+            _user, "user", SessionTransport.Bearer, "a device", isShort: false, CancellationToken.None);
         _sessions.Add(token);
         _promises.Began(token, revocations);
         World.Note(node, $"session {_sessions.Count} has begun");
