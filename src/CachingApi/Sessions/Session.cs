@@ -37,7 +37,7 @@ public sealed class CreateSession
     /// Whether the session ends when it has not been used for ten minutes, or for <c>Sessions:Idle</c> if that is shorter.
     /// </summary>
     /// <example>false</example>
-    public bool ShortLived { get; init; }
+    public bool? ShortLived { get; init; }
 }
 
 /// <summary>A session: the user that is logged in, and for how long.</summary>

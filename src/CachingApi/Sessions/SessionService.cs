@@ -52,7 +52,7 @@ internal sealed class SessionService(
 
         var device = client.UserAgent.Length > MaxDeviceLength ? client.UserAgent[..MaxDeviceLength] : client.UserAgent;
         var transport = login.Transport ?? SessionTransport.Cookie;
-        var (token, session) = await sessions.CreateAsync(account.Id, account.Role, transport, device, login.ShortLived, cancel);
+        var (token, session) = await sessions.CreateAsync(account.Id, account.Role, transport, device, login.ShortLived is true, cancel);
         if (await accounts.FindAsync(login.Email, cancel) != account)
         {
             await sessions.EndAsync(token, CancellationToken.None);
