@@ -40,7 +40,7 @@ public sealed class LimitedRoutesTests(TestServers servers)
         Assert.Equal("default", limits["POST /cache/warm"]);
         Assert.Equal("named", limits["GET /limits/{policy}"]);
         Assert.Equal(
-            ["GET /health/live", "GET /health/ready", "GET /metrics"],
+            ["GET /development-login", "GET /health/live", "GET /health/ready", "GET /metrics"],
             limits.Where(route => route.Value is "").Select(route => route.Key).Order());
     }
 
