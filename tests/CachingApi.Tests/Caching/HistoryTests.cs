@@ -7,6 +7,7 @@ namespace CachingApi.Tests.Caching;
 /// the state server, PostgreSQL and that process; <see cref="HistoryChecker"/> checks every operation.
 /// CACHINGAPI_SEED replays a run's decisions, CACHINGAPI_SOAK_SECONDS makes it longer (./dev soak).
 /// </summary>
+[Collection("Busy")]
 public sealed class HistoryTests(TestServers servers, ITestOutputHelper output)
 {
     [Fact]

@@ -39,6 +39,8 @@ public sealed class Chromium : IAsyncLifetime
 }
 
 /// <summary>The page at <c>/</c> in a real browser.</summary>
+/// <remarks>A browser and the processes of a history each need a processor, so these classes run one after the other.</remarks>
+[Collection("Busy")]
 public sealed class LivePageTests(TestServers servers, Chromium chromium) : IClassFixture<Chromium>, IAsyncDisposable
 {
     private readonly List<string> _faults = [];

@@ -99,6 +99,14 @@ public sealed class OperationsTests(TestServers servers)
             ["DELETE /cache/dead-letters/{id}"] = "204 400 401 403 404 429 503",
             ["GET /limits"] = "200 403 429 503",
             ["GET /limits/{policy}"] = "200 403 404 429 503",
+            ["GET /cache/stats/processes"] = "200 401 403 429 503",
+            ["GET /cache/stats/history"] = "200 401 403 429 503",
+            ["GET /lab"] = "200 401 403 429 503",
+            ["PUT /lab/load"] = "200 400 401 403 413 415 429 503",
+            ["DELETE /lab/load"] = "204 401 403 429 503",
+            ["POST /lab/stampede"] = "200 400 401 403 413 415 429 503",
+            ["POST /lab/update"] = "200 400 401 403 409 413 415 429 503",
+            ["POST /lab/faults"] = "202 400 401 403 409 413 415 429 503",
         };
         Assert.Equal(expected.Keys.Order(), operations.Keys.Order());
         foreach (var (name, operation) in operations)

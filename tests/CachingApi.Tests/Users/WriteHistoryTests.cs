@@ -7,6 +7,7 @@ namespace CachingApi.Tests.Users;
 /// A randomised history in which the state server keeps acknowledged writes, so that none may be lost. The queue is small, so that
 /// synchronous writes come between, and its server is killed. See <see cref="HistoryRun"/>.
 /// </summary>
+[Collection("Busy")]
 public sealed class WriteHistoryTests(TestServers servers, ITestOutputHelper output)
 {
     [Fact]
