@@ -3,6 +3,7 @@
 
 const RENEW = 4000;      // ms between two renewals of the load, which ends after 10 s without one
 const MAX_EVENTS = 4;    // that are listed
+const MAX_LETTERS = 20;  // dead letters that are listed
 const SPENT = 15;        // requests that spend a limit
 const LONG = 30_000;     // ms that an experiment may take
 
@@ -11,7 +12,7 @@ let marks = [];
 let counted = 0;
 let loading = null;
 
-/** Adds an event to the list and to the graphs; returns a function that replaces its text. */
+/** Adds an event to the list and to the graphs; returns a function that replaces its text, and removes the hint if the text is a problem. */
 function note(what, look) {
   marks = [...marks, { number: ++counted, time: Date.now() / 1000 }].slice(-40);
   const text = element('span', {}, what);
@@ -20,7 +21,10 @@ function note(what, look) {
   item.value = counted;
   $('events').prepend(item);
   while ($('events').children.length > MAX_EVENTS) $('events').lastChild.remove();
-  return result => { text.textContent = result; };
+  return (result, isProblem = false) => {
+    text.textContent = result;
+    if (isProblem) hint.remove();
+  };
 }
 
 /** The problem that an answer describes, in words. */
@@ -35,9 +39,9 @@ async function send(method, path, body, done = () => {}) {
   try {
     const answer = await ask(path, { method, patience: LONG, ...(body ? { body: JSON.stringify(body) } : {}) });
     if (answer.ok) return answer.status === 200 || answer.status === 202 && body ? await answer.json() : {};
-    done(await problemOf(answer));
+    done(await problemOf(answer), true);
   } catch {
-    done('The service did not answer.');
+    done('The service did not answer.', true);
   }
   return null;
 }
@@ -183,14 +187,15 @@ $('entry-form').addEventListener('submit', event => {
 
 // --- Dead letters
 
-/** Lists the dead letters if the statistics say that there are some. */
+/** Lists the dead letters if their number has changed, and until the list has as many as the statistics, which are older. */
 async function showDeadLetters(stats) {
   const count = stats?.writeBehind?.deadLetters ?? 0;
   if (String(count) === $('letters').dataset.count) return;
-  $('letters').dataset.count = count;
+  $('letters').dataset.count = '';
   $('letters-part').hidden = count === 0;
   if (count === 0) return;
-  const letters = await send('GET', 'cache/dead-letters?limit=20', null, text => { $('letters-problem').textContent = text; });
+  const letters = await send('GET', `cache/dead-letters?limit=${MAX_LETTERS}`, null, text => { $('letters-problem').textContent = text; });
+  if (letters?.length === Math.min(count, MAX_LETTERS)) $('letters').dataset.count = count;
   fill($('letters'), ['Entity', 'Version', '!Reason', 'Accepted', '!Decision'], (letters ?? []).map(letter => [
     keyButton(`${letter.cache}:${letter.key}`), show.count(letter.version), letter.reason, new Date(letter.acceptedAt).toLocaleTimeString('en-GB'),
     element('span', {}, decision('Retry', letter, 'POST', '/retry'), ' ', decision('Drop', letter, 'DELETE', '')),

@@ -7,7 +7,7 @@ const WARN = 15 * 60 * 1000; // ms that the banner shows a warm-up that kept not
 
 const stations = [
   {
-    id: 'memory', name: 'Memory', note: 'of this process', title: 'The fastest tier: entries in the memory of each process.',
+    id: 'memory', name: 'Memory', note: 'of each process', title: 'The fastest tier.',
     arriving: (now, then) => rate(now, then, asked),
     answered: (now, then) => rate(now, then, stats => sumTier(stats, 'memory', tier => tier.hits)),
     latency: now => gets(now.stats, 'memory')?.recentP99,

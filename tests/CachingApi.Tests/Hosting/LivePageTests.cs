@@ -703,6 +703,7 @@ public sealed class LivePageTests(TestServers servers, Chromium chromium) : ICla
         await SeeTileAsync(page, "Redis circuit", "open", "reads go to memory or the source");
         await page.Locator("#try button", new() { HasText = "Lock the table" }).ClickAsync();
         await SeeAsync(page, "#events", "There is a fault at present.");
+        Assert.DoesNotContain("Watch", await page.TextContentAsync("#events li:first-child"), StringComparison.Ordinal);
         await HiddenAsync(page, "#degraded");
     }
 
@@ -749,6 +750,41 @@ public sealed class LivePageTests(TestServers servers, Chromium chromium) : ICla
         await page.Locator("#letters button", new() { HasText = "Drop" }).First.ClickAsync();
         await HiddenAsync(page, "#letters-part");
         Assert.Empty((await (await admin.GetAsync("/cache/dead-letters")).JsonAsync()).EnumerateArray());
+    }
+
+    /// <remarks>The statistics count one dead letter all the time, while it is retried and becomes one again.</remarks>
+    [Fact]
+    public async Task A_dead_letter_that_comes_back_between_two_statistics_is_listed()
+    {
+        await using var api = await ApiNode.StartAsync(servers);
+        using var admin = await api.AdminAsync();
+        var stats = JsonNode.Parse(await (await admin.GetAsync("/cache/stats")).Content.ReadAsStringAsync())!;
+        stats["writeBehind"] = new JsonObject { ["queueLength"] = 0, ["lagSeconds"] = 0, ["deadLetters"] = 1 };
+        var letter = new JsonObject
+        {
+            ["id"] = "1-0",
+            ["cache"] = "users",
+            ["key"] = "the-key",
+            ["version"] = 2,
+            ["reason"] = "The database refuses the change.",
+            ["acceptedAt"] = "2026-01-01T00:00:00Z",
+        };
+        var lists = 0;
+        var page = await OpenAsync(api);
+        await page.RouteAsync(
+            "**/cache/stats/processes", route => route.FulfillAsync(new() { ContentType = "application/json", Body = Processes(stats) }));
+        await page.RouteAsync("**/cache/dead-letters?*", route => route.FulfillAsync(new()
+        {
+            ContentType = "application/json",
+            Body = (++lists == 1 ? new JsonArray() : new JsonArray(letter.DeepClone())).ToJsonString(),
+        }));
+
+        await SignInAsync(page, ApiNode.AdminEmail);
+
+        await SeeAsync(page, "#letters tbody tr", "users:the-key");
+        var looks = await page.EvaluateAsync<int>("answers.length");
+        await Eventually.TrueAsync(async () => await page.EvaluateAsync<int>("answers.length") > looks + 2);
+        Assert.Equal(2, lists);
     }
 
     [Theory]
