@@ -1,7 +1,5 @@
-using System.Diagnostics.CodeAnalysis;
-using System.Security.Cryptography;
-using System.Text;
 using CachingApi.Redis;
+using CachingApi.RequestState;
 
 namespace CachingApi.RateLimiting;
 
@@ -40,18 +38,13 @@ internal abstract class Algorithm
     public const string SlidingWindowCounter = "sliding-window-counter";
     public const string TokenBucket = "token-bucket";
 
-    /// <summary>The text of the script that decides in Redis: the functions of the algorithms, then the code that calls them.</summary>
-    public static string Script { get; } = string.Concat(
+    /// <summary>The part of the script of <see cref="StateCalls"/> that defines the algorithms.</summary>
+    public static string Functions { get; } = string.Concat(
         "local algorithms = {}\n",
         Lua.Load(typeof(Algorithm), "fixed_window.lua"),
         Lua.Load(typeof(Algorithm), "sliding_window.lua"),
         Lua.Load(typeof(Algorithm), "sliding_window_counter.lua"),
-        Lua.Load(typeof(Algorithm), "token_bucket.lua"),
-        Lua.Load(typeof(Algorithm), "rate_limit.lua"));
-
-    /// <summary>The script's name in Redis, so that the library does not hash the text at each call.</summary>
-    [SuppressMessage("Security", "CA5350", Justification = "Redis names scripts by their SHA-1.")]
-    public static byte[] ScriptHash { get; } = SHA1.HashData(Encoding.UTF8.GetBytes(Script));
+        Lua.Load(typeof(Algorithm), "token_bucket.lua"));
 
     public static Algorithm New(string name) => name switch
     {

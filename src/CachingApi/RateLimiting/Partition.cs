@@ -30,13 +30,24 @@ internal static class Partition
         // If a client is limited by address only, no session look-up is needed to deny it.
         User => Name(User, (await AuthenticateAsync(context))?.Identity?.Name),
         Session => Name(Session, (await AuthenticateAsync(context))?.FindFirstValue(SessionIdClaim)),
-        ApiKey => Name(ApiKey, Hash(context.Request.Headers[ApiKeyHeader])),
-        Network => $"{Network}:{NetworkOf(context.Connection.RemoteIpAddress)}",
         // By network as well: if all attempts on an account counted together, an attacker could use up the permits of its owner.
         Account when limit.Account is not null && Hash(await limit.Account(context)) is { } account =>
             $"{Account}:{account}:{Address(context.Connection.RemoteIpAddress)}",
-        _ => null,
+        Account => null,
+        _ => Of(context, partition, null),
     } ?? Address(context.Connection.RemoteIpAddress);
+
+    /// <summary>
+    /// The name of a request's partition, if its session exists; <c>null</c> if it depends on more than the request and its user.
+    /// </summary>
+    public static string? Of(HttpContext context, string partition, Guid? userId) => partition switch
+    {
+        User => userId is null ? null : $"{User}:{userId}",
+        Session or Account => null,
+        ApiKey => Name(ApiKey, Hash(context.Request.Headers[ApiKeyHeader])) ?? Address(context.Connection.RemoteIpAddress),
+        Network => $"{Network}:{NetworkOf(context.Connection.RemoteIpAddress)}",
+        _ => Address(context.Connection.RemoteIpAddress),
+    };
 
     /// <summary>An address; for IPv6 the /64 network, because a provider assigns at least that to one customer.</summary>
     public static string Address(IPAddress? address) =>

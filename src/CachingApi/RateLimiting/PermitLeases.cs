@@ -106,6 +106,19 @@ internal sealed class PermitLeases : IAsyncDisposable
         return leasing ?? requests;
     }
 
+    /// <summary>Called when the call that requests leases was answered, has failed, or was not sent.</summary>
+    public static void Asked(PermitRequest[] requests)
+    {
+        foreach (var request in requests)
+        {
+            request.Lease?.Partition.Asked();
+        }
+    }
+
+    /// <summary>Whether the leases have enough permits for a request, at this moment.</summary>
+    public bool Cover(PermitRequest[] requests) => Array.TrueForAll(
+        requests, request => _partitions.TryGetValue(request.Key, out var partition) && partition.Covers(request));
+
     /// <summary>Refunds the rest of all leases.</summary>
     public async ValueTask DisposeAsync()
     {

@@ -1,3 +1,4 @@
+using CachingApi.RequestState;
 using Microsoft.AspNetCore.Http.Json;
 using Microsoft.Extensions.Options;
 
@@ -14,6 +15,7 @@ internal static class RateLimitingSetup
         return services
             .AddSingleton<RateLimitMetrics>()
             .AddSingleton<RateLimitPolicies>()
+            .AddSingleton<StateCalls>()
             .AddSingleton<RedisLimits>()
             .AddSingleton<PermitLeases>()
             .AddSingleton<LocalLimits>()

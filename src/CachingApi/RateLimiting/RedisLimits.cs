@@ -1,30 +1,27 @@
 using CachingApi.Redis;
-using StackExchange.Redis;
+using CachingApi.RequestState;
 
 namespace CachingApi.RateLimiting;
 
 /// <summary>
-/// The limits' states in Redis (the state server). One script decides on all policies of a request that share a slot; without a Redis
-/// Cluster, all of them do. The clock is that of Redis, so that all processes use the same time.
+/// The limits' states in Redis (the state server). One call decides on all policies of a request that share a slot; without a Redis
+/// Cluster, all of them do.
 /// </summary>
 /// <remarks>
 /// After a failure, no request uses Redis for 200 ms; then one request in each 200 ms tries again. So only a few requests wait for an
 /// unavailable Redis, and none of them longer than <see cref="RedisOptions.StateDeadline"/>.
 /// </remarks>
-internal sealed partial class RedisLimits(RedisConnections redis, TimeProvider time, ILogger<RedisLimits> log)
+internal sealed partial class RedisLimits(RedisConnections redis, StateCalls calls, TimeProvider time, ILogger<RedisLimits> log)
 {
-    private const int MaxTogether = 64;
-
     private static readonly TimeSpan RetryAfter = TimeSpan.FromMilliseconds(200);
-
-    /// <summary>One call of the script decides simultaneous requests, one after the other.</summary>
-    private readonly Coalescer<PermitRequest[], Permits[]> _calls =
-        new(redis.State.Multiplexer, () => MaxTogether, request => request[0].Key, requests => DecideAsync(redis.State, requests));
 
     /// <summary>The timestamp of the last failure or attempt; 0 while Redis answers.</summary>
     private long _failed;
 
     public string KeyPrefix => redis.KeyPrefix;
+
+    /// <summary>Whether the state server is a Redis Cluster, so that a session and its user's permits are in two slots.</summary>
+    public bool IsCluster => redis.State.Multiplexer.HashSlot(KeyPrefix) >= 0;
 
     /// <summary>Requests permits.</summary>
     /// <returns>The answer to each request, <c>null</c> if Redis is unavailable; and the requests whose permits were acquired.</returns>
@@ -63,100 +60,22 @@ internal sealed partial class RedisLimits(RedisConnections redis, TimeProvider t
 
     private async Task<Permits?[]> AcquireInSlotAsync(PermitRequest[] requests, CancellationToken cancel)
     {
-        Task<Permits[]>? call = null;
+        if (!MayAsk())
+        {
+            PermitLeases.Asked(requests);
+            return new Permits?[requests.Length];
+        }
+
         try
         {
-            if (!MayAsk())
-            {
-                return new Permits?[requests.Length];
-            }
-
-            var permits = await redis.OnStateAsync(_ => call = _calls.SendAsync(requests), cancel);
+            var reply = await calls.SendAsync(new(null, requests), cancel);
             Answered();
-            return Array.ConvertAll(permits, permit => (Permits?)permit);
+            return Array.ConvertAll(reply.Permits, permits => (Permits?)permits);
         }
         catch (UnavailableException outage)
         {
             Failed(outage);
             return new Permits?[requests.Length];
-        }
-        finally
-        {
-            if (call is null)
-            {
-                EndLeaseRequests(requests);
-            }
-        }
-    }
-
-    /// <remarks>
-    /// This method keeps the lease, not the request: the request may have been cancelled, or may have given up, before the reply arrives.
-    /// </remarks>
-    private static async Task<Permits[][]> DecideAsync(IDatabase state, PermitRequest[][] requests)
-    {
-        try
-        {
-            var (keys, arguments) = Call(requests);
-            var reply = (long[])(await RunAsync(state, keys, arguments))!;
-            var (grant, at) = (new Grant(reply[0], reply[1]), 2);
-            return Array.ConvertAll(requests, request => Array.ConvertAll(request, policy =>
-            {
-                var permits = new Permits(reply[at++], reply[at++], reply[at++]) { Grant = grant };
-                if (reply[at++] is > 0 and var leased && policy.Lease is { } lease)
-                {
-                    lease.Partition.Granted(lease, (int)leased, permits);
-                }
-
-                return permits;
-            }));
-        }
-        finally
-        {
-            Array.ForEach(requests, EndLeaseRequests);
-        }
-    }
-
-    private static (RedisKey[] Keys, RedisValue[] Arguments) Call(PermitRequest[][] requests)
-    {
-        var keys = new List<RedisKey>(requests.Length);
-        var arguments = new List<RedisValue>(1 + requests.Length * 8) { 0 };
-        foreach (var request in requests)
-        {
-            arguments.Add(request.Length);
-            foreach (var policy in request)
-            {
-                keys.Add(policy.Key);
-                arguments.AddRange([
-                    policy.Policy.Algorithm, policy.Policy.Limit, policy.Policy.WindowMilliseconds, policy.Cost,
-                    policy.Lease?.Further ?? 0, policy.Grant.Time, policy.Grant.Server,
-                ]);
-                if (policy.IsRefundable || policy.Lease is not null || policy.Cost < 0)
-                {
-                    arguments[0] = 1;
-                }
-            }
-        }
-
-        return ([.. keys], [.. arguments]);
-    }
-
-    private static void EndLeaseRequests(PermitRequest[] requests)
-    {
-        foreach (var request in requests)
-        {
-            request.Lease?.Partition.Asked();
-        }
-    }
-
-    private static async Task<RedisResult> RunAsync(IDatabase state, RedisKey[] keys, RedisValue[] arguments)
-    {
-        try
-        {
-            return await state.ScriptEvaluateAsync(Algorithm.ScriptHash, keys, arguments);
-        }
-        catch (RedisServerException error) when (error.Message.StartsWith("NOSCRIPT", StringComparison.Ordinal))
-        {
-            return await state.ScriptEvaluateAsync(Algorithm.Script, keys, arguments);
         }
     }
 

@@ -45,6 +45,15 @@ internal sealed record Decision(PermitOutcome Outcome, PolicyDecision[] Policies
     public Decision? Earlier { get; init; }
 }
 
+/// <summary>The permits that the call of a request's session has requested: see <see cref="RequestLimits.Ahead"/>.</summary>
+/// <param name="Sent">The requests as they were sent, with requests for leases.</param>
+/// <param name="Asked">A timestamp before the call was sent.</param>
+internal sealed record PermitsAhead(PermitRequest[] Requests, PermitRequest[] Sent, long Asked)
+{
+    /// <summary>The answers; empty if the session does not exist.</summary>
+    public Permits[] Answers { get; set; } = [];
+}
+
 /// <summary>
 /// Decides on requests: from the rejections in memory, else from leases, else in Redis, else by each policy's rule for an unavailable
 /// Redis.
@@ -71,6 +80,23 @@ internal sealed class RedisRateLimiter(
         leases.TryAcquire(requests) is { } permits
             ? Task.FromResult(Leased(requests, permits))
             : DecideInRedisAsync(leases.WithLeases(requests), cancel);
+
+    /// <summary>The permits that the call of a request's session can request; <c>null</c> if it needs no answer of Redis.</summary>
+    public PermitsAhead? Ahead(PermitRequest[] requests) =>
+        redis.IsCluster || leases.Cover(requests) ? null : new(requests, leases.WithLeases(requests), time.GetTimestamp());
+
+    /// <summary>Decides by the answers to permits that were requested with the session.</summary>
+    public Decision Decide(PermitsAhead ahead)
+    {
+        var decision = Decided(
+            [.. ahead.Requests.Zip(ahead.Answers, (request, permits) => ByRedis(request, permits, ahead.Asked))]);
+        if (decision.Allowed)
+        {
+            CountLocally(ahead.Requests);
+        }
+
+        return decision;
+    }
 
     private Decision Leased(PermitRequest[] requests, Permits[] permits)
     {

@@ -35,7 +35,38 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
     /// <returns>The answer to a request that is denied; <c>null</c> if it may go on.</returns>
     /// <exception cref="UnavailableException">Redis does not answer, and a policy admits no request without it.</exception>
     public Task<ProblemHttpResult?> AcquireAsync(HttpContext context) =>
-        AcquireAsync(context, context.GetEndpoint()?.Metadata.GetOrderedMetadata<RateLimit>() ?? []);
+        AcquireAsync(context, Limits(context));
+
+    /// <summary>
+    /// The permits that a request will need if its session exists, for the call that reads the session; <c>null</c> if it needs none, if
+    /// it has acquired them, or if they depend on more than the user.
+    /// </summary>
+    /// <param name="userId">The user that the token names.</param>
+    public PermitsAhead? Ahead(HttpContext context, Guid userId)
+    {
+        var limits = Limits(context);
+        if (context.Features.Get<Decision>() is not null || Named(context, limits) is not { } named)
+        {
+            return null;
+        }
+
+        var requests = new PermitRequest[named.Length];
+        for (var index = 0; index < named.Length; index++)
+        {
+            if (Partition.Of(context, named[index].Partition, userId) is not { } partition)
+            {
+                return null;
+            }
+
+            requests[index] = RequestFor(limits[index], named[index], partition);
+            if (limiter.Recall(requests[index]) is not null)
+            {
+                return null;
+            }
+        }
+
+        return limiter.Ahead(requests);
+    }
 
     private async Task<ProblemHttpResult?> AcquireAsync(HttpContext context, IReadOnlyList<RateLimit> limits)
     {
@@ -53,6 +84,9 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
             _ => throw new UnavailableException("The store of the rate limits"),
         };
     }
+
+    private static IReadOnlyList<RateLimit> Limits(HttpContext context) =>
+        context.GetEndpoint()?.Metadata.GetOrderedMetadata<RateLimit>() ?? [];
 
     private static RateLimit[] Deferred(HttpContext context, string[] names) =>
     [
@@ -90,22 +124,28 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
         var requests = new PermitRequest[named.Length];
         for (var index = 0; index < named.Length; index++)
         {
-            var (limit, policy) = (limits[index], named[index]);
-            var partition = await Partition.OfAsync(context, policy.Partition, limit);
-            if (IsProbe(limit, policy))
-            {
-                partition = $"probe:{partition}";
-            }
-
-            requests[index] = policy.RequestFor(limiter.KeyPrefix, partition, limit.Cost);
+            var partition = await Partition.OfAsync(context, named[index].Partition, limits[index]);
+            requests[index] = RequestFor(limits[index], named[index], partition);
             if (limiter.Recall(requests[index]) is { } rejection)
             {
                 return rejection;
             }
         }
 
+        if (context.Features.Get<PermitsAhead>() is { } ahead)
+        {
+            context.Features.Set<PermitsAhead>(null);
+            if (ahead.Answers.Length > 0 && ahead.Requests.AsSpan().SequenceEqual(requests))
+            {
+                return limiter.Decide(ahead);
+            }
+        }
+
         return await limiter.DecideAsync(requests, context.RequestAborted);
     }
+
+    private PermitRequest RequestFor(RateLimit limit, RateLimitPolicy policy, string partition) =>
+        policy.RequestFor(limiter.KeyPrefix, IsProbe(limit, policy) ? $"probe:{partition}" : partition, limit.Cost);
 
     /// <summary>
     /// Whether <c>GET /limits/{policy}</c> requests a permit of a policy that limits another route. Those requests have their own permits:

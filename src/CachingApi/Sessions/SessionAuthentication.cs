@@ -10,6 +10,7 @@ namespace CachingApi.Sessions;
 /// <summary>The authentication scheme: identifies the caller by the session whose token is in the cookie or the bearer token.</summary>
 internal sealed class SessionAuthentication(
     SessionStore sessions,
+    RequestLimits limits,
     AdminRights rights,
     SecurityEvents events,
     IOptionsMonitor<AuthenticationSchemeOptions> options,
@@ -46,8 +47,7 @@ internal sealed class SessionAuthentication(
 
         try
         {
-            // A token is valid only in the way it was issued: a token that leaked from a cookie is useless as a bearer token.
-            if (await sessions.UseAsync(token, Context.RequestAborted) is not { } session || session.Transport != transport)
+            if ((sessions.Find(token, transport) ?? await UseInRedisAsync(token, transport)) is not { } session)
             {
                 return AuthenticateResult.Fail("The session does not exist.");
             }
@@ -75,6 +75,14 @@ internal sealed class SessionAuthentication(
         {
             return AuthenticateResult.Fail(outage);
         }
+    }
+
+    private async Task<Session?> UseInRedisAsync(SessionToken token, SessionTransport transport)
+    {
+        var ahead = limits.Ahead(Context, token.UserId);
+        var session = await sessions.UseInRedisAsync(token, transport, ahead, Context.RequestAborted);
+        Context.Features.Set(ahead);
+        return session;
     }
 
     /// <summary>401; but 503 if the session could not be checked, because an outage is no reason for a client to drop its token.</summary>

@@ -218,7 +218,7 @@ internal sealed class SessionService(
     /// <remarks>A token that was sent in another way than it was issued authenticates no request, so it does not end its session.</remarks>
     private async Task EndAsync((SessionToken Token, SessionTransport Transport)? previous, CancellationToken cancel)
     {
-        if (previous is var (token, cameBy) && await sessions.UseAsync(token, cancel) is { } session && session.Transport == cameBy)
+        if (previous is var (token, cameBy) && await sessions.UseAsync(token, cameBy, cancel) is not null)
         {
             await sessions.EndAsync(token, cancel);
         }

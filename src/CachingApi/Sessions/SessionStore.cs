@@ -1,5 +1,7 @@
 using System.Globalization;
+using CachingApi.RateLimiting;
 using CachingApi.Redis;
+using CachingApi.RequestState;
 using Microsoft.Extensions.Options;
 using StackExchange.Redis;
 
@@ -10,10 +12,14 @@ namespace CachingApi.Sessions;
 /// Sessions in use are also kept in <see cref="SessionMemory"/>.
 /// </summary>
 internal sealed class SessionStore(
-    RedisConnections redis, SessionMemory memory, SessionBackplane backplane, IOptions<SessionPolicy> policy, TimeProvider time)
+    RedisConnections redis,
+    StateCalls calls,
+    SessionMemory memory,
+    SessionBackplane backplane,
+    IOptions<SessionPolicy> policy,
+    TimeProvider time)
 {
     private static readonly string CreateScript = Lua.Load(typeof(SessionStore), "session_create.lua");
-    private static readonly string UseScript = Lua.Load(typeof(SessionStore), "session_use.lua");
     private static readonly string ListScript = Lua.Load(typeof(SessionStore), "session_list.lua");
     private static readonly string EndScript = Lua.Load(typeof(SessionStore), "session_end.lua");
     private static readonly string AuthenticatedScript = Lua.Load(typeof(SessionStore), "session_authenticated.lua");
@@ -28,20 +34,10 @@ internal sealed class SessionStore(
     /// </summary>
     private const long MaxNoteUse = 60_000;
 
-    /// <summary>How many sessions one call of the script reads at most.</summary>
-    private const int MaxTogether = 64;
-
     private static readonly TimeSpan ShortIdle = TimeSpan.FromMinutes(10);
 
     private readonly long _idle = (long)policy.Value.Idle.TotalMilliseconds;
     private readonly long _absolute = (long)policy.Value.Absolute.TotalMilliseconds;
-
-    /// <summary>One call of the script reads the sessions of simultaneous requests.</summary>
-    private readonly Coalescer<SessionToken, string[]?> _uses = new(
-        redis.State.Multiplexer,
-        () => MaxTogether,
-        token => Key(redis.KeyPrefix, token),
-        tokens => UseAsync(redis, tokens, (long)policy.Value.Idle.TotalMilliseconds));
 
     /// <summary>Begins a session.</summary>
     /// <param name="isShort">Whether its idle limit is ten minutes, if the configured one is not shorter.</param>
@@ -68,26 +64,35 @@ internal sealed class SessionStore(
         return (token, new() { Id = id, UserId = userId, ExpiresAt = FromUnixMilliseconds(created[0]), Token = shown });
     }
 
-    /// <summary>The session of a token, and records its use; <c>null</c> if the session does not exist or has ended.</summary>
+    /// <summary>The session of a token; <c>null</c> if it does not exist or has ended, or if it was issued for another transport.</summary>
     /// <exception cref="UnavailableException">Redis is away.</exception>
-    public async ValueTask<Session?> UseAsync(SessionToken token, CancellationToken cancel)
-    {
-        if (memory.Find(token) is { } kept)
-        {
-            return kept;
-        }
+    public async ValueTask<Session?> UseAsync(SessionToken token, SessionTransport transport, CancellationToken cancel) =>
+        Find(token, transport) ?? await UseInRedisAsync(token, transport, null, cancel);
 
+    /// <summary>As <see cref="UseAsync"/>, but from memory; <c>null</c> if Redis must be asked.</summary>
+    public Session? Find(SessionToken token, SessionTransport transport) => OfTransport(memory.Find(token), transport);
+
+    /// <summary>As <see cref="UseAsync"/>, but from Redis, which records the use.</summary>
+    /// <param name="ahead">Permits to request with it; they are answered if the session exists.</param>
+    /// <exception cref="UnavailableException">Redis is away.</exception>
+    public async Task<Session?> UseInRedisAsync(
+        SessionToken token, SessionTransport transport, PermitsAhead? ahead, CancellationToken cancel)
+    {
         var (ticket, asked) = (memory.Ticket(token.UserId), Moment.Now);
-        if (await redis.OnStateAsync(_ => _uses.SendAsync(token), cancel) is not { } fields)
+        var use = new SessionUse(Key(token), RevokedKey(token.UserId), transport, _idle, MaxNoteUse);
+        var reply = await calls.SendAsync(new(use, ahead?.Sent ?? []), cancel);
+        if (reply.Session is not { } fields)
         {
             return null;
         }
+
+        ahead?.Answers = reply.Permits;
 
         var session = Read(token.UserId, fields, asked);
         var (seen, ends, now) = (Number(fields[5]), Number(fields[6]), Number(fields[8]));
         var noteUse = Math.Min(MaxNoteUse, Idle(fields) / 20);
         memory.Keep(token, session, ticket, asked, TimeSpan.FromMilliseconds(Math.Min(seen + noteUse, ends) - now));
-        return session;
+        return OfTransport(session, transport);
     }
 
     /// <summary>Records that the password was given now, if the session still exists.</summary>
@@ -157,18 +162,8 @@ internal sealed class SessionStore(
         }
     }
 
-    private static async Task<string[]?[]> UseAsync(RedisConnections redis, SessionToken[] tokens, long idle)
-    {
-        var keys = new RedisKey[2 * tokens.Length];
-        for (var index = 0; index < tokens.Length; index++)
-        {
-            (keys[2 * index], keys[(2 * index) + 1]) =
-                (Key(redis.KeyPrefix, tokens[index]), RevokedKey(redis.KeyPrefix, tokens[index].UserId));
-        }
-
-        var sessions = (RedisResult[])(await redis.State.ScriptEvaluateAsync(UseScript, keys, [idle, MaxNoteUse]))!;
-        return Array.ConvertAll(sessions, session => session.IsNull ? null : (string[]?)session);
-    }
+    /// <remarks>So a token that leaked from a cookie is useless as a bearer token.</remarks>
+    private static Session? OfTransport(Session? session, SessionTransport transport) => session?.Transport == transport ? session : null;
 
     private Session Read(Guid userId, string[] fields, Moment asked) =>
         new()
@@ -188,17 +183,11 @@ internal sealed class SessionStore(
     private long Idle(string[] fields) => Math.Min(_idle, Number(fields[9]));
 
     /// <summary>The braces put all of a user's keys into one slot of a Redis Cluster.</summary>
-    private static string Prefix(string keyPrefix, Guid userId) => $"{keyPrefix}:sessions:{{{userId}}}:";
+    private string Prefix(Guid userId) => $"{redis.KeyPrefix}:sessions:{{{userId}}}:";
 
-    private static RedisKey Key(string keyPrefix, SessionToken token) => Prefix(keyPrefix, token.UserId) + token.Hash;
+    private RedisKey Key(SessionToken token) => Prefix(token.UserId) + token.Hash;
 
-    private static RedisKey RevokedKey(string keyPrefix, Guid userId) => Prefix(keyPrefix, userId) + "revoked";
-
-    private string Prefix(Guid userId) => Prefix(redis.KeyPrefix, userId);
-
-    private RedisKey Key(SessionToken token) => Key(redis.KeyPrefix, token);
-
-    private RedisKey RevokedKey(Guid userId) => RevokedKey(redis.KeyPrefix, userId);
+    private RedisKey RevokedKey(Guid userId) => Prefix(userId) + "revoked";
 
     private RedisKey IndexKey(Guid userId) => Prefix(userId) + "index";
 

@@ -1,13 +1,9 @@
--- Reads sessions and extends their idle limits. It changes only existing sessions, so an ended one cannot come back.
--- KEYS     for each session its key, and the time up to which the user's sessions are revoked, in microseconds
--- ARGV[1]  the configured idle limit; a session's own may be shorter
--- ARGV[2]  after how long its use is recorded again at most; with a short idle limit, after a twentieth of that (all in milliseconds)
--- Returns for each session nil, or id, role, transport, device, created, seen, until, how long ago the password was given, the time, and
--- the idle limit.
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
-local function use(key, revoked)
+-- Reads a session and extends its idle limit. It changes an existing session only, so an ended one cannot come back.
+-- key, revoked  the session, and the time up to which the user's sessions are revoked, in microseconds
+-- idle          the configured idle limit; a session's own may be shorter
+-- note_use      after how long its use is recorded again at most; with a short idle limit, after a twentieth of that (all in milliseconds)
+-- Returns false, or id, role, transport, device, created, seen, until, how long ago the password was given, the time, and the idle limit.
+local function use(key, revoked, idle, note_use, now)
   -- An error, such as a key with foreign data, must not fail the requests of others.
   local session = redis.pcall('HMGET', key,
     'id', 'role', 'transport', 'device', 'created', 'seen', 'until', 'born', 'authenticated', 'idle')
@@ -22,8 +18,8 @@ local function use(key, revoked)
   end
 
   -- The key's time to live enforces the absolute limit.
-  local idle = math.min(tonumber(ARGV[1]), tonumber(session[10] or ARGV[1]))
-  if now - seen >= math.min(tonumber(ARGV[2]), idle / 20) then
+  idle = math.min(idle, tonumber(session[10] or idle))
+  if now - seen >= math.min(note_use, idle / 20) then
     session[6] = string.format('%.0f', now)
     redis.call('HSET', key, 'seen', session[6])
     redis.call('PEXPIRE', key, math.min(idle, ends - now))
@@ -35,10 +31,3 @@ local function use(key, revoked)
   session[10] = string.format('%.0f', idle)
   return session
 end
-
-local sessions = {}
-for i = 1, #KEYS, 2 do
-  sessions[(i + 1) / 2] = use(KEYS[i], KEYS[i + 1])
-end
-
-return sessions

@@ -21,7 +21,7 @@ internal sealed class LimiterNode : IAsyncDisposable
         _connections = new(
             Options.Create(new RedisOptions { Cache = redis, KeyPrefix = prefix, StateDeadline = TimeSpan.FromSeconds(5) }),
             NullLogger<RedisConnections>.Instance);
-        Redis = new(_connections, time, NullLogger<RedisLimits>.Instance);
+        Redis = new(_connections, new(_connections), time, NullLogger<RedisLimits>.Instance);
         Leases = new(Redis, time);
         Rejections = new(time);
         Limiter = new(

@@ -154,6 +154,8 @@ public sealed class SessionEndTests(TestServers servers, ITestOutputHelper outpu
             Mend(proxy);
             await SessionNodes.WarmAsync(nodes.There, goesOn.Elsewhere);
             Assert.Equal(HttpStatusCode.Unauthorized, (await session.Elsewhere.GetAsync("/sessions/current")).StatusCode);
+            await Eventually.TrueAsync(async () => // until this process uses the server again, too
+                (await goesOn.Client.GetAsync("/sessions/current")).StatusCode is not HttpStatusCode.ServiceUnavailable);
         }
     }
 

@@ -41,7 +41,8 @@ internal sealed class LimitsSimulation : ServiceSimulation
 
     protected override void StartProcess(Node node)
     {
-        var redis = new RedisLimits(Connect(), node.Time, NullLogger<RedisLimits>.Instance);
+        var connections = Connect();
+        var redis = new RedisLimits(connections, new(connections), node.Time, NullLogger<RedisLimits>.Instance);
         _limiters[node] = new(redis, new(redis, node.Time), new(node.Time), new(node.Time), new(new Meters()), node.Time);
     }
 

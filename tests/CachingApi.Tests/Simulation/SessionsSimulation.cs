@@ -34,7 +34,7 @@ internal sealed class SessionsSimulation : ServiceSimulation
         var memory = new SessionMemory(policy);
         var backplane = new SessionBackplane(redis, memory, NullLogger<SessionBackplane>.Instance);
         _ = ((IHostedService)backplane).StartAsync(CancellationToken.None);
-        _stores[node] = new(redis, memory, backplane, policy, node.Time);
+        _stores[node] = new(redis, new(redis), memory, backplane, policy, node.Time);
     }
 
     protected override async Task CallAsync(Node node)
@@ -129,7 +129,7 @@ internal sealed class SessionsSimulation : ServiceSimulation
     private async Task UseAsync(Node node, SessionToken token)
     {
         var mustRefuse = _promises.Begin(node, token);
-        var accepted = await _stores[node].UseAsync(token, CancellationToken.None) is not null;
+        var accepted = await _stores[node].UseAsync(token, SessionTransport.Bearer, CancellationToken.None) is not null;
         World.Note(node, $"session {_sessions.IndexOf(token) + 1} is {(accepted ? "accepted" : "refused")}");
         _promises.End(node, token, mustRefuse, accepted);
     }
