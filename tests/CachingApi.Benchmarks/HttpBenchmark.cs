@@ -178,7 +178,7 @@ internal sealed class HttpBenchmark(string postgres, string redis, string state,
         var policy = Options.Create(new SessionPolicy { MemoryTtl = TimeSpan.Zero });
         var memory = new SessionMemory(policy);
         var backplane = new SessionBackplane(connections, memory, NullLogger<SessionBackplane>.Instance);
-        return new(connections, memory, backplane, policy, TimeProvider.System);
+        return new(connections, new(connections), memory, backplane, policy, TimeProvider.System);
     }
 
     private async Task<(string[] Cookies, string[] Tokens)> LogInToStockAsync(Service stock)
