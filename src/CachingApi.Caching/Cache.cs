@@ -121,8 +121,7 @@ public abstract class Cache
     internal abstract Task<CacheEntry> LoadEntryAsync(string id, CancellationToken cancel);
 
     /// <summary>Counts an entry that memory has served.</summary>
-    internal void CountMemoryHit(CacheEntry served) =>
-        (served.Kind is EntryKind.Negative ? _negativeMemoryHits : _memoryHits).Increment();
+    internal void CountMemoryHit(bool isNegative) => (isNegative ? _negativeMemoryHits : _memoryHits).Increment();
 
     /// <summary>As <see cref="MemoryStore.Invalidate"/>; without revisions, every entry that memory holds is older.</summary>
     internal long InvalidateMemory(string id, Revision revision) =>

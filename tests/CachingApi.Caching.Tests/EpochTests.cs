@@ -78,7 +78,7 @@ public sealed class EpochTests(TestServers servers)
             var entry = CacheEntry.Of(new EntryKey("k"), engine.Cache, new("old", 0), TimeSpan.Zero, now);
             memory.Keep(engine.Cache, $"{round}", entry, memory.Begin(engine.Cache, $"{round}", epoch: null), now);
             namespaces.Of("things").Renew();
-            found += memory.Find(engine.Cache, $"{round}", now) is null ? 0 : 1;
+            found += memory.TryFind(engine.Cache, $"{round}", now, out _) ? 1 : 0;
         }
 
         await stop.CancelAsync();

@@ -99,9 +99,9 @@ public sealed class MemoryTierTests(TestServers servers)
         engine.Cache.Memory.Invalidate("1", new(2));
         memory.Keep(engine.Cache, "1", old, read, now);
 
-        Assert.Null(memory.Find(engine.Cache, "1", now));
+        Assert.False(memory.TryFind(engine.Cache, "1", now, out _));
         memory.Keep(engine.Cache, "1", old, memory.Begin(engine.Cache, "1", epoch: null), now);
-        Assert.NotNull(memory.Find(engine.Cache, "1", now));
+        Assert.True(memory.TryFind(engine.Cache, "1", now, out _));
     }
 
     [Fact]

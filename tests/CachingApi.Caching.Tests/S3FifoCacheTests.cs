@@ -157,6 +157,46 @@ public sealed class S3FifoCacheTests
         Assert.Empty(there.Intersect(left.Keys));
     }
 
+    /// <summary>All keys are in few chains, so readers meet the changes of other keys.</summary>
+    [Fact]
+    public async Task A_key_that_stays_is_always_found_while_others_in_its_chain_come_and_go()
+    {
+        const int Stay = 4;
+        var cache = new S3FifoCache<int>(16, (_, _) => { });
+        var (keys, missed, stop) = (Enumerable.Range(0, 12).Select(id => $"{id}").ToArray(), 0, false);
+        Array.ForEach(keys, key => cache.Set(key, 0));
+        var readers = Enumerable.Range(0, 2).Select(_ => Task.Run(() =>
+        {
+            while (!Volatile.Read(ref stop))
+            {
+                foreach (var key in keys.AsSpan(0, Stay))
+                {
+                    missed += cache.TryGet(key, out var value) && value >= 0 ? 0 : 1;
+                }
+            }
+        })).ToArray();
+
+        var random = new Random(1);
+        for (var round = 0; round < 300_000; round++)
+        {
+            // A key that stays gets other values; the others come and go.
+            var id = random.Next(keys.Length);
+            if (id < Stay || random.Next(2) == 0)
+            {
+                cache.Set(keys[id], round);
+            }
+            else
+            {
+                cache.Remove(keys[id]);
+            }
+        }
+
+        Volatile.Write(ref stop, true);
+        await Task.WhenAll(readers);
+        Assert.Equal(0, missed);
+        Assert.Equal(cache.Count, cache.Entries.Count());
+    }
+
     /// <summary>Reads of entities with the popularity of a Zipf distribution; with scans of entities that are read once.</summary>
     private static IEnumerable<string> Trace(double skew, bool withScans)
     {

@@ -178,7 +178,7 @@ internal sealed partial class TieredHybridCache : HybridCache
             && _format.Parse(entry) is var parsed
             && (parsed.Codec as HybridCodec<T> ?? CodecOf<T>(parsed)) is { } codec)
         {
-            Entries.CountMemoryHit(entry);
+            Entries.CountMemoryHit(entry.Kind is EntryKind.Negative);
             value = codec.Read(entry, parsed);
             return true;
         }

@@ -44,22 +44,22 @@ internal sealed partial class CacheAside(
     public ValueTask<CacheResult> GetAsync<T>(CacheKey<T> key, ReadCall<T> call, CancellationToken cancel) where T : class
     {
         var now = _clock.UtcNow;
-        if (call.Skips(ReadSkips.MemoryRead) || Find(key, now) is not { } held)
+        if (call.Skips(ReadSkips.MemoryRead) || !TryFind(key, now, out var kept))
         {
             return new(WarmLoad.Current is { } load ? ReadAsync(key, call, load, cancel) : ReadAsync(key, call, cancel));
         }
 
-        var result = new CacheResult(held, CacheOutcome.MemoryHit);
+        var result = new CacheResult(kept.Entry, CacheOutcome.MemoryHit);
         if (WarmLoad.Current is { } warm)
         {
             warm.Note(key.Cache, result, inMemory: true);
         }
         else
         {
-            key.Cache.CountMemoryHit(held);
+            key.Cache.CountMemoryHit(kept.IsNegative);
         }
 
-        return IsRefreshDue(key.Cache, call, held, now) ? new(RefreshAsync(key, result, call)) : new(result);
+        return kept.MayRefresh(now) && IsRefreshDue(key.Cache, call, kept.Entry, now) ? new(RefreshAsync(key, result, call)) : new(result);
     }
 
     /// <summary>The counter of look-ups of a cache in memory with a result.</summary>
@@ -71,30 +71,30 @@ internal sealed partial class CacheAside(
     public DateTimeOffset Now => _clock.UtcNow;
 
     /// <summary>The entry that memory can serve now.</summary>
-    public CacheEntry? Find<T>(CacheKey<T> key) where T : class => Find(key, _clock.UtcNow);
+    public CacheEntry? Find<T>(CacheKey<T> key) where T : class => TryFind(key, _clock.UtcNow, out var kept) ? kept.Entry : null;
 
-    private CacheEntry? Find<T>(CacheKey<T> key, DateTimeOffset now) where T : class
+    private bool TryFind<T>(CacheKey<T> key, DateTimeOffset now, out Kept kept) where T : class
     {
         if (!key.Cache.Options.InMemory || !CacheMetrics.IsTimed())
         {
-            return tiers.Memory.Find(key.Cache, key.Id, now);
+            return tiers.Memory.TryFind(key.Cache, key.Id, now, out kept);
         }
 
         var start = time.GetTimestamp();
-        var held = tiers.Memory.Find(key.Cache, key.Id, now);
+        var isFound = tiers.Memory.TryFind(key.Cache, key.Id, now, out kept);
         metrics.Operation("memory", "get", time.GetElapsedTime(start));
-        if (held is not null)
+        if (isFound)
         {
             key.Cache.Hot.CountSampledHit(key.Id, key.Cache.MemoryHits, now);
         }
 
-        return held;
+        return isFound;
     }
 
     private async Task<CacheResult> ReadAsync<T>(CacheKey<T> key, ReadCall<T> call, WarmLoad warm, CancellationToken cancel) where T : class
     {
         var result = await ReadAsync(key, call, cancel);
-        warm.Note(key.Cache, result, Find(key, time.GetUtcNow()) is not null);
+        warm.Note(key.Cache, result, TryFind(key, time.GetUtcNow(), out _));
         return result;
     }
 

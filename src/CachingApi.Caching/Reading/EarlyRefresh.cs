@@ -10,8 +10,14 @@ internal sealed class EarlyRefresh(Func<double> random)
 {
     private const double Beta = 1;
 
+    /// <summary>Before that many loads would fit into the time until expiry, the probability is below e^-30.</summary>
+    private const double Loads = 30 * Beta;
+
+    /// <summary>The time from which on a refresh of an entry may be due. Until then, readers need no random number.</summary>
+    public static DateTime PossibleFrom(CacheEntry entry) =>
+        entry.Kind is EntryKind.Value ? (entry.FreshUntil - entry.LoadTime * Loads).UtcDateTime : DateTime.MaxValue;
+
     /// <param name="loadTime">δ, the duration of a load.</param>
     public bool IsDue(DateTimeOffset freshUntil, TimeSpan loadTime, DateTimeOffset now) =>
-        // Long before expiry the probability is below e^-30, so most readers need no random number.
-        freshUntil - now < loadTime * (30 * Beta) && now - loadTime * (Beta * Math.Log(1 - random())) >= freshUntil;
+        freshUntil - now < loadTime * Loads && now - loadTime * (Beta * Math.Log(1 - random())) >= freshUntil;
 }

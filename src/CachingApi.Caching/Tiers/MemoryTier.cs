@@ -53,9 +53,12 @@ internal sealed class MemoryTier
         static (name, from) => new(from.Options.MemoryEntries, from.Namespaces.Of(name)),
         (cache.Options, Namespaces: _namespaces));
 
-    /// <summary>The entry in memory that may be served as fresh; <c>null</c> if there is none.</summary>
-    public CacheEntry? Find<T>(Cache<T> cache, string id, DateTimeOffset now) where T : class =>
-        cache.Options.InMemory && IsTrusted(cache) ? cache.Memory.Find(id, now) : null;
+    /// <summary>Finds the entry in memory that may be served as fresh.</summary>
+    public bool TryFind<T>(Cache<T> cache, string id, DateTimeOffset now, out Kept kept) where T : class
+    {
+        kept = default;
+        return cache.Options.InMemory && IsTrusted(cache) && cache.Memory.TryFind(id, now, out kept);
+    }
 
     /// <summary>The entry of an entity in memory, and until when it may be served; <c>null</c> if there is none.</summary>
     public (CacheEntry Entry, DateTimeOffset Until)? Peek(Cache cache, string id) =>
@@ -104,8 +107,28 @@ internal sealed class MemoryTier
         _stores.Select(store => new Measurement<long>(value(store.Value), new KeyValuePair<string, object?>("cache", store.Key)));
 }
 
-/// <summary>An entry in memory, until when it is served, and the epoch that it was read under.</summary>
-internal readonly record struct Kept(CacheEntry Entry, DateTimeOffset Until, Epoch Epoch);
+/// <summary>An entry in memory, and what a hit needs to know about it, so that a hit does not read the entry.</summary>
+/// <param name="epoch">The epoch that it was read under.</param>
+/// <param name="until">Until when it is served.</param>
+internal readonly struct Kept(CacheEntry entry, DateTimeOffset until, Epoch epoch)
+{
+    private readonly DateTime _until = until.UtcDateTime;
+    private readonly DateTime _refreshFrom = EarlyRefresh.PossibleFrom(entry);
+
+    public CacheEntry Entry => entry;
+
+    public Epoch Epoch => epoch;
+
+    public DateTimeOffset Until => _until;
+
+    /// <summary>Whether the entity does not exist.</summary>
+    public bool IsNegative { get; } = entry.Kind is EntryKind.Negative;
+
+    public bool IsServed(DateTimeOffset now) => now.UtcDateTime < _until;
+
+    /// <summary>Whether an early refresh may be due.</summary>
+    public bool MayRefresh(DateTimeOffset now) => now.UtcDateTime >= _refreshFrom;
+}
 
 /// <summary>The entries of one cache in the memory of this process.</summary>
 internal sealed class MemoryStore
@@ -140,8 +163,8 @@ internal sealed class MemoryStore
 
     public long Evicted => Volatile.Read(ref _evicted);
 
-    public CacheEntry? Find(string id, DateTimeOffset now) =>
-        _entries.TryGet(id, out var kept) && kept.Epoch == _namespace.Current && now < kept.Until ? kept.Entry : null;
+    public bool TryFind(string id, DateTimeOffset now, out Kept kept) =>
+        _entries.TryGet(id, out kept) && kept.Epoch == _namespace.Current && kept.IsServed(now);
 
     public Kept? Peek(string id) => _entries.TryGet(id, out var kept) && kept.Epoch == _namespace.Current ? kept : null;
 
@@ -150,7 +173,7 @@ internal sealed class MemoryStore
     /// goes back to an older revision in Redis.
     /// </summary>
     public Revision LastKept(string id, DateTimeOffset now) =>
-        _entries.TryGet(id, out var kept) && now < kept.Until ? kept.Entry.Revision : default;
+        _entries.TryGet(id, out var kept) && kept.IsServed(now) ? kept.Entry.Revision : default;
 
     /// <summary>Some of the entities that are kept, in no order.</summary>
     public IReadOnlyList<string> Sample(int count)

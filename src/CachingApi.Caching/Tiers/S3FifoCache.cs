@@ -1,4 +1,4 @@
-using System.Collections.Concurrent;
+using System.Numerics;
 
 namespace CachingApi.Caching;
 
@@ -13,6 +13,10 @@ namespace CachingApi.Caching;
 /// <para>A hit writes at most two bits of its node and takes no lock. W-TinyLFU has hit ratios within one percentage point of these, but
 /// reorders its lists after each read. If they do not fit into the processor's caches, that takes several times as long as the look-up
 /// (docs/benchmarks.md).</para>
+/// <para>Beyond the processor's caches, a hit takes as long as the memory that it reads one after the other: a place of the table, a node,
+/// and the node's key. So the nodes themselves are the chains of the table; a dictionary would add nodes of its own
+/// in between. A reader without the lock may meet a change: each one is the write of a single reference,
+/// and a node that has left a chain still leads to the rest of it.</para>
 /// </remarks>
 /// <param name="capacity">The maximum number of entries.</param>
 /// <param name="removed">
@@ -33,7 +37,7 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
     private const int MaxTurns = 64;
 
     private readonly int _smallCapacity = Math.Max(1, capacity / SmallShare);
-    private readonly ConcurrentDictionary<string, Node> _nodes = new(concurrencyLevel: 1, capacity: 31, StringComparer.Ordinal);
+    private readonly Node?[] _table = new Node?[BitOperations.RoundUpToPowerOf2((uint)capacity)];
     private readonly int[] _ghosts = new int[capacity];
     private readonly Lock _lock = new();
     private readonly Queue _small = new();
@@ -42,12 +46,31 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
     public int Count => _small.Count + _main.Count;
 
     /// <summary>The entries, in no particular order. Entries that are added or removed meanwhile may be left out.</summary>
-    public IEnumerable<(string Key, T Value)> Entries => _nodes.Select(node => (node.Key, node.Value.Value));
+    public IEnumerable<(string Key, T Value)> Entries
+    {
+        get
+        {
+            foreach (var first in _table)
+            {
+                for (var node = first; node is not null; node = node.Next)
+                {
+                    yield return (node.Key, node.Value);
+                }
+            }
+        }
+    }
 
     /// <summary>Looks an entry up, which counts as a read.</summary>
     public bool TryGet(string key, out T value)
     {
-        if (!_nodes.TryGetValue(key, out var node))
+        var hash = key.GetHashCode();
+        var node = Volatile.Read(ref Chain(hash));
+        while (node is not null && (node.Hash != hash || node.Key != key))
+        {
+            node = node.Next;
+        }
+
+        if (node is null)
         {
             value = default;
             return false;
@@ -65,28 +88,31 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
 
     public void Set(string key, T value)
     {
+        var hash = key.GetHashCode();
         lock (_lock)
         {
-            if (_nodes.TryGetValue(key, out var held))
+            ref var place = ref Find(hash, key);
+            if (place is { } held)
             {
                 // A node's value never changes, so that no reader sees a torn value.
-                var next = new Node(key, value) { Reads = held.Reads };
+                var next = new Node(key, hash, value) { Reads = held.Reads, Next = held.Next };
                 held.Queue!.Replace(held, next);
-                _nodes[key] = next;
+                Volatile.Write(ref place, next);
                 removed(held.Value, false);
                 return;
             }
 
             // Before the eviction, which may put another key into the same place of the ghost table.
-            var queue = IsGhost(key) ? _main : _small;
+            var queue = IsGhost(hash) ? _main : _small;
             while (Count >= capacity)
             {
                 Evict();
             }
 
-            var node = new Node(key, value);
+            ref var chain = ref Chain(hash);
+            var node = new Node(key, hash, value) { Next = chain };
             queue.Add(node);
-            _nodes[key] = node;
+            Volatile.Write(ref chain, node);
         }
     }
 
@@ -94,8 +120,10 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
     {
         lock (_lock)
         {
-            if (_nodes.TryRemove(key, out var held))
+            ref var place = ref Find(key.GetHashCode(), key);
+            if (place is { } held)
             {
+                Volatile.Write(ref place, held.Next);
                 held.Queue!.Remove(held);
                 removed(held.Value, false);
             }
@@ -125,8 +153,7 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
             return;
         }
 
-        var hash = oldest.Key.GetHashCode();
-        _ghosts[Slot(hash)] = hash;
+        _ghosts[Ghost(oldest.Hash)] = oldest.Hash;
         Evict(oldest);
     }
 
@@ -146,14 +173,13 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
     private void Evict(Node node)
     {
         node.Queue!.Remove(node);
-        _nodes.TryRemove(node.Key, out _);
+        Volatile.Write(ref Find(node.Hash, node.Key), node.Next);
         removed(node.Value, true);
     }
 
-    private bool IsGhost(string key)
+    private bool IsGhost(int hash)
     {
-        var hash = key.GetHashCode();
-        ref var ghost = ref _ghosts[Slot(hash)];
+        ref var ghost = ref _ghosts[Ghost(hash)];
         if (ghost != hash)
         {
             return false;
@@ -163,13 +189,33 @@ internal sealed class S3FifoCache<T>(int capacity, Action<T, bool> removed) wher
         return true;
     }
 
-    private uint Slot(int hash) => (uint)hash % (uint)_ghosts.Length;
+    private uint Ghost(int hash) => (uint)hash % (uint)_ghosts.Length;
 
-    private sealed class Node(string key, T value)
+    private ref Node? Chain(int hash) => ref _table[hash & (_table.Length - 1)];
+
+    /// <summary>The reference to a key's node, or the one at the end of its chain. Needs the lock.</summary>
+    private ref Node? Find(int hash, string key)
     {
-        public string Key => key;
+        ref var place = ref Chain(hash);
+        while (place is not null && (place.Hash != hash || place.Key != key))
+        {
+            place = ref place.Next;
+        }
+
+        return ref place;
+    }
+
+    private sealed class Node(string key, int hash, T value)
+    {
+        /// <summary>A copy, so that it is beside the node in memory.</summary>
+        public string Key { get; } = new(key.AsSpan());
+
+        public int Hash => hash;
 
         public T Value => value;
+
+        /// <summary>The next node of the same place in the table.</summary>
+        public Node? Next;
 
         /// <summary>How often it was read since its last turn, up to <see cref="MaxReads"/>.</summary>
         public byte Reads;
