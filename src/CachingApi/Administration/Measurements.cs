@@ -129,11 +129,12 @@ internal sealed class Measurements : IDisposable
     /// <summary>Copies the SDK's aggregates.</summary>
     private sealed class Exporter : BaseExporter<Metric>
     {
-        public List<(string Key, Sample Sample, long[]? Counts)> Read { get; } = [];
+        /// <summary>The last export. Each one makes a list of its own, because the provider also exports when it ends.</summary>
+        public IReadOnlyList<(string Key, Sample Sample, long[]? Counts)> Read { get; private set; } = [];
 
         public override ExportResult Export(in Batch<Metric> batch)
         {
-            Read.Clear();
+            var samples = new List<(string Key, Sample Sample, long[]? Counts)>();
             foreach (var metric in batch)
             {
                 foreach (ref readonly var point in metric.GetMetricPoints())
@@ -144,11 +145,12 @@ internal sealed class Measurements : IDisposable
                         labels[label] = Convert.ToString(value, CultureInfo.InvariantCulture) ?? "";
                     }
 
-                    Read.Add((
+                    samples.Add((
                         $"{name} {string.Join(' ', labels.Values)}", new(name, labels, ValueOf(metric, point)), CountsOf(metric, point)));
                 }
             }
 
+            Read = samples;
             return ExportResult.Success;
         }
 
