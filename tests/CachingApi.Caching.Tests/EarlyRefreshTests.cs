@@ -55,6 +55,7 @@ public sealed class EarlyRefreshTests(TestServers servers)
             Assert.Contains(await ReadAsync(), new[] { CacheOutcome.MemoryHit, CacheOutcome.RedisHit });
         }
 
+        await Eventually.TrueAsync(async () => await ReadAsync() is CacheOutcome.MemoryHit);
         await Eventually.TrueAsync(() => engine.Flights.Count == 0); // a refresh would have begun one
         Assert.Equal(0, loads);
         admitted = true;
