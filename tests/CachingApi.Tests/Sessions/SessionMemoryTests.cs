@@ -80,7 +80,8 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
         await state.StringSetAsync($"{api.KeyPrefix}:sessions:{{{users[12]}}}:{tokens[12].Hash}", "foreign data");
         var before = await CallsAsync(redis, "eval");
 
-        var found = await Task.WhenAll(tokens.Select(token => store.UseAsync(token, SessionTransport.Bearer, CancellationToken.None).AsTask()));
+        var found = await Task.WhenAll(
+            tokens.Select(token => store.UseAsync(token, SessionTransport.Bearer, CancellationToken.None).AsTask()));
 
         Assert.Equal(users.Select((user, index) => index is 10 or 11 or 12 ? (Guid?)null : user), found.Select(one => one?.UserId));
         Assert.InRange(await CallsAsync(redis, "eval") - before, 1, 25);
@@ -295,7 +296,8 @@ public sealed class SessionMemoryTests(TestServers servers, ITestOutputHelper ou
             var (token, _) = await here.CreateAsync(
                 user.Id, "user", SessionTransport.Bearer, "test", isShort: false, CancellationToken.None);
             await Eventually.TrueAsync(async () =>
-                await there.UseAsync(token, SessionTransport.Bearer, CancellationToken.None) is not null && nodes.Memory.Find(token) is not null);
+                await there.UseAsync(token, SessionTransport.Bearer, CancellationToken.None) is not null
+                && nodes.Memory.Find(token) is not null);
             await here.EndAsync(token, CancellationToken.None);
             var ended = Stopwatch.GetTimestamp();
             while (nodes.Memory.Find(token) is not null)
