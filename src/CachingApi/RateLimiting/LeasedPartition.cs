@@ -40,8 +40,6 @@ internal sealed class LeasedPartition(PermitLeases leases, TimeProvider time)
         return lease;
     }
 
-    public bool Covers(PermitRequest request) => Volatile.Read(ref _lease)?.Covers(request) is true;
-
     /// <summary>Measures a request that Redis decides.</summary>
     /// <returns>The lease that its call requests as well; <c>null</c> if the partition is not hot, or another call requests one.</returns>
     public LeaseRequest? Ask(PermitRequest request)

@@ -115,10 +115,6 @@ internal sealed class PermitLeases : IAsyncDisposable
         }
     }
 
-    /// <summary>Whether the leases have enough permits for a request, at this moment.</summary>
-    public bool Cover(PermitRequest[] requests) => Array.TrueForAll(
-        requests, request => _partitions.TryGetValue(request.Key, out var partition) && partition.Covers(request));
-
     /// <summary>Refunds the rest of all leases.</summary>
     public async ValueTask DisposeAsync()
     {

@@ -45,10 +45,9 @@ internal sealed record Decision(PermitOutcome Outcome, PolicyDecision[] Policies
     public Decision? Earlier { get; init; }
 }
 
-/// <summary>The permits that the call of a request's session has requested: see <see cref="RequestLimits.Ahead"/>.</summary>
-/// <param name="Sent">The requests as they were sent, with requests for leases.</param>
+/// <summary>The permits that the call of a request's session requests: see <see cref="RequestLimits.Ahead"/>.</summary>
 /// <param name="Asked">A timestamp before the call was sent.</param>
-internal sealed record PermitsAhead(PermitRequest[] Requests, PermitRequest[] Sent, long Asked)
+internal sealed record PermitsAhead(PermitRequest[] Requests, long Asked)
 {
     /// <summary>The answers; empty if the session does not exist.</summary>
     public Permits[] Answers { get; set; } = [];
@@ -81,9 +80,17 @@ internal sealed class RedisRateLimiter(
             ? Task.FromResult(Leased(requests, permits))
             : DecideInRedisAsync(leases.WithLeases(requests), cancel);
 
-    /// <summary>The permits that the call of a request's session can request; <c>null</c> if it needs no answer of Redis.</summary>
+    /// <summary>
+    /// Permits that the call of a request's session can request; <c>null</c> if they are in another slot, or if a rejection is remembered.
+    /// </summary>
+    /// <remarks>
+    /// They have no lease. Until the call is answered, nobody knows whether the session exists, and with invented tokens a client could
+    /// fill the partitions that are measured.
+    /// </remarks>
     public PermitsAhead? Ahead(PermitRequest[] requests) =>
-        redis.IsCluster || leases.Cover(requests) ? null : new(requests, leases.WithLeases(requests), time.GetTimestamp());
+        redis.IsCluster || Array.Exists(requests, request => rejections.Find(request) is not null)
+            ? null
+            : new(requests, time.GetTimestamp());
 
     /// <summary>Decides by the answers to permits that were requested with the session.</summary>
     public Decision Decide(PermitsAhead ahead)

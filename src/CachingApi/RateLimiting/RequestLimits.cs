@@ -59,10 +59,6 @@ internal sealed class RequestLimits(RateLimitPolicies policies, RedisRateLimiter
             }
 
             requests[index] = RequestFor(limits[index], named[index], partition);
-            if (limiter.Recall(requests[index]) is not null)
-            {
-                return null;
-            }
         }
 
         return limiter.Ahead(requests);

@@ -80,7 +80,7 @@ internal sealed class SessionStore(
     {
         var (ticket, asked) = (memory.Ticket(token.UserId), Moment.Now);
         var use = new SessionUse(Key(token), RevokedKey(token.UserId), transport, _idle, MaxNoteUse);
-        var reply = await calls.SendAsync(new(use, ahead?.Sent ?? []), cancel);
+        var reply = await calls.SendAsync(new(use, ahead?.Requests ?? []), cancel);
         if (reply.Session is not { } fields)
         {
             return null;

@@ -44,14 +44,15 @@ public sealed class StateCallsTests(TestServers servers)
         await using var api = await StartAsync(redis, ("RateLimits:Policies:default:Limit", "1"));
         var (user, client) = await UserAsync(api);
         Assert.Equal(HttpStatusCode.OK, (await client.GetAsync($"/users/{user.Id}")).StatusCode);
-        for (var request = 0; request < 2; request++)
+        for (var request = 0; request < 3; request++)
         {
             var answer = await client.GetAsync($"/users/{user.Id}");
             await UserContractTests.AssertProblemAsync(answer, HttpStatusCode.TooManyRequests);
             Assert.InRange(answer.Headers.RetryAfter!.Delta!.Value.TotalSeconds, 1, 60);
         }
 
-        Assert.NotNull(api.Services.GetRequiredService<RedisRateLimiter>().Recall(Request(api, user)));
+        Assert.Equal(1, await api.MetricAsync("rate_limit_decisions_total", ("outcome", "denied"), ("policy", "default")));
+        Assert.Equal(2, await api.MetricAsync("rate_limit_decisions_total", ("outcome", "denied_local"), ("policy", "default")));
         client.Dispose();
     }
 
@@ -132,18 +133,18 @@ public sealed class StateCallsTests(TestServers servers)
     }
 
     [Fact]
-    public async Task A_hot_user_leases_permits_by_the_call_of_its_session()
+    public async Task Invented_tokens_do_not_fill_the_partitions_that_are_measured_for_leases()
     {
-        await using var redis = await RedisServer.StartAsync();
-        await using var api = await StartAsync(redis, ("RateLimits:Policies:default:Limit", "1000000"));
-        var (user, client) = await UserAsync(api);
-
-        await Eventually.TrueAsync(async () =>
+        await using var api = await StartAsync();
+        using var client = api.CreateClient();
+        for (var request = 0; request < 20; request++)
         {
-            await Task.WhenAll(Enumerable.Range(0, 20).Select(_ => client.GetAsync($"/users/{user.Id}")));
-            return api.Services.GetRequiredService<PermitLeases>().Cover([Request(api, user)]);
-        });
-        client.Dispose();
+            var user = Guid.NewGuid();
+            client.DefaultRequestHeaders.Authorization = new("Bearer", SessionToken.New(user).Text);
+            Assert.Equal(HttpStatusCode.Unauthorized, (await client.GetAsync($"/users/{user}")).StatusCode);
+            // That of the address.
+            Assert.InRange(api.Services.GetRequiredService<PermitLeases>().Count, 0, 1);
+        }
     }
 
     private static IDatabase State(ApiNode api) => api.Services.GetRequiredService<RedisConnections>().State;
