@@ -134,7 +134,7 @@ internal sealed partial class WriteBehindConsumer(
     private async Task<bool> RoundAsync(CancellationToken cancel)
     {
         var now = time.GetUtcNow();
-        await ReadAsync(now, cancel);
+        await ReadAsync(now);
         var batch = LatestDue(now);
         if (batch.Length == 0)
         {
@@ -155,12 +155,16 @@ internal sealed partial class WriteBehindConsumer(
     /// <summary>
     /// Takes new writes off the queue, unless a full batch is already due. Writes that wait for their next attempt do not count.
     /// </summary>
-    private async Task ReadAsync(DateTimeOffset now, CancellationToken cancel)
+    /// <remarks>
+    /// It is not cancelled when the process stops: Redis may already have given this consumer the writes, and without the reply the
+    /// consumer would not drain them.
+    /// </remarks>
+    private async Task ReadAsync(DateTimeOffset now)
     {
         var room = BatchSize - _held.Values.Count(held => held.Due <= now);
         if (room > 0)
         {
-            foreach (var write in await _queue.ReadAsync(room, cancel))
+            foreach (var write in await _queue.ReadAsync(room, CancellationToken.None))
             {
                 _held[write.Token] = new(write) { Due = now };
             }
