@@ -130,8 +130,8 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
     /// <summary>Whether a process follows the changes of the database, as change data capture does.</summary>
     public bool FollowsChanges { get; init; }
 
-    /// <summary>For how many seconds nothing happens before the tiers must agree.</summary>
-    public double Rest { get; init; } = 1.2;
+    /// <summary>For how many seconds at most the queue and change data capture catch up, after all faults have ended.</summary>
+    public double Rest { get; init; }
 
     /// <summary>The longest time for which an event is held back.</summary>
     public TimeSpan MaxHold { get; init; } = TimeSpan.MaxValue;
