@@ -275,6 +275,12 @@ internal sealed class Simulation : IDisposable
             case Operation.Clear:
                 await cache.ClearAsync(CancellationToken.None);
                 break;
+            case Operation.ForeignWrite:
+                await _rows.CommitAsync(Key, new($"name {++_names}"), versions: null, default, CancellationToken.None);
+                break;
+            case Operation.ForeignDelete:
+                await _rows.DeleteAsync(Key);
+                break;
             case Operation.Evict:
                 await cache.EvictAsync(Key, CancellationToken.None);
                 break;

@@ -40,7 +40,7 @@ public sealed class SimulationTests(ITestOutputHelper output)
     {
         var (seed, most) = ((ulong)Setting("CACHINGAPI_SEED", 1), Setting("CACHINGAPI_SCHEDULES", int.MaxValue));
         var limit = TimeSpan.FromSeconds(Setting("CACHINGAPI_EXPLORE_SECONDS", 600));
-        var (began, round, withSteps) = (Stopwatch.GetTimestamp(), 50, Setting("CACHINGAPI_STEPS", 1) == 1);
+        var (began, round, withSteps) = (Stopwatch.GetTimestamp(), 25, Setting("CACHINGAPI_STEPS", 1) == 1);
         var only = Environment.GetEnvironmentVariable("CACHINGAPI_SCENARIO");
         var explored = Simulations.Names.Where(each => string.IsNullOrEmpty(only) || each == only)
             .ToDictionary(each => each, _ => (Schedules: 0L, Digest: 0UL));
