@@ -333,6 +333,11 @@ internal sealed class Simulation : IDisposable
 
     private void Crash(CacheProcess process)
     {
+        if (!_scenario.FollowsChanges && process.HasQueuedInvalidations)
+        {
+            return; // they would be lost with it, and only change data capture would send them: see docs/guarantees.md
+        }
+
         var (node, name) = (process.Node, $"{process.Node.Name}'");
         _world.Note(node, "is killed");
         node.IsDead = true;
