@@ -104,6 +104,24 @@ public sealed class ServicePromisesTests
         Assert.Equal("Every call ends", simulation.Run().Broken);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_session_that_begins_while_all_sessions_are_ended_may_be_refused(bool endIsAnsweredFirst)
+    {
+        var world = new World(new Choices([]));
+        var (promises, token, node) = (new SessionPromises(world), SessionToken.New(Guid.Empty), new Node(world, "A", TimeSpan.Zero));
+        promises.MayEndAll();
+        var revocations = promises.Revocations;
+        if (endIsAnsweredFirst)
+        {
+            promises.EndedAll();
+        }
+
+        promises.Began(token, revocations);
+        promises.End(node, token, promises.Begin(node, token), accepted: false);
+    }
+
     private static LimitPromises PromisesOf(string algorithm) =>
         new(new("it", new() { Algorithm = algorithm, Limit = 10, Window = TimeSpan.FromSeconds(1) }));
 
