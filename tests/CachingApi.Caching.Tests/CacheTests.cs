@@ -184,6 +184,34 @@ public sealed class CacheTests(TestServers servers)
             await queue.ReacceptAsync(second, shelf["1"].Fence, shelf["1"].Version, CancellationToken.None));
     }
 
+    /// <remarks>Found by seed 559 of the simulation "write-behind without capture".</remarks>
+    [Fact]
+    public async Task A_write_between_two_that_are_given_up_at_the_same_time_is_not_lost()
+    {
+        var shelf = new Shelf { ["1"] = new("first", 1) };
+        await using var node = await StartAsync(shelf, withRedis: true);
+        var (items, _) = await StopConsumerAsync(node);
+        var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
+        foreach (var name in new[] { "second", "third", "fourth" })
+        {
+            await items.WriteAsync("1", new Rename(name), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+        }
+
+        var waiting = await queue.ReadAsync(10, CancellationToken.None);
+        var (second, third, fourth) = (waiting[0], waiting[1], waiting[2]);
+
+        // 1. One consumer gives up write 4, and another one write 2: both have read the row; 2. the row gets the later token of the two.
+        await queue.GiveUpAsync(fourth, new(1), CancellationToken.None);
+        await queue.GiveUpAsync(second, new(1), CancellationToken.None);
+        await shelf.BumpVersionAsync("1", new(fourth.Version, fourth.Token), CancellationToken.None);
+        await shelf.BumpVersionAsync("1", new(second.Version, second.Token), CancellationToken.None);
+
+        // 3. The row has no write that is later than write 3.
+        Assert.Equal(
+            FencedWrite.Reaccepted,
+            await queue.ReacceptAsync(third, shelf["1"].Fence, shelf["1"].Version, CancellationToken.None));
+    }
+
     [Fact]
     public async Task A_write_whose_consumer_dies_while_it_gives_it_up_becomes_a_dead_letter()
     {

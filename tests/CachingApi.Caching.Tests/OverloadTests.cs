@@ -252,6 +252,28 @@ public sealed class OverloadTests(TestServers servers)
         Assert.Equal("slow", Engine.Read(await engine.GetAsync(new Thing("never loaded", 4)))!.Name);
     }
 
+    /// <remarks>Found by seed 1478 of the simulation "keys are evicted".</remarks>
+    [Fact]
+    public async Task A_slow_write_of_a_process_that_does_not_know_the_time_of_redis_is_not_kept_either()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        await using var other = await CacheNode.StartAsync(servers, nodeOf: node);
+        var options = new CacheOptions { MemoryTtl = TimeSpan.FromHours(1) };
+        var (engine, first) = (new Engine(node.Services, options), new Engine(other.Services, options));
+
+        // The process has the generation from a message, so no reply with a time has arrived.
+        await first.GetAsync(new Thing("another", 1), "2");
+        var things = node.Services.GetRequiredService<Namespaces>().Of("things");
+        await Eventually.TrueAsync(() => things.Current.Generation is not null);
+        var known = Moment.Now.Milliseconds;
+        await Eventually.TrueAsync(() => Moment.Now.Milliseconds > known + 1100);
+
+        // 1. Version 2 is committed; 2. version 3 is committed, and Redis evicts its entry; 3. the put of version 2 arrives.
+        var aWhileAgo = Moment.Now.Plus(-TimeSpan.FromMilliseconds(1050));
+        await engine.WriteThrough.PutAsync(engine.Key(), new("late", 2), aWhileAgo, CancellationToken.None);
+        Assert.Equal("newest", Engine.Read(await engine.GetAsync(new Thing("newest", 3)))!.Name);
+    }
+
     private static CircuitBreaker Circuit(TimeSpan deadline) => new(deadline);
 
     /// <summary>Fails three times over ten milliseconds.</summary>

@@ -289,7 +289,8 @@ internal sealed partial class RedisTier(
             backplane.Message(
                 BackplaneEvent.Invalidated, cache, id, Backplane.Number(entry.Revision == default ? new(long.MaxValue) : entry.Revision)),
             backplane.Message(BackplaneEvent.Filled, cache, id, "0"),
-            began is { } moment && _clock.TimeOf(moment) is { } known ? known : "",
+            // Before the first reply with a time it is not known how old a write is. It then counts as a late one.
+            began is { } moment ? _clock.TimeOf(moment) ?? 0 : "",
             (long)Invalidation.TombstoneTtl.TotalMilliseconds,
             publishes,
         ];

@@ -21,8 +21,8 @@ for i = 3, #KEYS do
     end
     dead_letters = dead_letters + 1
   end
-  if reason == '' and string.match(redis.call('GET', KEYS[i] .. ':dead') or '', '^%d+') == token then
-    redis.call('DEL', KEYS[i] .. ':dead') -- it was persisted after all, see write_behind_give_up.lua
+  if reason == '' then
+    redis.call('HDEL', KEYS[i] .. ':given-up', token) -- it was persisted after all, see write_behind_give_up.lua
   end
   done[#done + 1] = entry
 

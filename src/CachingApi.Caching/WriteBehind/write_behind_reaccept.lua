@@ -17,12 +17,11 @@ local time = redis.call('TIME')
 local now, last = time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or 0)
 local held = redis.call('HMGET', KEYS[3], 'token', 'issued')
 -- The fence of a write that was given up does not mean a later write: the version counts that the row had before.
-local version = tonumber(ARGV[5])
-local dead, before = string.match(redis.call('GET', KEYS[3] .. ':dead') or '', '^(%d+) ?(%d*)$')
+local version, before = tonumber(ARGV[5]), redis.call('HGET', KEYS[3] .. ':given-up', ARGV[4])
 if ARGV[4] == ARGV[2] then
-  return dead == ARGV[4] and 1 or 4
-elseif dead == ARGV[4] then
-  version = tonumber(before) or 0
+  return before and 1 or 4
+elseif before then
+  version = tonumber(before)
 end
 if version > tonumber(ARGV[3]) then
   return fence <= tonumber(held[2] or math.max(now, last)) and 0 or 1

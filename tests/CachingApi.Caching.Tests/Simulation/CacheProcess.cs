@@ -46,6 +46,9 @@ internal sealed class CacheProcess : IDisposable
     /// <summary>Whether it has started, and uses Redis and memory.</summary>
     public bool IsReady => _hasStarted && Node.Ask(() => _backplane.IsTrusted && _tier.IsTrusted);
 
+    /// <summary>Whether invalidations wait in its memory until Redis answers again.</summary>
+    public bool HasQueuedInvalidations => Node.Ask(() => !_services.GetRequiredService<AutoRecoveryQueue>().IsEmpty);
+
     public SourceChanges Changes => _services.GetRequiredService<SourceChanges>();
 
     /// <summary>Starts the services of the host.</summary>

@@ -16,6 +16,9 @@ internal sealed class ChangeFollower(SimulatedShelf rows)
     private Node? _leader;
     private int _confirmed;
 
+    /// <summary>Whether Redis has all changes of the database.</summary>
+    public bool IsUpToDate => _confirmed == rows.Changes.Count;
+
     /// <summary>Follows the changes whenever no other process does.</summary>
     public async Task FollowAsync(Cache<Item> cache, SourceChanges changes)
     {

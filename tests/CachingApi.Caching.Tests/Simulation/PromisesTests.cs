@@ -56,6 +56,20 @@ public sealed class PromisesTests
     }
 
     [Fact]
+    public void A_page_follows_the_item_that_it_contains()
+    {
+        _promises.Committed("k", new("name 2", 2));
+        _promises.Acknowledged(_a, Promises.Page, 2, "name 2");
+        Breaks(Promises.ReadYourWrites, () => ReadPage(_a, 1));
+        _promises.Published("A 1 pages 1800000000000 ", isCurrent: true);
+        Pass(1.1);
+        Breaks(Promises.OthersFollow, () => ReadPage(_b, 1));
+        ReadPage(_b, 2);
+        Breaks(Promises.Monotonic, () => ReadPage(_b, 1));
+        Breaks(Promises.NothingStaysStale, () => _promises.AtLast(_b, Promises.Page, new("first", 1)));
+    }
+
+    [Fact]
     public void The_second_counts_from_a_failure_of_redis()
     {
         Write(_a, 2);
@@ -159,6 +173,9 @@ public sealed class PromisesTests
     }
 
     private void Read(Node node, long version) => _promises.End(node, "k", _promises.Begin(node, "k"), new("it", version));
+
+    private void ReadPage(Node node, long version) =>
+        _promises.End(node, Promises.Page, _promises.Begin(node, Promises.Page), new("it", version));
 
     private void Pass(double seconds)
     {

@@ -14,6 +14,10 @@ internal enum Operation
     Delete,
     Clear,
     Evict,
+
+    /// <summary>Another program changes the row: the caches learn it from change data capture.</summary>
+    ForeignWrite,
+    ForeignDelete,
 }
 
 /// <summary>A fault of the world.</summary>
@@ -68,6 +72,10 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
             Processes = 2, Clients = 4, Faults = [Fault.Eviction],
         },
         new("pages", Operation.ReadPage, Operation.ReadPage, Operation.Read, Operation.WriteThrough) { Processes = 2, Clients = 4 },
+        new("pages, connections break", Operation.ReadPage, Operation.ReadPage, Operation.Read, Operation.WriteThrough)
+        {
+            Processes = 2, Clients = 4, Faults = [Fault.SubscriptionBreaks, Fault.MessagesAreLost, Fault.NetworkBreaks, Fault.Flush],
+        },
         new("cold key", Operation.Read)
         {
             Processes = 3,
@@ -91,6 +99,10 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
         {
             Processes = 2, Clients = 3, Faults = [Fault.SubscriptionBreaks, Fault.MessagesAreLost],
         },
+        new("network breaks", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Invalidate, Operation.Clear)
+        {
+            Processes = 2, Clients = 4, Faults = [Fault.NetworkBreaks],
+        },
         new("keys are lost", Operation.Read, Operation.Read, Operation.WriteThrough)
         {
             Processes = 2, Clients = 3, Faults = [Fault.Flush, Fault.FailOver],
@@ -103,9 +115,24 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
             Rest = 3,
             Faults = [Fault.Crash, Fault.NetworkBreaks, Fault.Flush, Fault.FailOver],
         },
+        new("other programs", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.ForeignWrite, Operation.ForeignDelete)
+        {
+            Processes = 2,
+            Clients = 3,
+            Ttl = TimeSpan.FromSeconds(1),
+            StaleFor = TimeSpan.FromSeconds(20),
+            SourceFails = true,
+            FollowsChanges = true,
+            Rest = 3,
+            Faults = [Fault.Crash, Fault.NetworkBreaks, Fault.Flush],
+        },
         new("write-behind", Operation.Read, Operation.WriteBehind, Operation.WriteBehind, Operation.WriteThrough)
         {
             Processes = 2, Clients = 4, FollowsChanges = true, Rest = 8, Faults = [Fault.Crash, Fault.Flush],
+        },
+        new("write-behind without capture", Operation.Read, Operation.WriteBehind)
+        {
+            Processes = 2, Clients = 4, Rest = 8, Faults = [Fault.Crash],
         },
     ];
 
@@ -130,8 +157,8 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
     /// <summary>Whether a process follows the changes of the database, as change data capture does.</summary>
     public bool FollowsChanges { get; init; }
 
-    /// <summary>For how many seconds nothing happens before the tiers must agree.</summary>
-    public double Rest { get; init; } = 1.2;
+    /// <summary>For how many seconds at most the queue and change data capture catch up, after all faults have ended.</summary>
+    public double Rest { get; init; }
 
     /// <summary>The longest time for which an event is held back.</summary>
     public TimeSpan MaxHold { get; init; } = TimeSpan.MaxValue;

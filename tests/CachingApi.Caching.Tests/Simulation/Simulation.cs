@@ -8,6 +8,9 @@ internal sealed class Simulation : IDisposable
 {
     private const string Key = "k";
 
+    /// <summary>How long nothing happens, before all tiers must agree: longer than the second in which a lost message is noticed.</summary>
+    private const double QuietSeconds = 1.2;
+
     private readonly Scenario _scenario;
     private readonly Plan _plan;
     private readonly World _world;
@@ -126,7 +129,13 @@ internal sealed class Simulation : IDisposable
         _world.Choices.AreCalm = true;
         _rows.Fails = false;
         _world.Release();
-        _world.RunUntil(() => false, Promises.MaxSteps, _scenario.Rest);
+        _world.RunUntil(() => false, Promises.MaxSteps, QuietSeconds);
+        if (!IsDrained())
+        {
+            _world.RunUntil(IsDrained, Promises.MaxSteps, _scenario.Rest);
+            _world.RunUntil(() => false, Promises.MaxSteps, QuietSeconds);
+        }
+
         Finish(() => Alive.All(process => process.IsReady), "the recovery");
         _promises.AtLast(Key, _rows[Key], DeadLetters());
         foreach (var process in Alive)
@@ -137,25 +146,29 @@ internal sealed class Simulation : IDisposable
         Finish(HaveEnded, "the last reads");
     }
 
+    /// <summary>Whether no client calls any more, the queue is empty, and change data capture has sent all changes.</summary>
+    private bool IsDrained() => HaveEnded()
+        && (!_scenario.WriteBehind || Ask("state", "XLEN", "{shop:write-behind:items}:queue") is 0L)
+        && (!_scenario.FollowsChanges || _follower.IsUpToDate);
+
     /// <summary>The names of the dead letters, as the state server has them.</summary>
     private string[] DeadLetters()
     {
-        byte[][] range = [.. new[] { "XRANGE", "{shop:write-behind:items}:dead-letters", "-", "+" }.Select(RedisModel.Bytes)];
         return
         [
-            .. ((object?[])_world.Servers["state"].Model.Execute(range, _world.Micros)!)
+            .. ((object?[])Ask("state", "XRANGE", "{shop:write-behind:items}:dead-letters", "-", "+")!)
                 .Select(entry => ((object?[])((object?[])entry!)[1]!).Cast<byte[]>().ToArray())
                 .Select(fields => fields[Array.FindIndex(fields, field => field.AsSpan().SequenceEqual("value"u8)) + 1])
                 .Select(value => JsonSerializer.Deserialize(value, ItemJson.Default.Rename)!.Name),
         ];
     }
 
-    private bool IsInCurrentGeneration(string key)
-    {
-        byte[][] get = [RedisModel.Bytes("GET"), RedisModel.Bytes("shop:items:generation")];
-        return _world.Servers["cache"].Model.Execute(get, _world.Micros) is byte[] generation
-            && key == $"shop:items:g{RedisModel.Text(generation)}:{Key}";
-    }
+    private bool IsInCurrentGeneration(string key) => Ask("cache", "GET", "shop:items:generation") is byte[] generation
+        && key == $"shop:items:g{RedisModel.Text(generation)}:{Key}";
+
+    /// <summary>The reply of a server to a command that no process sends.</summary>
+    private object? Ask(string server, params string[] command) =>
+        _world.Servers[server].Model.Execute(Array.ConvertAll(command, RedisModel.Bytes), _world.Micros);
 
     private void StartProcess(string name)
     {
@@ -262,6 +275,12 @@ internal sealed class Simulation : IDisposable
             case Operation.Clear:
                 await cache.ClearAsync(CancellationToken.None);
                 break;
+            case Operation.ForeignWrite:
+                await _rows.CommitAsync(Key, new($"name {++_names}"), versions: null, default, CancellationToken.None);
+                break;
+            case Operation.ForeignDelete:
+                await _rows.DeleteAsync(Key);
+                break;
             case Operation.Evict:
                 await cache.EvictAsync(Key, CancellationToken.None);
                 break;
@@ -314,6 +333,11 @@ internal sealed class Simulation : IDisposable
 
     private void Crash(CacheProcess process)
     {
+        if (!_scenario.FollowsChanges && process.HasQueuedInvalidations)
+        {
+            return; // they would be lost with it, and only change data capture would send them: see docs/guarantees.md
+        }
+
         var (node, name) = (process.Node, $"{process.Node.Name}'");
         _world.Note(node, "is killed");
         node.IsDead = true;

@@ -8,6 +8,9 @@ namespace CachingApi.Tests.Simulation;
 /// <summary>Rate limits: all processes share the permits of one partition, which is so hot that they lease permits.</summary>
 internal sealed class LimitsSimulation : ServiceSimulation
 {
+    /// <summary>The counters of all processes: those of their own would stay registered when a run has ended.</summary>
+    private static readonly RateLimitMetrics Metrics = new(new Meters());
+
     private readonly Dictionary<Node, RedisRateLimiter> _limiters = [];
     private readonly RateLimitPolicy _policy;
     private readonly LimitPromises _promises;
@@ -43,7 +46,7 @@ internal sealed class LimitsSimulation : ServiceSimulation
     {
         var connections = Connect();
         var redis = new RedisLimits(connections, new(connections), node.Time, NullLogger<RedisLimits>.Instance);
-        _limiters[node] = new(redis, new(redis, node.Time), new(node.Time), new(node.Time), new(new Meters()), node.Time);
+        _limiters[node] = new(redis, new(redis, node.Time), new(node.Time), new(node.Time), Metrics, node.Time);
     }
 
     protected override async Task CallAsync(Node node)

@@ -88,6 +88,40 @@ public sealed class ServicePromisesTests
         promises.End(node, token, promises.Begin(node, token), accepted: false);
     }
 
+    [Fact]
+    public void Tokens_that_are_neither_used_nor_refunded_are_noticed()
+    {
+        var promises = PromisesOf(Algorithm.TokenBucket);
+        promises.Used(1000, 3);
+        promises.CheckCounted(Tokens(3));
+        Breaks(LimitPromises.Refunded, () => promises.CheckCounted(Tokens(4)));
+    }
+
+    [Fact]
+    public void A_call_that_does_not_end_is_noticed()
+    {
+        using var simulation = new Endless(new Choices([]));
+        Assert.Equal("Every call ends", simulation.Run().Broken);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void A_session_that_begins_while_all_sessions_are_ended_may_be_refused(bool endIsAnsweredFirst)
+    {
+        var world = new World(new Choices([]));
+        var (promises, token, node) = (new SessionPromises(world), SessionToken.New(Guid.Empty), new Node(world, "A", TimeSpan.Zero));
+        promises.MayEndAll();
+        var revocations = promises.Revocations;
+        if (endIsAnsweredFirst)
+        {
+            promises.EndedAll();
+        }
+
+        promises.Began(token, revocations);
+        promises.End(node, token, promises.Begin(node, token), accepted: false);
+    }
+
     private static LimitPromises PromisesOf(string algorithm) =>
         new(new("it", new() { Algorithm = algorithm, Limit = 10, Window = TimeSpan.FromSeconds(1) }));
 
@@ -98,6 +132,26 @@ public sealed class ServicePromisesTests
         return state;
     }
 
+    /// <remarks>A bucket counts in thousandths of a permit, as many as its window has milliseconds.</remarks>
+    private static byte[] Tokens(long permits)
+    {
+        var state = new byte[16];
+        BinaryPrimitives.WriteInt64BigEndian(state, permits * 1000);
+        return state;
+    }
+
     private static void Breaks(string promise, Action action) =>
         Assert.Equal(promise, Assert.Throws<BrokenPromiseException>(action).Promise);
+
+    private sealed class Endless(Choices choices) : ServiceSimulation(choices, isTraced: false)
+    {
+        protected override bool HasFaults => false;
+
+        protected override void StartProcess(Node node)
+        {
+            // It has nothing.
+        }
+
+        protected override Task CallAsync(Node node) => new TaskCompletionSource().Task;
+    }
 }

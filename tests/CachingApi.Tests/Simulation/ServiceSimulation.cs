@@ -17,6 +17,9 @@ internal abstract class ServiceSimulation : IDisposable
     private const int MaxSteps = 30_000;
     private const int MaxFaults = 3;
 
+    /// <summary>Longer than the longest outage of a connection, in seconds.</summary>
+    private const double MaxOutage = 5;
+
     private static readonly int[] Moments = [1, 30, 120, 300, 700, 1200];
 
     private readonly List<Node> _nodes = [];
@@ -77,6 +80,7 @@ internal abstract class ServiceSimulation : IDisposable
             Finish("the calls of the clients");
             Choices.AreCalm = true;
             World.Release();
+            World.RunUntil(() => World.Connections.TrueForAll(each => each.IsConnected || each.Node.IsDead), MaxSteps, MaxOutage);
             World.RunUntil(() => false, MaxSteps, 1.5);
             foreach (var node in Alive)
             {

@@ -17,7 +17,7 @@ internal sealed class SessionPromises(World world)
     /// <summary>How many calls to end all sessions were not acknowledged, so that Redis may still execute them.</summary>
     private int _open;
 
-    /// <summary>How many calls to end all sessions have begun.</summary>
+    /// <summary>How many calls to end all sessions have begun, and how many were acknowledged.</summary>
     public int Revocations { get; private set; }
 
     /// <summary>A login was answered.</summary>
@@ -37,8 +37,12 @@ internal sealed class SessionPromises(World world)
         _open++;
     }
 
-    /// <summary>That was acknowledged.</summary>
-    public void EndedAll() => _open--;
+    /// <summary>That was acknowledged: Redis may have executed it after the beginning of a login that is under way.</summary>
+    public void EndedAll()
+    {
+        Revocations++;
+        _open--;
+    }
 
     /// <summary>A client asks to end a session, so it may have ended.</summary>
     public void MayEnd(SessionToken token) => _live.Remove(token);

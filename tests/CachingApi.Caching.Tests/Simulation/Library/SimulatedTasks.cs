@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Diagnostics.CodeAnalysis;
 using System.Runtime.CompilerServices;
 using Microsoft.Extensions.Hosting;
 
@@ -70,8 +71,15 @@ internal static class SimulatedTasks
     [Replaces("System.Threading.Tasks.TaskScheduler::get_Default()")]
     public static TaskScheduler Scheduler() => TaskScheduler.FromCurrentSynchronizationContext();
 
+    /// <remarks>The timers of a process that is killed are never disposed, and a finalizer would keep its whole world alive.</remarks>
     [Replaces("System.Threading.PeriodicTimer::.ctor(TimeSpan)")]
-    public static PeriodicTimer EveryPeriod(TimeSpan period) => new(period, Node.Current.Time);
+    [SuppressMessage("Usage", "CA1816", Justification = "It is about the timer's own finalizer.")]
+    public static PeriodicTimer EveryPeriod(TimeSpan period)
+    {
+        var timer = new PeriodicTimer(period, Node.Current.Time);
+        GC.SuppressFinalize(timer);
+        return timer;
+    }
 
     [Replaces("System.Threading.CancellationTokenSource::.ctor(TimeSpan)")]
     public static CancellationTokenSource CancelledAfter(TimeSpan time) => new(time, Node.Current.Time);
@@ -136,7 +144,7 @@ internal static class SimulatedTasks
     /// <summary>
     /// The end of a task, or of the time. The continuation is posted to the context of the node, as after every other wait.
     /// </summary>
-    private static Task<T> WaitAsync<T>(
+    public static Task<T> WaitAsync<T>(
         Task<T> task, TimeSpan timeout, Action<TaskCompletionSource<T>> timedOut, CancellationToken cancel)
     {
         if (task.IsCompleted || (timeout == Timeout.InfiniteTimeSpan && !cancel.CanBeCanceled))
@@ -269,14 +277,8 @@ internal sealed class SimulatedSemaphore(int initialCount, int maxCount) : IDisp
 
         var entered = new TaskCompletionSource<bool>(TaskCreationOptions.RunContinuationsAsynchronously);
         _waiting.Enqueue(entered);
-        try
-        {
-            return await SimulatedTasks.WaitAsync(entered.Task, timeout, cancel);
-        }
-        catch (TimeoutException)
-        {
-            return !entered.TrySetResult(false);
-        }
+        return await SimulatedTasks.WaitAsync(entered.Task, timeout, static end => end.TrySetResult(false), cancel)
+            || !entered.TrySetResult(false);
     }
 
     public void Dispose()

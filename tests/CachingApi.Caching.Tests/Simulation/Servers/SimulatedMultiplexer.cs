@@ -13,6 +13,9 @@ namespace CachingApi.Caching.Tests.Simulation;
 [StandsFor("StackExchange.Redis.IConnectionMultiplexer")]
 internal sealed class SimulatedMultiplexer : IAsyncDisposable
 {
+    /// <summary>For how many milliseconds a connection is broken: for a moment, less than a time-out, or longer than most of them.</summary>
+    private static readonly int[] Outages = [1, 200, 700, 3000];
+
     private readonly World _world;
     private readonly Node _node;
     private readonly RedisProcess _redis;
@@ -114,7 +117,7 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
 
         Raise(ConnectionType.Interactive, isRestored: false);
         Raise(ConnectionType.Subscription, isRestored: false);
-        _world.After(TimeSpan.FromMilliseconds(1 + (200 * _world.Choices.Next(4))), _node, $"connects to {_redis.Name} again", Restore);
+        _world.After(Outage(), _node, $"connects to {_redis.Name} again", Restore);
     }
 
     /// <summary>Only the connection for messages breaks; the messages on their way are lost.</summary>
@@ -129,7 +132,7 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
         _world.Note(_node, "loses its subscription");
         DropSubscription();
         Raise(ConnectionType.Subscription, isRestored: false);
-        _world.After(TimeSpan.FromMilliseconds(1 + (200 * _world.Choices.Next(4))), _node, "subscribes again", () =>
+        _world.After(Outage(), _node, "subscribes again", () =>
         {
             if (IsConnected)
             {
@@ -189,6 +192,8 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
         _messages.Drop();
         queue.End();
     }
+
+    private TimeSpan Outage() => TimeSpan.FromMilliseconds(Outages[_world.Choices.Next(Outages.Length)]);
 
     private void Restore()
     {
