@@ -45,6 +45,70 @@ public sealed class MonotonicReadTests(TestServers servers)
         Assert.Equal("new", Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Name);
     }
 
+    /// <remarks>Found by seed 10665 of the simulation "pages, connections break".</remarks>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_read_does_not_go_back_to_an_older_value_without_a_version_that_memory_has_kept_since_a_clear(bool withRedis)
+    {
+        await using var node = await CacheNode.StartAsync(
+            servers, options => (options.Redis, options.RedisState) = withRedis ? (options.Redis, options.RedisState) : (null, null));
+        var engine = new Engine(node.Services, InMemory, versioned: false);
+        var (value, begun, goOn) = ("old", new TaskCompletionSource(), new TaskCompletionSource());
+        async Task<Thing?> LateAsync(CancellationToken stop)
+        {
+            begun.SetResult();
+            await goOn.Task.WaitAsync(stop);
+            return new(value, 1);
+        }
+
+        // 1. A load begins, and has not read its source; 2. the cache is cleared; 3. a read of the next generation keeps the old value.
+        var first = engine.GetAsync(LateAsync);
+        await begun.Task;
+        await engine.Invalidation.ClearAsync(engine.Cache.Name, cause: null, CancellationToken.None);
+        await engine.GetAsync(new Thing("old", 1));
+        Assert.Equal("old", Engine.Read(await engine.GetAsync(new Thing("not loaded", 1)))!.Name);
+
+        // 4. A writer commits; 5. the first load reads the new value, and its reader serves it.
+        value = "new";
+        goOn.SetResult();
+        Assert.Equal("new", Engine.Read(await first)!.Name);
+
+        Assert.Equal("new", Engine.Read(await engine.GetAsync(new Thing("new", 1)))!.Name);
+    }
+
+    [Fact]
+    public async Task A_read_does_not_go_back_by_joining_a_load_of_an_older_value_without_a_version()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var engine = new Engine(node.Services, InMemory, versioned: false);
+        var (value, begun, goOn) = ("old", new TaskCompletionSource(), new TaskCompletionSource());
+        async Task<Thing?> LateAsync(CancellationToken stop)
+        {
+            begun.SetResult();
+            await goOn.Task.WaitAsync(stop);
+            return new(value, 1);
+        }
+
+        // 1. A load begins, and has not read its source; 2. the cache is cleared; 3. a load of the next generation reads the old value.
+        var first = engine.GetAsync(LateAsync);
+        await begun.Task;
+        await engine.Invalidation.ClearAsync(engine.Cache.Name, cause: null, CancellationToken.None);
+        var slow = new SlowLoad(() => new(value, 1));
+        var second = engine.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+
+        // 4. A writer commits; 5. the first load reads the new value, and its reader serves it; 6. another reader comes.
+        value = "new";
+        goOn.SetResult();
+        Assert.Equal("new", Engine.Read(await first)!.Name);
+        var third = engine.GetAsync(new Thing("new", 1));
+        slow.GoOn();
+
+        Assert.Equal("old", Engine.Read(await second)!.Name);
+        Assert.Equal("new", Engine.Read(await third)!.Name);
+    }
+
     [Fact]
     public async Task A_read_does_not_go_back_by_joining_a_load_that_has_read_an_older_version_than_was_served_meanwhile()
     {

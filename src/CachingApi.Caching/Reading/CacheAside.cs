@@ -199,12 +199,11 @@ internal sealed partial class CacheAside(
     /// </remarks>
     private async Task<CacheResult> FlyAsync<T>(Read<T> read, bool redisAnswers, CancellationToken cancel) where T : class
     {
-        var key = $"{read.Cache.Name}:{read.Id}";
         for (var attempt = 1; ; attempt++)
         {
             var throughRedis = redisAnswers;
             var (result, joined) = await loads.Flights.RunAsync(
-                key,
+                read.FlightKey,
                 ((read.Epoch.Epoch.Generation ?? 0) * 16) + (long)read.Call.Shared,
                 throughRedis ? TimeSpan.MaxValue : MaxBypassAge,
                 stop => !throughRedis ? LoadWithoutRedisAsync(read, stop)
@@ -372,10 +371,19 @@ internal sealed partial class CacheAside(
 
     private void NoteIfCleared<T>(Read<T> read, CacheEntry entry) where T : class
     {
-        if (read.Cache.RequiresBackplane && read.Epoch.Epoch != tiers.Namespaces.Of(read.Cache.Name).Current)
+        if (read.Epoch.Epoch == tiers.Namespaces.Of(read.Cache.Name).Current)
+        {
+            return;
+        }
+
+        if (read.Cache.RequiresBackplane)
         {
             tiers.Seen.Add(read.Cache, read.Id, entry);
         }
+
+        // A read of the next generation may have kept an older value in memory, or may be about to load it.
+        read.Cache.InvalidateMemory(read.Id, entry.Kind is EntryKind.Value ? entry.Revision : default);
+        loads.Flights.Forget(read.FlightKey);
     }
 
     /// <summary>Begins a read; its epoch is <c>null</c> if Redis must not be asked.</summary>
@@ -511,6 +519,8 @@ internal sealed partial class CacheAside(
         public Cache<T> Cache => Key.Cache;
 
         public string Id => Key.Id;
+
+        public string FlightKey => $"{Cache.Name}:{Id}";
 
         public Task<T?> LoadAsync(CancellationToken stop) =>
             Call.Load is { } load ? Cache.LoadAsync(Id, load, stop) : Cache.LoadAsync(Id, stop);
