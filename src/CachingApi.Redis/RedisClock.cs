@@ -10,6 +10,8 @@ internal readonly record struct Moment(long Ticks)
 
     public long Milliseconds => Ticks / (Stopwatch.Frequency / 1000);
 
+    public TimeSpan Since(Moment earlier) => TimeSpan.FromSeconds((double)(Ticks - earlier.Ticks) / Stopwatch.Frequency);
+
     public Moment Plus(TimeSpan span) => new(Ticks + (long)(span.TotalSeconds * Stopwatch.Frequency));
 }
 

@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using CachingApi.Tests.Servers;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
@@ -210,6 +211,27 @@ public sealed class CacheTests(TestServers servers)
         Assert.Equal(
             FencedWrite.Reaccepted,
             await queue.ReacceptAsync(third, shelf["1"].Fence, shelf["1"].Version, CancellationToken.None));
+    }
+
+    /// <remarks>Found by seed 9404 of the simulation "write-behind without capture".</remarks>
+    [Fact]
+    public async Task The_entry_of_a_write_that_is_given_up_is_invalidated_before_the_write_leaves_the_queue()
+    {
+        var shelf = new Shelf { ["1"] = new("first", 1) };
+        await using var node = await StartAsync(shelf, withRedis: true);
+        var (items, consumer) = await StopConsumerAsync(node);
+        var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
+        await items.WriteAsync("1", new Rename("refused"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+
+        // The row is loaded before the write is given up, and to invalidate the entry. If the consumer then dies, another one claims the write.
+        var waiting = new ConcurrentQueue<long>();
+        shelf.Refused.Add("refused");
+        shelf.BeforeLoad = async () => waiting.Enqueue((await queue.StateAsync(CancellationToken.None)).Length);
+        await consumer.StartAsync(CancellationToken.None);
+
+        await Eventually.TrueAsync(async () => (await items.DeadLetters!.ListAsync(10, CancellationToken.None)).Count == 1);
+        await Eventually.TrueAsync(() => waiting.Count == 2);
+        Assert.Equal([1, 1], waiting);
     }
 
     [Fact]

@@ -1,6 +1,7 @@
 using CachingApi.Redis;
 using CachingApi.Tests.Servers;
 using Microsoft.Extensions.DependencyInjection;
+using StackExchange.Redis;
 
 namespace CachingApi.Caching.Tests;
 
@@ -54,6 +55,44 @@ public sealed class EpochTests(TestServers servers)
             await here.WriteThrough.PutAsync(here.Key($"{round}"), new("late", 1), began, CancellationToken.None);
             Assert.Equal("loaded", Engine.Read(await here.GetAsync(new Thing("loaded", 2), $"{round}"))!.Name);
         }
+    }
+
+    /// <remarks>Found by seed 17201 of the simulation "pages, connections break".</remarks>
+    [Fact]
+    public async Task A_generation_that_Redis_has_lost_is_not_issued_again()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var (tier, redis) = (node.Services.GetRequiredService<RedisTier>(), node.Services.GetRequiredService<RedisConnections>());
+        for (var round = 0; round < 50; round++)
+        {
+            // In one batch, so that it takes less than a millisecond.
+            var cleared = tier.GenerationAsync("things", GenerationChange.Next, 0, [], CancellationToken.None);
+            var lost = redis.Cache.KeyDeleteAsync($"{node.KeyPrefix}:things:generation");
+            var next = tier.GenerationAsync("things", GenerationChange.Next, 0, [], CancellationToken.None);
+
+            Assert.True(await lost);
+            Assert.True(await next > await cleared);
+        }
+    }
+
+    /// <remarks>Found by seed 12007 of the simulation "pages".</remarks>
+    [Fact]
+    public async Task A_message_does_not_verify_a_generation_because_it_may_have_been_under_way_for_long()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var space = node.Services.GetRequiredService<Namespaces>().Of("things");
+        var first = (await node.Services.GetRequiredService<Namespaces>().CurrentAsync("things", CancellationToken.None))!.Generation!.Value;
+        var verified = space.VerifiedAt;
+
+        var channel = RedisChannel.Literal(node.Services.GetRequiredService<Backplane>().Channel);
+        var publisher = node.Services.GetRequiredService<RedisConnections>().Cache;
+        foreach (var generation in new[] { first, first + 1 })
+        {
+            await publisher.PublishAsync(channel, $"another {(int)BackplaneEvent.Cleared} things {generation} ");
+        }
+
+        await Eventually.TrueAsync(() => space.Current.Generation == first + 1);
+        Assert.Equal(verified, space.VerifiedAt);
     }
 
     [Fact]

@@ -2,6 +2,7 @@ using CachingApi.Redis;
 using CachingApi.Tests.Servers;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Time.Testing;
+using StackExchange.Redis;
 
 namespace CachingApi.Caching.Tests;
 
@@ -43,6 +44,29 @@ public sealed class MonotonicReadTests(TestServers servers)
         Assert.Equal("new", Engine.Read(await reader)!.Name);
 
         Assert.Equal("new", Engine.Read(await here.GetAsync(new Thing("new", 2)))!.Name);
+    }
+
+    /// <remarks>Found by seed 4869 of the simulation "processes crash".</remarks>
+    [Fact]
+    public async Task A_read_that_began_before_an_interruption_does_not_take_an_entry_that_a_promoted_replica_still_has()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var (engine, redis) = (new Engine(node.Services, InMemory), node.Services.GetRequiredService<RedisConnections>().Cache);
+        var slow = new SlowLoad(() => new("new", 2));
+        await engine.GetAsync(new Thing("old", 1));
+        var key = (RedisKey)Assert.Single(await node.KeysAsync(), key => key.EndsWith(":1", StringComparison.Ordinal));
+        var old = await redis.StringGetAsync(key);
+
+        // 1. Version 2 is committed, and a read begins; 2. a replica is promoted that has received neither the tombstone nor the lease.
+        await engine.Invalidation.InvalidateAsync(engine.Key(), new(2), CancellationToken.None);
+        var read = engine.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+        await redis.KeyDeleteAsync((RedisKey)$"{{{key}}}:lease");
+        await redis.StringSetAsync(key, old);
+        node.Services.GetRequiredService<Namespaces>().Forget();
+        slow.GoOn();
+
+        Assert.Equal("new", Engine.Read(await read)!.Name);
     }
 
     /// <remarks>Found by seed 10665 of the simulation "pages, connections break".</remarks>

@@ -1,3 +1,6 @@
+using CachingApi.Redis;
+using CachingApi.Tests.Servers;
+using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Time.Testing;
 
 namespace CachingApi.Caching.Tests;
@@ -48,6 +51,47 @@ public sealed class NegativeTests(TestServers servers)
 
         Assert.Equal((false, CacheOutcome.Refreshed), Of(await engine.GetAsync((Thing?)null)));
         Assert.Equal((false, CacheOutcome.RedisHit), Of(await engine.GetAsync(new Thing("not asked for", 8))));
+    }
+
+    /// <remarks>Found by seed 22864 of the simulation "creations and deletions".</remarks>
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_write_that_began_before_it_does_not_replace_it(bool inRedis)
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var engine = new Engine(node.Services, new() { MemoryTtl = TimeSpan.FromMinutes(5), EarlyRefresh = false });
+        await engine.KnowGenerationAsync();
+
+        // 1. A writer commits version 2; 2. the entity is deleted, and the invalidation is under way; 3. a reader is served "not found".
+        var began = Moment.Now;
+        if (inRedis)
+        {
+            Assert.False((await engine.GetAsync((Thing?)null)).Found);
+        }
+        else
+        {
+            var now = TimeProvider.System.GetUtcNow();
+            node.Services.GetRequiredService<SeenRevisions>().Add(
+                engine.Cache, "1", CacheEntry.Negative(new EntryKey("1"), engine.Cache.Options, default, TimeSpan.Zero, now));
+        }
+
+        // 4. The put of version 2 arrives.
+        await engine.WriteThrough.PutAsync(engine.Key(), new("deleted", 2), began, CancellationToken.None);
+        Assert.False((await engine.GetAsync((Thing?)null)).Found);
+    }
+
+    [Fact]
+    public async Task A_write_that_begins_later_replaces_it()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var engine = new Engine(node.Services, new() { NegativeTtl = TimeSpan.FromMinutes(5), EarlyRefresh = false });
+        Assert.False((await engine.GetAsync((Thing?)null)).Found);
+        var cached = Moment.Now;
+        await Eventually.TrueAsync(() => Moment.Now.Since(cached) > TimeSpan.FromSeconds(1.1)); // clocks may differ by a second
+
+        await engine.PutAsync(engine.Key(), new("created", 1), CancellationToken.None);
+        Assert.Equal("created", Engine.Read(await engine.GetAsync(new Thing("not loaded", 1)))!.Name);
     }
 
     private static (bool Found, CacheOutcome Outcome) Of(CacheResult result) => (result.Found, result.Outcome);

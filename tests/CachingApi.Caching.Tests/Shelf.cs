@@ -24,6 +24,9 @@ internal sealed class Shelf : IWriteBehind<Item, Rename>
 
     public int Loads { get; private set; }
 
+    /// <summary>Runs before each load.</summary>
+    public Func<Task> BeforeLoad { get; set; } = () => Task.CompletedTask;
+
     /// <summary>Names that the database refuses.</summary>
     public HashSet<string> Refused { get; } = [];
 
@@ -46,12 +49,13 @@ internal sealed class Shelf : IWriteBehind<Item, Rename>
         }
     }
 
-    public Task<Item?> FindAsync(string id)
+    public async Task<Item?> FindAsync(string id)
     {
+        await BeforeLoad();
         lock (_lock)
         {
             Loads++;
-            return Task.FromResult(_rows.GetValueOrDefault(id));
+            return _rows.GetValueOrDefault(id);
         }
     }
 

@@ -297,7 +297,7 @@ internal sealed partial class CacheAside(
         }
 
         metrics.RefusedFill(read.Cache.Name);
-        return write.Newer is { } newer && newer.IsFresh(now) ? new(Served(read, newer), CacheOutcome.RedisHit)
+        return write.Newer is { } newer && newer.IsFresh(now) && IsCurrent(read, newer, now) ? new(Served(read, newer), CacheOutcome.RedisHit)
             : lastAttempt ? new(ServedAround(read, entry), CacheOutcome.Miss)
             : null;
     }
@@ -403,9 +403,16 @@ internal sealed partial class CacheAside(
         return (epoch, epoch is null ? begun : begun with { Epoch = epoch });
     }
 
-    /// <summary>Whether an entry in Redis is at least as new as the newest one that this process has served.</summary>
+    /// <summary>Whether an entry in Redis is at least as new as the newest one that this process has served or written.</summary>
+    /// <remarks>
+    /// After an interruption, no entry of the generation that the read began with is:
+    /// 1. this process commits version 2, leaves a tombstone, and begins a read, which waits for the lease;
+    /// 2. a replica of Redis that lacks the tombstone is promoted;
+    /// 3. the read goes on, and finds version 1. Other reads ask for the generation first, and get a later one.
+    /// </remarks>
     private bool IsCurrent<T>(Read<T> read, CacheEntry entry, DateTimeOffset now) where T : class =>
-        !tiers.Seen.MayBeNewerThan(read.Cache.Name, read.Id, entry)
+        (!read.Cache.RequiresBackplane || read.Epoch.Interruptions == tiers.Namespaces.Of(read.Cache.Name).Interruptions)
+        && !tiers.Seen.MayBeNewerThan(read.Cache.Name, read.Id, entry)
         && entry.Revision >= read.Cache.Memory.LastKept(read.Id, now)
         && read.Call.Accepts(entry);
 

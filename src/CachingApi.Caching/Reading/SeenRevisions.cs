@@ -84,6 +84,13 @@ internal sealed class SeenRevisions(TimeProvider time)
         }
     }
 
+    /// <summary>
+    /// Whether "not found", or a value without a revision, was served since a time. A write that began before may be older than that.
+    /// </summary>
+    public bool ServedUnordered(string cache, string id, DateTimeOffset since) =>
+        _overflowed.TryGetValue(cache, out var until) && until >= since
+        || _seen.TryGetValue((cache, id), out var seen) && seen.UnorderedUntil >= since;
+
     /// <summary>The highest revision that was served.</summary>
     public Revision Highest(string cache, string id) => _seen.TryGetValue((cache, id), out var seen) ? seen.Revision : default;
 

@@ -7,7 +7,8 @@ namespace CachingApi.Caching;
 /// <summary>The epochs that a read takes before its first look-up: memory keeps its result only if nothing has changed since.</summary>
 /// <param name="Epoch">The cache's epoch: see <see cref="Namespaces"/>.</param>
 /// <param name="LocalEpoch">Counts the changes of entities like this one: see <see cref="MemoryTier"/>.</param>
-internal readonly record struct ReadEpoch(Epoch Epoch, long LocalEpoch);
+/// <param name="Interruptions">See <see cref="Namespace.Interruptions"/>.</param>
+internal readonly record struct ReadEpoch(Epoch Epoch, long LocalEpoch, int Interruptions);
 
 /// <summary>
 /// The first tier: entries in this process, as bytes, bounded in number (<see cref="S3FifoCache{T}"/>). It is trusted only while the
@@ -68,8 +69,12 @@ internal sealed class MemoryTier
 
     /// <summary>Begins a read. Call it before asking Redis or the source.</summary>
     /// <param name="epoch">The epoch whose generation the read's keys contain; <c>null</c> if Redis is away.</param>
-    public ReadEpoch Begin(Cache cache, string id, Epoch? epoch) => new(
-        epoch ?? _namespaces.Of(cache.Name).Current, cache.Memory.LocalEpoch(id));
+    public ReadEpoch Begin(Cache cache, string id, Epoch? epoch)
+    {
+        var space = _namespaces.Of(cache.Name);
+        var interruptions = space.Interruptions;
+        return new(epoch ?? space.Current, cache.Memory.LocalEpoch(id), interruptions);
+    }
 
     /// <summary>Keeps a served entry, unless something has changed since the read began. An older entry is removed.</summary>
     /// <param name="timeToLive">The maximum time that it is kept; <c>null</c> for <see cref="CacheOptions.MemoryTtl"/>.</param>

@@ -70,7 +70,8 @@ internal sealed class Namespaces
                     return;
                 }
 
-                moved.Learn(message.Number, moved.Interruptions, time.GetTimestamp());
+                // It may have been under way for long, so it does not verify that there is no later one.
+                moved.Learn(message.Number, moved.Interruptions, Namespace.Never);
             }
         };
     }
@@ -179,11 +180,14 @@ internal readonly record struct Cause(string Id, Revision Revision);
 /// <summary>A cache's generation as this process sees it.</summary>
 internal sealed class Namespace(string name)
 {
+    /// <summary>A timestamp long ago.</summary>
+    public const long Never = long.MinValue / 2;
+
     private readonly Lock _lock = new();
     private volatile Epoch _current = new(null, Moment.Now);
     private long _highest;
     private Moment _since;
-    private long _verifiedAt;
+    private long _verifiedAt = Never;
     private int _interruptions;
 
     public string Name => name;
@@ -193,7 +197,7 @@ internal sealed class Namespace(string name)
     /// <summary>The highest generation that this process has seen: an earlier one is never used again.</summary>
     public long Highest => Volatile.Read(ref _highest);
 
-    /// <summary>When the generation came, from Redis or by a message.</summary>
+    /// <summary>When this process last asked Redis, which then had no later generation.</summary>
     public long VerifiedAt => Volatile.Read(ref _verifiedAt);
 
     /// <summary>How often messages may have been lost. An answer to a question from before is used only by the reader that asked.</summary>
@@ -243,7 +247,7 @@ internal sealed class Namespace(string name)
     {
         lock (_lock)
         {
-            (_current, _verifiedAt) = (new(null, Moment.Now), 0);
+            (_current, _verifiedAt) = (new(null, Moment.Now), Never);
             _interruptions++;
         }
     }

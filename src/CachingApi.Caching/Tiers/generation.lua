@@ -1,4 +1,4 @@
--- The generation of a cache: part of every key in it, so that a new one clears the whole cache at once. It comes from the clock, so a
+-- The generation of a cache: part of every key in it, so that a new one clears the whole cache at once. It is the time in microseconds, so a
 -- generation that was lost (a flush, an eviction) is never issued a second time.
 -- If an incarnation of a server that the cache depends on is new (the server was restarted from an older snapshot, or a replica with
 -- less data was promoted), the cache moves on once, when the first process asks.
@@ -14,7 +14,8 @@
 -- then     the causes, each as a field, the entity's id, its version and its fence
 -- Returns the generation and the time in milliseconds.
 local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local micros = time[1] * 1000000 + time[2]
+local now = math.floor(micros / 1000)
 local held, seen = tonumber(redis.call('GET', KEYS[1]) or 0), tonumber(ARGV[4])
 local moves = held == 0 or held < seen or ARGV[1] == 'next'
 
@@ -41,7 +42,7 @@ if #ARGV >= at then
 end
 
 if moves then
-  held = math.max(held + 1, seen + 1, now)
+  held = math.max(held + 1, seen + 1, micros)
   local text = string.format('%.0f', held)
   redis.call('SET', KEYS[1], text)
   redis.call('PUBLISH', ARGV[2], string.format(ARGV[3], text))

@@ -255,14 +255,17 @@ internal sealed partial class WriteBehindConsumer(
         }
     }
 
-    /// <remarks>The row gets its later version first, so that the served values of the write are older than the row from then on.</remarks>
+    /// <remarks>
+    /// The row gets its later version first, so that the served values of the write are older than the row from then on. The write leaves the
+    /// queue last, so if this process is killed, another one invalidates the entry.
+    /// </remarks>
     private async Task GiveUpAsync(QueuedWrite write, string reason, CancellationToken cancel)
     {
         await _queue.GiveUpAsync(write, await target.RowAsync(write.Id, cancel), cancel);
         var revision = await target.BumpVersionAsync(write, cancel);
+        await target.InvalidateAsync(write, revision, cancel);
         var isDead = await _queue.FinishAsync([new(write, revision.Version, reason)], cancel) > 0;
         _held.Remove(write.Token);
-        await target.InvalidateAsync(write, revision, cancel);
         metrics.Writes(_queue.Cache, isDead ? "dead" : "folded", 1); // the deletion of its entity is a later write
         if (isDead)
         {

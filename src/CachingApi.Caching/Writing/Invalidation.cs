@@ -150,6 +150,7 @@ internal sealed class Invalidation(
     /// 1. this process commits version 1, another process version 2, which it puts into generation 7;
     /// 2. the cache is cleared, or Redis loses all entries and the generation with them;
     /// 3. the put of version 1 arrives in generation 8, and finds nothing there: version 1 would be served until its TTL ends.
+    /// So does an entity that was served as "not found" since the write began: it may have been deleted after the write.
     /// </remarks>
     internal async Task ReplaceAsync<T>(
         CacheKey<T> key, Revision revision, Func<EntryKey, CacheEntry> entry, TimeSpan timeToLive, Moment began, CancellationToken cancel)
@@ -171,7 +172,8 @@ internal sealed class Invalidation(
             }
 
             var entryKey = tiers.Namespaces.Key(key.Cache, epoch, id);
-            var isBefore = attempt == 0 && epoch.Since.Ticks <= began.Ticks;
+            var isBefore = attempt == 0 && epoch.Since.Ticks <= began.Ticks
+                && !tiers.Seen.ServedUnordered(cache, id, time.GetUtcNow() - Moment.Now.Since(began));
             var written = isBefore
                 ? sizeLimit.Apply(key.Cache, entryKey, entry(entryKey))
                 : CacheEntry.Tombstone(entryKey, revision, time.GetUtcNow());

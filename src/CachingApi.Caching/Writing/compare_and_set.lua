@@ -13,8 +13,8 @@
 -- Returns the time in milliseconds, and: 0 and '': set; 1 and the stored entry: it is as new or newer; 2 and '': the new entry may be
 -- older than a later write, because the lease is lost or the write is late.
 local KIND, VERSION, FENCE, CREATED, BODY = 3, 13, 21, 29, 65
-local TOMBSTONE = 2
-local UNHELD = 1000
+local NEGATIVE, TOMBSTONE = 1, 2
+local UNHELD, SKEW = 1000, 1000
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -45,7 +45,11 @@ end
 -- entries have no revision, the stored one does not refuse it.
 local age = ARGV[7] ~= '' and now - tonumber(ARGV[7]) or 0
 local refuses = ordered and (version > 0 or fence > 0)
-local late = not fill and string.byte(new, KIND) ~= TOMBSTONE and age >= (refuses and tonumber(ARGV[8]) or UNHELD)
+-- "Not found" has no revision of its own: it may be from after a deletion that came after the write. So it counts if it was cached since the
+-- write began, by clocks that differ by SKEW at most.
+local missing = ordered and string.byte(held, KIND) == NEGATIVE and struct.unpack('>i8', held, CREATED) + SKEW >= now - age
+local late = not fill and string.byte(new, KIND) ~= TOMBSTONE
+  and (missing or age >= (refuses and tonumber(ARGV[8]) or UNHELD))
 if late then
   new = string.sub(new, 1, KIND - 1) .. string.char(TOMBSTONE) .. string.sub(new, KIND + 1, CREATED + 7)
     .. string.rep('\0', BODY - CREATED - 8)
