@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using CachingApi.Caching.Operations;
 using CachingApi.Tests.Servers;
 using Microsoft.Extensions.DependencyInjection;
 using Microsoft.Extensions.Hosting;
@@ -211,6 +212,42 @@ public sealed class CacheTests(TestServers servers)
         Assert.Equal(
             FencedWrite.Reaccepted,
             await queue.ReacceptAsync(third, shelf["1"].Fence, shelf["1"].Version, CancellationToken.None));
+    }
+
+    /// <remarks>Found by seed 7125 of the simulation "write-behind".</remarks>
+    [Fact]
+    public async Task Of_two_writes_that_are_accepted_anew_the_earlier_one_does_not_supersede_the_later_one()
+    {
+        var shelf = new Shelf { ["1"] = new("first", 1) };
+        await using var node = await StartAsync(shelf, withRedis: true);
+        var (items, _) = await StopConsumerAsync(node);
+        var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
+        foreach (var name in new[] { "second", "third", "fourth" })
+        {
+            await items.WriteAsync("1", new Rename(name), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+        }
+
+        var waiting = await queue.ReadAsync(10, CancellationToken.None);
+        var (second, third, fourth) = (waiting[0], waiting[1], waiting[2]);
+
+        // 1. Write 4 is given up, and the row gets its token and a later version.
+        await queue.GiveUpAsync(fourth, new(1), CancellationToken.None);
+        await shelf.BumpVersionAsync("1", new(fourth.Version, fourth.Token), CancellationToken.None);
+        await queue.FinishAsync([new(fourth, shelf["1"].Version, "refused")], CancellationToken.None);
+
+        // 2. Write 3 is accepted anew, and the database refuses it for now; 3. write 2 is accepted anew and persisted.
+        Assert.Equal(FencedWrite.Reaccepted, await DecideAsync(third));
+        Assert.Equal(FencedWrite.Reaccepted, await DecideAsync(second));
+        waiting = await queue.ReadAsync(10, CancellationToken.None);
+        (third, second) = (waiting[0], waiting[1]);
+        await shelf.PersistAsync([new("1", new("second"), second.Version, second.Token, second.Over)], CancellationToken.None);
+        await queue.FinishAsync([new(second, shelf["1"].Version)], CancellationToken.None);
+
+        // 4. Write 3 is tried again.
+        Assert.Equal(FencedWrite.Reaccepted, await DecideAsync(third));
+
+        Task<FencedWrite> DecideAsync(QueuedWrite write) =>
+            queue.ReacceptAsync(write, shelf["1"].Fence, shelf["1"].Version, CancellationToken.None);
     }
 
     /// <remarks>Found by seed 9404 of the simulation "write-behind without capture".</remarks>

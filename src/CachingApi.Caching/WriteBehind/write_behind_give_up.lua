@@ -8,10 +8,11 @@
 local key = KEYS[1] .. ':given-up'
 local kept = redis.call('HGETALL', key)
 -- If the row's fence is that of a write that was given up, its version is not that of a write either.
-redis.call('HSETNX', key, ARGV[1], redis.call('HGET', key, ARGV[3]) or ARGV[2])
+local before = redis.call('HGET', key, ARGV[3]) or redis.call('HGET', key, 'anew ' .. ARGV[3]) or ARGV[2]
+redis.call('HSETNX', key, ARGV[1], before)
 redis.call('PEXPIRE', key, ARGV[4])
 for i = 1, #kept, 2 do
-  if tonumber(kept[i]) < tonumber(ARGV[3]) and kept[i] ~= ARGV[1] then
+  if tonumber(string.match(kept[i], '%d+')) < tonumber(ARGV[3]) and kept[i] ~= ARGV[1] then
     redis.call('HDEL', key, kept[i])
   end
 end
