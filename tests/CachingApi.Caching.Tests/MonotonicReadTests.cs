@@ -54,14 +54,14 @@ public sealed class MonotonicReadTests(TestServers servers)
         var (engine, redis) = (new Engine(node.Services, InMemory), node.Services.GetRequiredService<RedisConnections>().Cache);
         var slow = new SlowLoad(() => new("new", 2));
         await engine.GetAsync(new Thing("old", 1));
-        var key = (RedisKey)Assert.Single(await node.KeysAsync(), key => key.EndsWith(":1", StringComparison.Ordinal));
+        var key = $"{node.KeyPrefix}:{Assert.Single(await node.KeysAsync(), key => key.EndsWith(":1", StringComparison.Ordinal))}";
         var old = await redis.StringGetAsync(key);
 
         // 1. Version 2 is committed, and a read begins; 2. a replica is promoted that has received neither the tombstone nor the lease.
         await engine.Invalidation.InvalidateAsync(engine.Key(), new(2), CancellationToken.None);
         var read = engine.GetAsync(slow.RunAsync);
         await slow.HasRead;
-        await redis.KeyDeleteAsync((RedisKey)$"{{{key}}}:lease");
+        Assert.True(await redis.KeyDeleteAsync($"{{{key}}}:lease"));
         await redis.StringSetAsync(key, old);
         node.Services.GetRequiredService<Namespaces>().Forget();
         slow.GoOn();
