@@ -279,7 +279,8 @@ internal sealed class Promises(World world)
         var isOfEntity = _entities.GetValueOrDefault(served.Name) == entity;
         if (!isOfEntity || (!HasDeferredWrites && _contents.GetValueOrDefault((key, served.Version)) != served.Name))
         {
-            throw new BrokenPromiseException(AsWritten, $"a read in {node.Name} returns \"{served.Name}\" as {Text(served.Version)} of {key}");
+            throw new BrokenPromiseException(
+                AsWritten, $"a read in {node.Name} returns \"{served.Name}\" as {Text(served.Version)} of {key}");
         }
     }
 

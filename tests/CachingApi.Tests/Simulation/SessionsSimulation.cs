@@ -97,7 +97,8 @@ internal sealed class SessionsSimulation : ServiceSimulation
             case 0:
                 if (Choices.Next(2) == 0)
                 {
-                    await EndAsync(node, [token], isAll: false, $"session {number} ends", () => store.EndAsync(token, CancellationToken.None));
+                    await EndAsync(
+                        node, [token], isAll: false, $"session {number} ends", () => store.EndAsync(token, CancellationToken.None));
                 }
                 else
                 {
