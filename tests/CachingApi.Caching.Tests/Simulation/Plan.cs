@@ -16,12 +16,13 @@ internal sealed class Plan
 
     private readonly Choices _choices;
     private readonly Operation[] _operations;
+    private readonly IReadOnlyList<string> _keys;
     private readonly TimeSpan[] _pauses;
     private readonly int _maxCalls;
 
     public Plan(Scenario scenario, Choices choices)
     {
-        _choices = choices;
+        (_choices, _keys) = (choices, scenario.Keys);
         var isWhole = choices.Next(4) == 3;
         _operations = isWhole ? scenario.Operations : Some(scenario.Operations);
         Processes = isWhole ? scenario.Processes : Math.Min(scenario.Processes, 2 + choices.Next(2));
@@ -63,6 +64,9 @@ internal sealed class Plan
 
     /// <summary>The next call of a client.</summary>
     public Operation Operation() => _operations[_choices.Next(_operations.Length)];
+
+    /// <summary>The entity of a client's next call.</summary>
+    public string Key() => _keys[_choices.Next(_keys.Count)];
 
     /// <summary>How long a client pauses before its next call.</summary>
     public TimeSpan Pause() => _pauses[_choices.Next(_pauses.Length)];

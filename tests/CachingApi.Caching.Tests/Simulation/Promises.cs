@@ -16,12 +16,16 @@ internal sealed class Promises(World world)
     public const string NoWriteIsLost = "No acknowledged write is lost";
     public const string OnceInOrder = "Each write takes effect once, in the order of acceptance";
     public const string Ends = "Every call ends";
+    public const string AsWritten = "A read returns a value of its entity as it was written";
 
     /// <summary>The version of an entity that was deleted; no other is later.</summary>
     public const long Deleted = long.MaxValue;
 
-    /// <summary>The key of the page that contains the item.</summary>
+    /// <summary>The key of the page that contains the item <see cref="OnPage"/>.</summary>
     public const string Page = "page";
+
+    /// <summary>The key of the item that the page contains.</summary>
+    public const string OnPage = "k";
 
     /// <summary>How many steps it may take until the calls of a run have ended.</summary>
     public const int MaxSteps = 20_000;
@@ -33,6 +37,7 @@ internal sealed class Promises(World world)
     private readonly Dictionary<(Node Node, string Key), long> _written = [];
     private readonly Dictionary<string, (long Version, string? Name)> _acknowledged = [];
     private readonly Dictionary<string, List<(long Version, string Name)>> _writes = [];
+    private readonly Dictionary<string, List<long>> _versions = [];
     private readonly Dictionary<string, long> _published = [];
     private readonly Dictionary<string, List<(long Version, long Since)>> _visible = [];
     private readonly Dictionary<string, List<string>> _names = [];
@@ -41,8 +46,20 @@ internal sealed class Promises(World world)
     /// <summary>The version of the last write that took effect: a later one only says that a write was given up.</summary>
     private readonly Dictionary<string, long> _taken = [];
 
+    /// <summary>The entity that each name was written to.</summary>
+    private readonly Dictionary<string, string> _entities = [];
+
+    /// <summary>The name that each version of an entity was committed with.</summary>
+    private readonly Dictionary<(string Key, long Version), string> _contents = [];
+
     /// <summary>The version that messages give a deletion.</summary>
     private readonly Dictionary<string, long> _deletions = [];
+
+    /// <summary>
+    /// Whether clients may read writes that are not committed yet. A version may then have two values, because the row of a write that was
+    /// given up gets the version that another write may have.
+    /// </summary>
+    public bool HasDeferredWrites { get; init; }
 
     /// <summary>Several processes have read a key that was in no cache, and loaded it so often.</summary>
     public static void ColdKey(int loads)
@@ -65,7 +82,7 @@ internal sealed class Promises(World world)
     /// <summary>The row of an entity has changed; <c>null</c>: it was deleted.</summary>
     public void Committed(string key, Item? row)
     {
-        if (key != Page)
+        if (key == OnPage)
         {
             Committed(Page, row);
         }
@@ -78,6 +95,11 @@ internal sealed class Promises(World world)
         }
 
         _committed[key] = version;
+        if (row is not null)
+        {
+            _contents[(key, version)] = row.Name;
+        }
+
         if (row is null)
         {
             _deletions[key] = before + 1;
@@ -94,6 +116,9 @@ internal sealed class Promises(World world)
             _taken[key] = version;
         }
     }
+
+    /// <summary>A client begins to give an entity a name.</summary>
+    public void Writes(string key, string name) => _entities[name] = key;
 
     /// <summary>The version that the database has; 0 if it has never had the entity.</summary>
     public long VersionOf(string key) => _committed.GetValueOrDefault(key);
@@ -116,6 +141,7 @@ internal sealed class Promises(World world)
         Check(ReadYourWrites, floor.Written, "it has written");
         Check(Monotonic, floor.Read, "an earlier read returned");
         Check(OthersFollow, floor.Others, "for more than a second, Redis has known");
+        CheckContent(node, key, served);
         _read[(node, key)] = Math.Max(version, _read.GetValueOrDefault((node, key)));
 
         void Check(string promise, long oldest, string why)
@@ -128,11 +154,21 @@ internal sealed class Promises(World world)
         }
     }
 
+    /// <summary>A client has evicted an entry, or cleared its cache: whatever the database had when it called must be served now.</summary>
+    public void Evicted(Node node, string key, long version)
+    {
+        if (version > 0)
+        {
+            Acknowledged(node, key, version, name: null);
+        }
+    }
+
     /// <summary>A write is acknowledged to a caller in a process.</summary>
     /// <param name="name">The name that it has given the item; <c>null</c> for a deletion.</param>
     public void Acknowledged(Node node, string key, long version, string? name)
     {
         _written[(node, key)] = Math.Max(version, _written.GetValueOrDefault((node, key)));
+        (_versions.TryGetValue(key, out var versions) ? versions : _versions[key] = []).Add(version);
         if (name is not null)
         {
             (_writes.TryGetValue(key, out var writes) ? writes : _writes[key] = []).Add((version, name));
@@ -194,6 +230,8 @@ internal sealed class Promises(World world)
             throw new BrokenPromiseException(
                 NothingStaysStale, $"a read in {node.Name} returns {Text(version)} of {key}, the database has {Text(VersionOf(key))}");
         }
+
+        CheckContent(node, key, served);
     }
 
     /// <summary>All queues are empty, and the database has this row.</summary>
@@ -230,6 +268,22 @@ internal sealed class Promises(World world)
         }
     }
 
+    private void CheckContent(Node node, string key, Item? served)
+    {
+        if (served is null)
+        {
+            return;
+        }
+
+        var entity = key == Page ? OnPage : key;
+        var isOfEntity = _entities.GetValueOrDefault(served.Name) == entity;
+        if (!isOfEntity || (!HasDeferredWrites && _contents.GetValueOrDefault((key, served.Version)) != served.Name))
+        {
+            throw new BrokenPromiseException(
+                AsWritten, $"a read in {node.Name} returns \"{served.Name}\" as {Text(served.Version)} of {key}");
+        }
+    }
+
     private void Publish(string key, long version)
     {
         _published[key] = Math.Max(version, _published.GetValueOrDefault(key));
@@ -237,9 +291,14 @@ internal sealed class Promises(World world)
     }
 
     /// <summary>Others must see a write a second after it was acknowledged and Redis had its invalidation.</summary>
+    /// <remarks>
+    /// That a later write was acknowledged does not suffice, because its process may not reach Redis: then the process of the earlier write
+    /// may still wait for the reply of Redis, and serve the version before from memory.
+    /// </remarks>
     private void See(string key)
     {
-        var version = Math.Min(_acknowledged.GetValueOrDefault(key).Version, _published.GetValueOrDefault(key));
+        var published = _published.GetValueOrDefault(key);
+        var version = _versions.GetValueOrDefault(key)?.Where(each => each <= published).DefaultIfEmpty().Max() ?? 0;
         var visible = _visible.TryGetValue(key, out var held) ? held : _visible[key] = [];
         if (version > (visible.Count == 0 ? 0 : visible[^1].Version))
         {

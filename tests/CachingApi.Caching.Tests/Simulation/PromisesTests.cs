@@ -12,6 +12,11 @@ public sealed class PromisesTests
     {
         _promises = new(_world);
         (_a, _b) = (new(_world, "A", TimeSpan.Zero), new(_world, "B", TimeSpan.Zero));
+        foreach (var name in new[] { "first", "name 1", "name 2", "name 3", "name 4" })
+        {
+            _promises.Writes("k", name);
+        }
+
         _promises.Committed("k", new("first", 1));
     }
 
@@ -92,6 +97,20 @@ public sealed class PromisesTests
     }
 
     [Fact]
+    public void A_write_that_is_not_answered_does_not_bind_because_a_later_one_is()
+    {
+        _promises.Committed("k", new("name 2", 2));
+        _promises.Published("B 0 items 2.0 k", isCurrent: true);
+        Write(_a, 3); // its process does not reach Redis
+        Pass(1.1);
+        Read(_b, 1);
+        _promises.Acknowledged(_b, "k", 2, "name 2");
+        Breaks(Promises.ReadYourWrites, () => Read(_b, 1));
+        Pass(1.1);
+        Breaks(Promises.OthersFollow, () => Read(new(_world, "C", TimeSpan.Zero), 1));
+    }
+
+    [Fact]
     public void After_its_deletion_an_entity_is_not_found()
     {
         _promises.Committed("k", null);
@@ -143,6 +162,40 @@ public sealed class PromisesTests
         Breaks(Promises.OnceInOrder, () => _promises.Committed("k", new("name 4", 4)));
     }
 
+    [Theory]
+    [InlineData("l", "first", 1)] // of another entity
+    [InlineData("k", "name 2", 1)] // of another version
+    [InlineData("k", "name 3", 3)] // not committed
+    [InlineData("k", "never written", 2)]
+    public void A_read_returns_what_was_written(string key, string name, long version)
+    {
+        Write(_a, 2);
+        Breaks(Promises.AsWritten, () => _promises.End(_b, key, _promises.Begin(_b, key), new(name, version)));
+        Read(_b, 2);
+    }
+
+    [Fact]
+    public void Before_its_commit_a_deferred_write_can_be_read_of_its_entity_only()
+    {
+        var promises = new Promises(_world) { HasDeferredWrites = true };
+        promises.Writes("k", "name 2");
+        promises.End(_a, "k", promises.Begin(_a, "k"), new("name 2", 2));
+        Breaks(Promises.AsWritten, () => promises.End(_a, "l", promises.Begin(_a, "l"), new("name 2", 2)));
+    }
+
+    [Fact]
+    public void After_an_eviction_a_read_returns_what_the_database_had()
+    {
+        _promises.Committed("k", new("name 2", 2)); // by another program
+        Read(_a, 1);
+        _promises.Published("A 0 items 9223372036854775807.0 k", isCurrent: true);
+        _promises.Evicted(_a, "k", 2);
+        Breaks(Promises.ReadYourWrites, () => Read(_a, 1));
+        Read(_b, 1);
+        Pass(1.1);
+        Breaks(Promises.OthersFollow, () => Read(_b, 1));
+    }
+
     [Fact]
     public void A_cold_key_is_loaded_once()
     {
@@ -172,10 +225,12 @@ public sealed class PromisesTests
         _promises.Acknowledged(node, "k", version, $"name {version}");
     }
 
-    private void Read(Node node, long version) => _promises.End(node, "k", _promises.Begin(node, "k"), new("it", version));
+    private void Read(Node node, long version) => _promises.End(node, "k", _promises.Begin(node, "k"), Version(version));
 
     private void ReadPage(Node node, long version) =>
-        _promises.End(node, Promises.Page, _promises.Begin(node, Promises.Page), new("it", version));
+        _promises.End(node, Promises.Page, _promises.Begin(node, Promises.Page), Version(version));
+
+    private static Item Version(long version) => new(version == 1 ? "first" : $"name {version}", version);
 
     private void Pass(double seconds)
     {

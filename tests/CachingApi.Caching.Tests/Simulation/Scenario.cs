@@ -103,6 +103,10 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
         {
             Processes = 2, Clients = 4, Faults = [Fault.NetworkBreaks],
         },
+        new("network breaks, loads are slow", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Invalidate)
+        {
+            Processes = 2, Clients = 4, LoadsAreSlow = true, Faults = [Fault.NetworkBreaks],
+        },
         new("keys are lost", Operation.Read, Operation.Read, Operation.WriteThrough)
         {
             Processes = 2, Clients = 3, Faults = [Fault.Flush, Fault.FailOver],
@@ -126,6 +130,21 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
             Rest = 3,
             Faults = [Fault.Crash, Fault.NetworkBreaks, Fault.Flush],
         },
+        new("other programs, evictions", Operation.Read, Operation.Read, Operation.ForeignWrite, Operation.Evict, Operation.Clear)
+        {
+            Processes = 2,
+            Clients = 3,
+            EndsWithEvictions = true,
+            Faults = [Fault.Eviction, Fault.SubscriptionBreaks, Fault.NetworkBreaks, Fault.Flush],
+        },
+        new("several entities", Operation.Read, Operation.Read, Operation.WriteThrough, Operation.Invalidate, Operation.Evict)
+        {
+            Processes = 2, Clients = 4, Keys = ["k", "l"], Faults = [Fault.NetworkBreaks],
+        },
+        new("write-behind, several entities", Operation.WriteBehind, Operation.WriteBehind, Operation.Read, Operation.WriteThrough)
+        {
+            Processes = 2, Clients = 4, Keys = ["k", "l", "m"], FollowsChanges = true, Rest = 8, Faults = [Fault.Crash],
+        },
         new("write-behind", Operation.Read, Operation.WriteBehind, Operation.WriteBehind, Operation.WriteThrough)
         {
             Processes = 2, Clients = 4, FollowsChanges = true, Rest = 8, Faults = [Fault.Crash, Fault.Flush],
@@ -139,6 +158,12 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
     /// <summary>Whether the cache knows the versions of its values.</summary>
     public bool IsVersioned { get; init; } = true;
 
+    /// <summary>The ids of the entities that the clients read and write.</summary>
+    public IReadOnlyList<string> Keys { get; init; } = [Promises.OnPage];
+
+    /// <summary>Whether all entities are evicted at last, because nothing else tells the caches of the changes of other programs.</summary>
+    public bool EndsWithEvictions { get; init; }
+
     public int Processes { get; init; }
 
     public int Clients { get; init; }
@@ -150,6 +175,9 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
 
     /// <summary>The faults of which some happen.</summary>
     public IReadOnlyList<Fault> Faults { get; init; } = [];
+
+    /// <summary>Whether many loads take long, so that others overtake them.</summary>
+    public bool LoadsAreSlow { get; init; }
 
     /// <summary>Whether loads may fail.</summary>
     public bool SourceFails { get; init; }

@@ -8,6 +8,8 @@ internal sealed class SimulatedOutageException() : IOException("The database doe
 /// <summary>The database of a simulation: a <see cref="Shelf"/> whose statements begin and end when the scheduler lets them.</summary>
 internal sealed class SimulatedShelf(World world, Shelf rows, Promises promises) : IWriteBehind<Item, Rename>
 {
+    private static readonly TimeSpan[] Delays = [.. new[] { 0, 0, 400, 1100, 2500 }.Select(each => TimeSpan.FromMilliseconds(each))];
+
     private readonly List<EntityChange> _changes = [];
 
     /// <summary>How many loads have begun.</summary>
@@ -15,6 +17,9 @@ internal sealed class SimulatedShelf(World world, Shelf rows, Promises promises)
 
     /// <summary>Whether loads may fail.</summary>
     public bool Fails { get; set; }
+
+    /// <summary>Whether the answers to many loads take long.</summary>
+    public bool IsSlow { get; set; }
 
     /// <summary>Whether the database refuses a queued write that gives an item this name.</summary>
     public void Refuse(string name, bool refuses)
@@ -38,7 +43,8 @@ internal sealed class SimulatedShelf(World world, Shelf rows, Promises promises)
         return await StatementAsync(
             $"the load of {id}",
             () => fails ? throw new SimulatedOutageException() : this[id],
-            Text);
+            Text,
+            IsSlow ? Delays[world.Choices.Next(Delays.Length)] : default);
     }
 
     public Item Apply(Item current, Rename change, Revision revision) => rows.Apply(current, change, revision);
@@ -123,19 +129,20 @@ internal sealed class SimulatedShelf(World world, Shelf rows, Promises promises)
     /// A statement: it reaches the database, which executes it at once, and its answer reaches the process. The database executes it also
     /// if the process has crashed meanwhile.
     /// </summary>
-    private async Task<T> StatementAsync<T>(string what, Func<T> statement, Func<T, string> text)
+    private async Task<T> StatementAsync<T>(string what, Func<T> statement, Func<T, string> text, TimeSpan delay = default)
     {
         var (node, answered) = (Node.Current, new TaskCompletionSource<T>(TaskCreationOptions.RunContinuationsAsynchronously));
         world.Open(
             null,
             $"statements of {node.Name}",
             () => $"the database executes {what}, of {node.Name}",
-            () => Answer(node, what, answered, statement, text),
+            () => Answer(node, what, answered, statement, text, delay),
             world.Choices.Hold());
         return await answered.Task;
     }
 
-    private void Answer<T>(Node node, string what, TaskCompletionSource<T> answered, Func<T> statement, Func<T, string> text)
+    private void Answer<T>(
+        Node node, string what, TaskCompletionSource<T> answered, Func<T> statement, Func<T, string> text, TimeSpan delay)
     {
         var (value, failure) = (default(T)!, default(Exception));
         try
@@ -152,7 +159,7 @@ internal sealed class SimulatedShelf(World world, Shelf rows, Promises promises)
             $"answers to {node.Name}",
             () => $"gets the answer to {what}: {failure?.Message ?? text(value)}",
             () => _ = failure is null ? answered.TrySetResult(value) : answered.TrySetException(failure),
-            world.Choices.Hold());
+            delay + world.Choices.Hold());
     }
 
     private void Committed(string id, Item? row)

@@ -6,8 +6,6 @@ namespace CachingApi.Caching.Tests.Simulation;
 /// <summary>One run of a scenario: processes start, clients call the cache while faults happen, and the world comes to rest.</summary>
 internal sealed class Simulation : IDisposable
 {
-    private const string Key = "k";
-
     /// <summary>How long nothing happens, before all tiers must agree: longer than the second in which a lost message is noticed.</summary>
     private const double QuietSeconds = 1.2;
 
@@ -27,7 +25,7 @@ internal sealed class Simulation : IDisposable
         _world = new(choices) { IsTraced = isTraced, DelaysContinuations = choices.Next(4) == 3 };
         _plan = new(scenario, choices);
         choices.MaxHold = scenario.MaxHold;
-        _promises = new(_world);
+        _promises = new(_world) { HasDeferredWrites = scenario.WriteBehind };
         var shelf = new Shelf();
         _rows = new(_world, shelf, _promises);
         _follower = new(_rows);
@@ -36,7 +34,11 @@ internal sealed class Simulation : IDisposable
         _world.Servers["state"] = new(_world, "state");
         if (!scenario.StartsEmpty)
         {
-            _promises.Committed(Key, shelf[Key] = new("first", 1));
+            foreach (var key in scenario.Keys)
+            {
+                _promises.Writes(key, $"first of {key}");
+                _promises.Committed(key, shelf[key] = new($"first of {key}", 1));
+            }
         }
     }
 
@@ -98,7 +100,7 @@ internal sealed class Simulation : IDisposable
     /// <summary>The clients call the cache, while faults happen.</summary>
     private void Act()
     {
-        _rows.Fails = _plan.SourceFails;
+        (_rows.Fails, _rows.IsSlow) = (_plan.SourceFails, _scenario.LoadsAreSlow);
         for (var client = 0; client < _plan.Clients; client++)
         {
             StartClient(_processes[client % _processes.Count], _plan.Calls());
@@ -127,7 +129,7 @@ internal sealed class Simulation : IDisposable
     private void Rest()
     {
         _world.Choices.AreCalm = true;
-        _rows.Fails = false;
+        (_rows.Fails, _rows.IsSlow) = (false, false);
         _world.Release();
         _world.RunUntil(() => false, Promises.MaxSteps, QuietSeconds);
         if (!IsDrained())
@@ -137,13 +139,43 @@ internal sealed class Simulation : IDisposable
         }
 
         Finish(() => Alive.All(process => process.IsReady), "the recovery");
-        _promises.AtLast(Key, _rows[Key], DeadLetters());
+        foreach (var key in _scenario.Keys)
+        {
+            _promises.AtLast(key, _rows[key], DeadLetters());
+        }
+
+        if (_scenario.EndsWithEvictions)
+        {
+            var process = Alive.First();
+            process.Node.Run(() => _clients.Add((process.Node, EvictAllAsync(process))));
+            Finish(HaveEnded, "the last evictions");
+            _world.RunUntil(() => false, Promises.MaxSteps, QuietSeconds);
+        }
+
+        Look();
+
+        // A process that knows nothing finds what Redis has.
+        StartProcess("Z");
+        Finish(() => Alive.All(process => process.IsReady), "the start of another process");
+        Look();
+    }
+
+    private void Look()
+    {
         foreach (var process in Alive)
         {
             process.Node.Run(() => _clients.Add((process.Node, LookAsync(process))));
         }
 
         Finish(HaveEnded, "the last reads");
+    }
+
+    private async Task EvictAllAsync(CacheProcess process)
+    {
+        foreach (var key in _scenario.Keys)
+        {
+            await process.Items.EvictAsync(key, CancellationToken.None);
+        }
     }
 
     /// <summary>Whether no client calls any more, the queue is empty, and change data capture has sent all changes.</summary>
@@ -164,7 +196,7 @@ internal sealed class Simulation : IDisposable
     }
 
     private bool IsInCurrentGeneration(string key) => Ask("cache", "GET", "shop:items:generation") is byte[] generation
-        && key == $"shop:items:g{RedisModel.Text(generation)}:{Key}";
+        && _scenario.Keys.Any(id => key == $"shop:items:g{RedisModel.Text(generation)}:{id}");
 
     /// <summary>The reply of a server to a command that no process sends.</summary>
     private object? Ask(string server, params string[] command) =>
@@ -220,78 +252,92 @@ internal sealed class Simulation : IDisposable
 
     private async Task CallAsync(CacheProcess process, Operation operation)
     {
-        var (cache, node) = (process.Items, process.Node);
+        var (cache, node, key) = (process.Items, process.Node, _plan.Key());
         switch (operation)
         {
             case Operation.Read:
-                var floor = _promises.Begin(node, Key);
-                var read = await cache.GetAsync(Key, CancellationToken.None);
+                var floor = _promises.Begin(node, key);
+                var read = await cache.GetAsync(key, CancellationToken.None);
                 _world.Note(node, $"the read returns {read.Value?.ToString() ?? "\"not found\""} ({read.Outcome})");
-                _promises.End(node, Key, floor, read.Value);
+                _promises.End(node, key, floor, read.Value);
                 break;
             case Operation.ReadPage:
                 var pageFloor = _promises.Begin(node, Promises.Page);
-                var page = await process.Pages.GetAsync(Key, CancellationToken.None);
+                var page = await process.Pages.GetAsync(Promises.OnPage, CancellationToken.None);
                 _world.Note(node, $"the read returns {page.Value} ({page.Outcome})");
                 _promises.End(node, Promises.Page, pageFloor, page.Value?.Item);
                 break;
             case Operation.WriteThrough or Operation.Invalidate or Operation.WriteBehind:
-                var change = new Rename($"name {++_names}");
+                var change = new Rename(NewName(key));
                 _rows.Refuse(change.Name, _plan.RefusesWrites && operation is Operation.WriteBehind && _world.Choices.OneIn(2));
                 var written = await (operation is Operation.WriteBehind || _scenario.WriteBehind
                     ? cache.WriteAsync(
-                        Key,
+                        key,
                         change,
                         versions: null,
                         operation is Operation.WriteBehind ? WriteStrategy.WriteBehind : WriteStrategy.WriteThrough,
                         CancellationToken.None)
                     : cache.WriteAsync(
-                        Key,
+                        key,
                         operation is Operation.Invalidate ? WriteStrategy.Invalidate : WriteStrategy.WriteThrough,
-                        (fence, stop) => _rows.CommitAsync(Key, change, versions: null, fence, stop),
+                        (fence, stop) => _rows.CommitAsync(key, change, versions: null, fence, stop),
                         CancellationToken.None));
                 if (written.Value is { } item)
                 {
-                    Acknowledge(node, item.Version, item.Name);
+                    Acknowledge(node, key, item.Version, item.Name);
                 }
 
                 break;
             case Operation.Create:
-                var name = $"name {++_names}";
-                if (await _rows.CreateAsync(Key, name) is { } created)
+                var name = NewName(key);
+                if (await _rows.CreateAsync(key, name) is { } created)
                 {
-                    await cache.InvalidateAsync(Key, created, CancellationToken.None);
-                    Acknowledge(node, created.Version, name);
+                    await cache.InvalidateAsync(key, created, CancellationToken.None);
+                    Acknowledge(node, key, created.Version, name);
                 }
 
                 break;
             case Operation.Delete:
-                if ((await cache.DeleteAsync(Key, (_, _) => _rows.DeleteAsync(Key), CancellationToken.None)).Value is not null)
+                if ((await cache.DeleteAsync(key, (_, _) => _rows.DeleteAsync(key), CancellationToken.None)).Value is not null)
                 {
-                    Acknowledge(node, Promises.Deleted, name: null);
+                    Acknowledge(node, key, Promises.Deleted, name: null);
                 }
 
                 break;
             case Operation.Clear:
+                var cleared = _scenario.Keys.Select(each => (Key: each, Version: _promises.VersionOf(each))).ToArray();
                 await cache.ClearAsync(CancellationToken.None);
+                Array.ForEach(cleared, each => _promises.Evicted(node, each.Key, each.Version));
                 break;
             case Operation.ForeignWrite:
-                await _rows.CommitAsync(Key, new($"name {++_names}"), versions: null, default, CancellationToken.None);
+                await _rows.CommitAsync(key, new(NewName(key)), versions: null, default, CancellationToken.None);
                 break;
             case Operation.ForeignDelete:
-                await _rows.DeleteAsync(Key);
+                await _rows.DeleteAsync(key);
                 break;
             case Operation.Evict:
-                await cache.EvictAsync(Key, CancellationToken.None);
+                var evicted = _promises.VersionOf(key);
+                await cache.EvictAsync(key, CancellationToken.None);
+                _promises.Evicted(node, key, evicted);
                 break;
         }
     }
 
-    private void Acknowledge(Node node, long version, string? name)
+    private string NewName(string key)
+    {
+        var name = $"name {++_names}";
+        _promises.Writes(key, name);
+        return name;
+    }
+
+    private void Acknowledge(Node node, string key, long version, string? name)
     {
         _world.Note(node, name is null ? "the deletion is acknowledged" : $"the write of \"{name}\" is acknowledged, version {version}");
-        _promises.Acknowledged(node, Key, version, name);
-        _promises.Acknowledged(node, Promises.Page, version, name);
+        _promises.Acknowledged(node, key, version, name);
+        if (key == Promises.OnPage)
+        {
+            _promises.Acknowledged(node, Promises.Page, version, name);
+        }
     }
 
     private void Happen(Fault fault)
@@ -355,12 +401,17 @@ internal sealed class Simulation : IDisposable
 
     private async Task LookAsync(CacheProcess process)
     {
-        var read = await process.Items.GetAsync(Key, CancellationToken.None);
-        _world.Note(process.Node, $"the last read returns {read.Value?.ToString() ?? "\"not found\""} ({read.Outcome})");
-        _promises.AtLast(process.Node, Key, read.Value);
+        foreach (var key in _scenario.Keys)
+        {
+            var read = await process.Items.GetAsync(key, CancellationToken.None);
+            _world.Note(process.Node, $"the last read returns {read.Value?.ToString() ?? "\"not found\""} ({read.Outcome})");
+            _promises.AtLast(process.Node, key, read.Value);
+        }
+
         if (process.HasPages)
         {
-            _promises.AtLast(process.Node, Promises.Page, (await process.Pages.GetAsync(Key, CancellationToken.None)).Value?.Item);
+            var page = await process.Pages.GetAsync(Promises.OnPage, CancellationToken.None);
+            _promises.AtLast(process.Node, Promises.Page, page.Value?.Item);
         }
     }
 }

@@ -15,9 +15,15 @@ internal sealed class LimitPromises(RateLimitPolicy policy)
 
     private readonly List<(long At, int Cost)> _used = [];
 
+    /// <summary>The smallest request that was denied.</summary>
+    private int _denied = int.MaxValue;
+
     /// <summary>Permits were used.</summary>
     /// <param name="at">When, by the clock of Redis, in milliseconds.</param>
     public void Used(long at, int cost) => _used.Add((at, cost));
+
+    /// <summary>Redis has denied permits.</summary>
+    public void Denied(int cost) => _denied = Math.Min(_denied, cost);
 
     /// <summary>No window and no bucket has granted more than its limit.</summary>
     public void Check()
@@ -74,16 +80,25 @@ internal sealed class LimitPromises(RateLimitPolicy policy)
         }
     }
 
-    /// <summary>Every call was answered, no process has crashed, and all leases have ended: Redis counts what was used.</summary>
+    /// <summary>
+    /// Every call was answered, no process has crashed, all leases and no window have ended: Redis counts what was used, and a request was
+    /// denied only if there were too few permits for it.
+    /// </summary>
     public void CheckCounted(byte[]? state)
     {
         var counted = state is null ? 0
             : policy.Algorithm is Algorithm.TokenBucket
                 ? (BinaryPrimitives.ReadInt64BigEndian(state) + (policy.WindowMilliseconds / 2)) / policy.WindowMilliseconds
+            : policy.Algorithm is Algorithm.SlidingWindow ? state.Length / 8
             : BinaryPrimitives.ReadInt64BigEndian(state.AsSpan(8));
         if (_used.Sum(permit => permit.Cost) is var used && used != counted)
         {
             throw new BrokenPromiseException(Refunded, $"{used} permits were used, and Redis counts {counted}");
+        }
+
+        if (policy.OnStoreFailure is StoreFailure.Closed && used + (long)_denied <= policy.Limit)
+        {
+            throw new BrokenPromiseException(Exact, $"{_denied} permits were denied, although only {used} of {policy.Limit} were used");
         }
     }
 }

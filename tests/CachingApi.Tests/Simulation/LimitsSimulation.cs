@@ -15,32 +15,36 @@ internal sealed class LimitsSimulation : ServiceSimulation
     private readonly RateLimitPolicy _policy;
     private readonly LimitPromises _promises;
     private readonly bool _isRefunds;
+    private readonly bool _isDenials;
     private readonly int _calls;
     private readonly int[] _pauses;
     private int _underWay;
     private bool _hasGivenUp;
 
     /// <param name="isRefunds">Whether the limit is never reached, so that all that counts is what Redis counts at last.</param>
-    public LimitsSimulation(string algorithm, bool isRefunds, Choices choices, bool isTraced) : base(choices, isTraced)
+    /// <param name="isDenials">
+    /// Whether the limit is reached without leases, in a window that does not end: then a permit that is not used can be acquired.
+    /// </param>
+    public LimitsSimulation(string algorithm, bool isRefunds, bool isDenials, Choices choices, bool isTraced) : base(choices, isTraced)
     {
-        _isRefunds = isRefunds;
+        (_isRefunds, _isDenials) = (isRefunds, isDenials);
         _policy = new("it", new()
         {
             Algorithm = algorithm,
             Limit = isRefunds ? 100_000 : 20 + (20 * choices.Next(4)),
-            Window = isRefunds ? TimeSpan.FromDays(20) : TimeSpan.FromSeconds(1),
-            OnStoreFailure = StoreFailure.Open,
+            Window = isRefunds || isDenials ? TimeSpan.FromDays(20) : TimeSpan.FromSeconds(1),
+            OnStoreFailure = isDenials ? StoreFailure.Closed : StoreFailure.Open,
         });
         _calls = 10 + choices.Next(50);
         _pauses = choices.Next(3) switch { 0 => [0], 1 => [0, 1, 2], _ => [0, 0, 0, 1, 20, 60] };
         _promises = new(_policy);
-        if (isRefunds)
+        if (isRefunds || isDenials)
         {
             choices.MaxHold = TimeSpan.FromMilliseconds(5); // a refund that misses its deadline is lost
         }
     }
 
-    protected override bool HasFaults => !_isRefunds;
+    protected override bool HasFaults => !_isRefunds && !_isDenials;
 
     protected override void StartProcess(Node node)
     {
@@ -69,6 +73,11 @@ internal sealed class LimitsSimulation : ServiceSimulation
             var decision = (await deciding).Policies[0];
             _underWay--;
             _hasGivenUp |= decision.By is RateLimitMetrics.Fallback;
+            if (decision.By is RateLimitMetrics.Denied)
+            {
+                _promises.Denied(request.Cost);
+            }
+
             if (decision is { Outcome: PermitOutcome.Allowed, By: RateLimitMetrics.Allowed })
             {
                 _promises.Used(isLeased ? World.Micros / 1000 : decision.Permits!.Value.Grant.Time, request.Cost);
@@ -80,7 +89,7 @@ internal sealed class LimitsSimulation : ServiceSimulation
     protected override void CheckAtLast()
     {
         _promises.Check();
-        if (_isRefunds && _underWay == 0 && !_hasGivenUp)
+        if ((_isRefunds || _isDenials) && _underWay == 0 && !_hasGivenUp)
         {
             byte[][] get = [.. new[] { "GET", _policy.Key("shop", "ip:203.0.113.7") }.Select(RedisModel.Bytes)];
             _promises.CheckCounted((byte[]?)World.Servers["state"].Model.Execute(get, World.Micros));

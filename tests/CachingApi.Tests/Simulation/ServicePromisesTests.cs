@@ -88,6 +88,28 @@ public sealed class ServicePromisesTests
         promises.End(node, token, promises.Begin(node, token), accepted: false);
     }
 
+    [Theory]
+    [InlineData(9, 1, true)]
+    [InlineData(9, 2, false)]
+    [InlineData(10, 1, false)]
+    public void A_denial_although_there_are_permits_is_noticed(int used, int denied, bool breaks)
+    {
+        var promises = new LimitPromises(new("it", new()
+        {
+            Algorithm = Algorithm.FixedWindow, Limit = 10, Window = TimeSpan.FromSeconds(1), OnStoreFailure = StoreFailure.Closed,
+        }));
+        promises.Used(1000, used);
+        promises.Denied(denied);
+        if (breaks)
+        {
+            Breaks(LimitPromises.Exact, () => promises.CheckCounted(Counted(used)));
+        }
+        else
+        {
+            promises.CheckCounted(Counted(used));
+        }
+    }
+
     [Fact]
     public void Tokens_that_are_neither_used_nor_refunded_are_noticed()
     {

@@ -14,6 +14,9 @@ internal sealed class SessionsSimulation : ServiceSimulation
 
     private readonly Dictionary<Node, SessionStore> _stores = [];
     private readonly List<SessionToken> _sessions = [];
+
+    /// <summary>The id of each session, which a session keeps when it gets another token.</summary>
+    private readonly Dictionary<SessionToken, Guid> _ids = [];
     private readonly SessionPromises _promises;
     private readonly Guid _user = new(7, 0, 0, new byte[8]);
     private readonly int _calls;
@@ -73,11 +76,17 @@ internal sealed class SessionsSimulation : ServiceSimulation
     private async Task LogInAsync(Node node)
     {
         var revocations = _promises.Revocations;
-        var (token, _) = await _stores[node].CreateAsync(
+        var (token, session) = await _stores[node].CreateAsync(
             _user, "user", SessionTransport.Bearer, "a device", isShort: false, CancellationToken.None);
-        _sessions.Add(token);
-        _promises.Began(token, revocations);
+        Began(token, session.Id, revocations);
         World.Note(node, $"session {_sessions.Count} has begun");
+    }
+
+    private void Began(SessionToken token, Guid id, int revocations)
+    {
+        _sessions.Add(token);
+        _ids[token] = id;
+        _promises.Began(token, revocations);
     }
 
     private async Task CallAsync(Node node, int call, SessionToken token)
@@ -86,20 +95,43 @@ internal sealed class SessionsSimulation : ServiceSimulation
         switch (call)
         {
             case 0:
-                await EndAsync(node, [token], isAll: false, $"session {number} ends", () => store.EndAsync(token, CancellationToken.None));
+                if (Choices.Next(2) == 0)
+                {
+                    await EndAsync(
+                        node, [token], isAll: false, $"session {number} ends", () => store.EndAsync(token, CancellationToken.None));
+                }
+                else
+                {
+                    // A session that is just getting another token ends, too.
+                    SessionToken[] same = [.. _sessions.Where(each => _ids[each] == _ids[token])];
+                    await EndAsync(
+                        node,
+                        same,
+                        isAll: true,
+                        $"session {number} ends by its id",
+                        () => store.EndAsync(_user, _ids[token], CancellationToken.None));
+                }
+
                 break;
             case 1:
                 await EndAsync(
                     node, [.. _sessions], isAll: true, "all sessions end", () => store.EndAllAsync(_user, CancellationToken.None));
                 break;
             case 2:
-                SessionToken[] others = [.. _sessions.Where(each => each != token)];
+                var next = Choices.Next(2) == 0 ? token : SessionToken.New(_user);
+                var (goesOn, revocations) = (false, _promises.Revocations);
+                SessionToken[] others = [.. _sessions.Where(each => each != token || next != token)];
                 await EndAsync(
                     node,
                     others,
                     isAll: true,
-                    $"all sessions but {number} end",
-                    () => store.EndOthersAsync(token, token, always: true, CancellationToken.None));
+                    next == token ? $"all sessions but {number} end" : $"all sessions but {number} end, which gets another token",
+                    async () => goesOn = await store.EndOthersAsync(token, next, always: true, CancellationToken.None));
+                if (goesOn && next != token)
+                {
+                    Began(next, _ids[token], revocations + 2); // this call has begun and ended
+                }
+
                 break;
             default:
                 await UseAsync(node, token);
