@@ -38,7 +38,10 @@ internal sealed class Promises(World world)
     private readonly Dictionary<string, (long Version, string? Name)> _acknowledged = [];
     private readonly Dictionary<string, List<(long Version, string Name)>> _writes = [];
     private readonly Dictionary<string, List<long>> _versions = [];
-    private readonly Dictionary<string, long> _published = [];
+
+    /// <summary>The versions that Redis has announced, and the version up to which a clear or an eviction has announced all.</summary>
+    private readonly HashSet<(string Key, long Version)> _announced = [];
+    private readonly Dictionary<string, long> _cleared = [];
     private readonly Dictionary<string, List<(long Version, long Since)>> _visible = [];
     private readonly Dictionary<string, List<string>> _names = [];
     private readonly Dictionary<string, long> _committed = [];
@@ -194,17 +197,26 @@ internal sealed class Promises(World world)
             case [_, "0", "items", var number, var key] when isCurrent:
                 var version = long.Parse(number.Split('.')[0], CultureInfo.InvariantCulture);
                 var isDeletion = _deletions.TryGetValue(key, out var deletion) && version >= deletion;
-                Publish(key, isDeletion ? Deleted : version == long.MaxValue ? VersionOf(key) : version);
+                if (version == long.MaxValue && !isDeletion)
+                {
+                    Clear(key);
+                }
+                else
+                {
+                    _announced.Add((key, isDeletion ? Deleted : version));
+                    See(key);
+                }
+
                 break;
             case [_, "1", "items", ..]:
-                foreach (var (committed, latest) in _committed.Where(row => row.Key != Page))
+                foreach (var committed in _committed.Keys.Where(committed => committed != Page).ToArray())
                 {
-                    Publish(committed, latest);
+                    Clear(committed);
                 }
 
                 break;
             case [_, "1", "pages", ..]:
-                Publish(Page, VersionOf(Page));
+                Clear(Page);
                 break;
         }
     }
@@ -284,21 +296,22 @@ internal sealed class Promises(World world)
         }
     }
 
-    private void Publish(string key, long version)
+    private void Clear(string key)
     {
-        _published[key] = Math.Max(version, _published.GetValueOrDefault(key));
+        _cleared[key] = Math.Max(VersionOf(key), _cleared.GetValueOrDefault(key));
         See(key);
     }
 
     /// <summary>Others must see a write a second after it was acknowledged and Redis had its invalidation.</summary>
     /// <remarks>
-    /// That a later write was acknowledged does not suffice, because its process may not reach Redis: then the process of the earlier write
-    /// may still wait for the reply of Redis, and serve the version before from memory.
+    /// It does not suffice that one write was acknowledged and Redis had the invalidation of another one: the process of the one may not
+    /// reach Redis, while that of the other waits for the reply of Redis, and serves the version before from memory.
     /// </remarks>
     private void See(string key)
     {
-        var published = _published.GetValueOrDefault(key);
-        var version = _versions.GetValueOrDefault(key)?.Where(each => each <= published).DefaultIfEmpty().Max() ?? 0;
+        var cleared = _cleared.GetValueOrDefault(key);
+        var version = _versions.GetValueOrDefault(key)?
+            .Where(each => each <= cleared || _announced.Contains((key, each))).DefaultIfEmpty().Max() ?? 0;
         var visible = _visible.TryGetValue(key, out var held) ? held : _visible[key] = [];
         if (version > (visible.Count == 0 ? 0 : visible[^1].Version))
         {

@@ -111,6 +111,19 @@ public sealed class PromisesTests
     }
 
     [Fact]
+    public void A_write_that_Redis_does_not_know_does_not_bind_because_Redis_knows_a_later_one()
+    {
+        Write(_a, 2); // its process does not reach Redis
+        _promises.Committed("k", new("name 3", 3));
+        _promises.Published("B 0 items 3.0 k", isCurrent: true);
+        Pass(1.1);
+        Read(_b, 1);
+        _promises.Acknowledged(_b, "k", 3, "name 3");
+        Pass(1.1);
+        Breaks(Promises.OthersFollow, () => Read(new(_world, "C", TimeSpan.Zero), 2));
+    }
+
+    [Fact]
     public void After_its_deletion_an_entity_is_not_found()
     {
         _promises.Committed("k", null);

@@ -29,8 +29,11 @@ internal enum Fault
     /// <summary>A link between two nodes of a cluster fails, so messages are lost although every connection of the process works.</summary>
     MessagesAreLost,
 
-    /// <summary>Both connections of one process break.</summary>
+    /// <summary>Both connections of one process to the cache's Redis break.</summary>
     NetworkBreaks,
+
+    /// <summary>The connection of one process to the state server breaks.</summary>
+    StateBreaks,
 
     /// <summary>The cache's Redis loses all keys.</summary>
     Flush,
@@ -148,6 +151,15 @@ internal sealed record Scenario(string Name, params Operation[] Operations)
         new("write-behind", Operation.Read, Operation.WriteBehind, Operation.WriteBehind, Operation.WriteThrough)
         {
             Processes = 2, Clients = 4, FollowsChanges = true, Rest = 8, Faults = [Fault.Crash, Fault.Flush],
+        },
+        new("write-behind, connections break", Operation.WriteBehind, Operation.Read, Operation.WriteBehind, Operation.WriteThrough)
+        {
+            Processes = 2,
+            Clients = 4,
+            Keys = ["k", "l"],
+            FollowsChanges = true,
+            Rest = 8,
+            Faults = [Fault.StateBreaks, Fault.NetworkBreaks, Fault.Crash],
         },
         new("write-behind without capture", Operation.Read, Operation.WriteBehind)
         {

@@ -9,6 +9,9 @@ internal sealed class Simulation : IDisposable
     /// <summary>How long nothing happens, before all tiers must agree: longer than the second in which a lost message is noticed.</summary>
     private const double QuietSeconds = 1.2;
 
+    /// <summary>Longer than the longest outage of a connection, in seconds.</summary>
+    private const double MaxOutage = 5;
+
     private readonly Scenario _scenario;
     private readonly Plan _plan;
     private readonly World _world;
@@ -131,6 +134,11 @@ internal sealed class Simulation : IDisposable
         _world.Choices.AreCalm = true;
         (_rows.Fails, _rows.IsSlow) = (false, false);
         _world.Release();
+        if (_scenario.Faults.Contains(Fault.StateBreaks))
+        {
+            _world.RunUntil(AreConnected, Promises.MaxSteps, MaxOutage);
+        }
+
         _world.RunUntil(() => false, Promises.MaxSteps, QuietSeconds);
         if (!IsDrained())
         {
@@ -177,6 +185,8 @@ internal sealed class Simulation : IDisposable
             await process.Items.EvictAsync(key, CancellationToken.None);
         }
     }
+
+    private bool AreConnected() => _world.Connections.TrueForAll(each => each.IsConnected || each.Node.IsDead);
 
     /// <summary>Whether no client calls any more, the queue is empty, and change data capture has sent all changes.</summary>
     private bool IsDrained() => HaveEnded()
@@ -348,7 +358,8 @@ internal sealed class Simulation : IDisposable
             return;
         }
 
-        var connection = _world.Connections.First(each => each.Node == process.Node);
+        var server = fault is Fault.StateBreaks ? "state" : "cache";
+        var connection = _world.Connections.First(each => each.Node == process.Node && each.Redis.Name == server);
         switch (fault)
         {
             case Fault.SubscriptionBreaks:
@@ -357,7 +368,7 @@ internal sealed class Simulation : IDisposable
             case Fault.MessagesAreLost:
                 connection.LoseMessages();
                 break;
-            case Fault.NetworkBreaks:
+            case Fault.NetworkBreaks or Fault.StateBreaks:
                 connection.Break("the network fails");
                 break;
             case Fault.Flush:
