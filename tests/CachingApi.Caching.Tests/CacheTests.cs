@@ -260,7 +260,8 @@ public sealed class CacheTests(TestServers servers)
         var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
         await items.WriteAsync("1", new Rename("refused"), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
 
-        // The row is loaded before the write is given up, and to invalidate the entry. If the consumer then dies, another one claims the write.
+        // The row is loaded before the write is given up, and to invalidate the entry. If the consumer then dies, another one claims
+        // the write.
         var waiting = new ConcurrentQueue<long>();
         shelf.Refused.Add("refused");
         shelf.BeforeLoad = async () => waiting.Enqueue((await queue.StateAsync(CancellationToken.None)).Length);

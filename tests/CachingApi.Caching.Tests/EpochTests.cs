@@ -80,8 +80,9 @@ public sealed class EpochTests(TestServers servers)
     public async Task A_message_does_not_verify_a_generation_because_it_may_have_been_under_way_for_long()
     {
         await using var node = await CacheNode.StartAsync(servers);
-        var space = node.Services.GetRequiredService<Namespaces>().Of("things");
-        var first = (await node.Services.GetRequiredService<Namespaces>().CurrentAsync("things", CancellationToken.None))!.Generation!.Value;
+        var namespaces = node.Services.GetRequiredService<Namespaces>();
+        var space = namespaces.Of("things");
+        var first = (await namespaces.CurrentAsync("things", CancellationToken.None))!.Generation!.Value;
         var verified = space.VerifiedAt;
 
         var channel = RedisChannel.Literal(node.Services.GetRequiredService<Backplane>().Channel);

@@ -297,7 +297,8 @@ internal sealed partial class CacheAside(
         }
 
         metrics.RefusedFill(read.Cache.Name);
-        return write.Newer is { } newer && newer.IsFresh(now) && IsCurrent(read, newer, now) ? new(Served(read, newer), CacheOutcome.RedisHit)
+        return write.Newer is { } newer && newer.IsFresh(now) && IsCurrent(read, newer, now)
+            ? new(Served(read, newer), CacheOutcome.RedisHit)
             : lastAttempt ? new(ServedAround(read, entry), CacheOutcome.Miss)
             : null;
     }

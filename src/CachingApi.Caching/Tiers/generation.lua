@@ -1,5 +1,5 @@
--- The generation of a cache: part of every key in it, so that a new one clears the whole cache at once. It is the time in microseconds, so a
--- generation that was lost (a flush, an eviction) is never issued a second time.
+-- The generation of a cache: part of every key in it, so that a new one clears the whole cache at once. It is the time in microseconds,
+-- so a generation that was lost (a flush, an eviction) is never issued a second time.
 -- If an incarnation of a server that the cache depends on is new (the server was restarted from an older snapshot, or a replica with
 -- less data was promoted), the cache moves on once, when the first process asks.
 -- KEYS[1]  the generation

@@ -256,8 +256,8 @@ internal sealed partial class WriteBehindConsumer(
     }
 
     /// <remarks>
-    /// The row gets its later version first, so that the served values of the write are older than the row from then on. The write leaves the
-    /// queue last, so if this process is killed, another one invalidates the entry.
+    /// The row gets its later version first, so that the served values of the write are older than the row from then on. The write leaves
+    /// the queue last, so if this process is killed, another one invalidates the entry.
     /// </remarks>
     private async Task GiveUpAsync(QueuedWrite write, string reason, CancellationToken cancel)
     {

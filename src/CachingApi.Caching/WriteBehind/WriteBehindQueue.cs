@@ -192,10 +192,10 @@ internal sealed class WriteBehindQueue(
     /// <para>An earlier write: 1. writes 1 and 2 wait, and the database refuses write 2; 2. write 1 is accepted anew, under a later token
     /// than that of write 2, and is persisted; 3. write 2 finds the fence of write 1, and the row's version is not later than its own: it
     /// is accepted anew. So the version, not the token, orders the queued writes of an entity.</para>
-    /// <para>The same after a write was given up: 1. writes 1, 2 and 3 wait; 2. write 3 is given up, which gives the row a version later than
-    /// those of all three; 3. write 2 is accepted anew, and the database refuses it for now; 4. write 1 is accepted anew and persisted, which
-    /// gives the row a version later still; 5. write 2 finds the fence of write 1. The version of write 1 counts, not that of the
-    /// row.</para>
+    /// <para>The same after a write was given up: 1. writes 1, 2 and 3 wait; 2. write 3 is given up, which gives the row a version later
+    /// than those of all three; 3. write 2 is accepted anew, and the database refuses it for now; 4. write 1 is accepted anew and
+    /// persisted, which gives the row a version later still; 5. write 2 finds the fence of write 1. The version of write 1 counts, not
+    /// that of the row.</para>
     /// <para>An expired record: 1. a consumer takes write 1 and freezes; 2. another persists write 2, and nothing is pending; 3. the
     /// entity's record expires; 4. write 1 is claimed, and the last token issued to the entity is not known. Then the fence counts as
     /// issued if it is not later than the clock and the last token of all.</para>

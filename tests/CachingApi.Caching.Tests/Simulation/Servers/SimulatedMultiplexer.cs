@@ -13,7 +13,9 @@ namespace CachingApi.Caching.Tests.Simulation;
 [StandsFor("StackExchange.Redis.IConnectionMultiplexer")]
 internal sealed class SimulatedMultiplexer : IAsyncDisposable
 {
-    /// <summary>For how many milliseconds a connection is broken: for a moment, less than a time-out, or longer than most of them.</summary>
+    /// <summary>
+    /// For how many milliseconds a connection is broken: for a moment, less than a time-out, or longer than most of them.
+    /// </summary>
     private static readonly int[] Outages = [1, 200, 700, 3000];
 
     private readonly World _world;
