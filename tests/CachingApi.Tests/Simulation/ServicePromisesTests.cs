@@ -96,7 +96,10 @@ public sealed class ServicePromisesTests
     {
         var promises = new LimitPromises(new("it", new()
         {
-            Algorithm = Algorithm.FixedWindow, Limit = 10, Window = TimeSpan.FromSeconds(1), OnStoreFailure = StoreFailure.Closed,
+            Algorithm = Algorithm.FixedWindow,
+            Limit = 10,
+            Window = TimeSpan.FromSeconds(1),
+            OnStoreFailure = StoreFailure.Closed,
         }));
         promises.Used(1000, used);
         promises.Denied(denied);
