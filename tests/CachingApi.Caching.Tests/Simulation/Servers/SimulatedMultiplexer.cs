@@ -25,7 +25,6 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
     private readonly Stream _subscriptions;
     private readonly Stream _replies;
     private readonly Stream _messages;
-    private readonly Stream _events;
     private readonly HashSet<Call> _calls = [];
     private readonly SimulatedServer _server;
     private SimulatedQueue? _subscription;
@@ -40,7 +39,6 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
         _subscriptions = new(_world, null, $"subscriptions of {node.Name}");
         _replies = new(_world, node, $"{redis.Name} to {node.Name}");
         _messages = new(_world, node, $"messages to {node.Name}");
-        _events = new(_world, node, $"connection of {node.Name}");
         _server = new(this);
         redis.Connect(this);
     }
@@ -215,11 +213,12 @@ internal sealed class SimulatedMultiplexer : IAsyncDisposable
         _messages.Drop(_world.Choices.Next(_messages.Count + 1));
     }
 
+    /// <remarks>The client of Redis raises it before it delivers a reply of the next connection.</remarks>
     private void Raise(ConnectionType type, bool isRestored)
     {
         var about = new ConnectionFailedEventArgs(
             this, _server.EndPoint, type, ConnectionFailureType.SocketClosed, new IOException("The connection is closed."), "");
-        _events.Add(
+        _replies.Add(
             () => $"learns that the connection for {(type is ConnectionType.Interactive ? "commands" : "messages")} "
                 + (isRestored ? "is restored" : "has failed"),
             () => (isRestored ? ConnectionRestored : ConnectionFailed)?.Invoke(this, about));
