@@ -256,12 +256,16 @@ public sealed class OverloadTests(TestServers servers)
     [Fact]
     public async Task A_slow_write_of_a_process_that_does_not_know_the_time_of_redis_is_not_kept_either()
     {
-        await using var node = await CacheNode.StartAsync(servers);
-        await using var other = await CacheNode.StartAsync(servers, nodeOf: node);
+        await using var redis = await RedisServer.StartAsync();
+        await using var connection = await ConnectionMultiplexer.ConnectAsync($"{redis.ConnectionString},allowAdmin=true");
+        await connection.GetServers()[0].ExecuteAsync("ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all", "-info");
+        await using var other = await CacheNode.StartAsync(servers, CacheNode.On(redis.ConnectionString));
+        await using var node = await CacheNode.StartAsync(
+            servers, CacheNode.On($"{redis.ConnectionString},user=limited,password=secret"), nodeOf: other);
         var options = new CacheOptions { MemoryTtl = TimeSpan.FromHours(1) };
         var (engine, first) = (new Engine(node.Services, options), new Engine(other.Services, options));
 
-        // The process has the generation from a message, so no reply with a time has arrived.
+        // The process may not ask for the time with INFO, and has the generation from a message, so no reply with a time has arrived.
         await first.GetAsync(new Thing("another", 1), "2");
         var things = node.Services.GetRequiredService<Namespaces>().Of("things");
         await Eventually.TrueAsync(() => things.Current.Generation is not null);
@@ -272,6 +276,20 @@ public sealed class OverloadTests(TestServers servers)
         var aWhileAgo = Moment.Now.Plus(-TimeSpan.FromMilliseconds(1050));
         await engine.WriteThrough.PutAsync(engine.Key(), new("late", 2), aWhileAgo, CancellationToken.None);
         Assert.Equal("newest", Engine.Read(await engine.GetAsync(new Thing("newest", 3)))!.Name);
+    }
+
+    [Fact]
+    public async Task The_first_write_of_a_process_is_cached_because_it_knows_the_time_of_redis_from_its_start()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        await using var other = await CacheNode.StartAsync(servers, nodeOf: node);
+        var (engine, first) = (new Engine(node.Services), new Engine(other.Services));
+        await first.GetAsync(new Thing("another", 1), "2");
+        var things = node.Services.GetRequiredService<Namespaces>().Of("things");
+        await Eventually.TrueAsync(() => things.Current.Generation is not null);
+
+        await engine.WriteThrough.PutAsync(engine.Key(), new("written", 2), Moment.Now, CancellationToken.None);
+        Assert.Equal("written", Engine.Read(await first.GetAsync(new Thing("not loaded", 2)))!.Name);
     }
 
     private static CircuitBreaker Circuit(TimeSpan deadline) => new(deadline);

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.RegularExpressions;
 using CachingApi.Redis;
 using StackExchange.Redis;
@@ -9,7 +10,12 @@ namespace CachingApi.Caching;
 /// connection. Until the incarnation of the cache's Redis is known, none of its entries is served.
 /// </summary>
 internal sealed partial class IncarnationWatch(
-    RedisConnections redis, CircuitBreaker circuit, Incarnations incarnations, Namespaces namespaces, ILogger<IncarnationWatch> log)
+    RedisConnections redis,
+    CircuitBreaker circuit,
+    Incarnations incarnations,
+    RedisTier tier,
+    Namespaces namespaces,
+    ILogger<IncarnationWatch> log)
 {
     private static readonly TimeSpan Timeout = TimeSpan.FromSeconds(1);
 
@@ -41,13 +47,13 @@ internal sealed partial class IncarnationWatch(
         if (circuit.IsOpen || !incarnations.IsRedisKnown)
         {
             var openings = circuit.Openings;
-            if (await MastersAsync(redis.Cache.Multiplexer, cancel) is { } masters && openings == circuit.Openings)
+            if (await MastersAsync(redis.Cache.Multiplexer, tier.ObserveTime, cancel) is { } masters && openings == circuit.Openings)
             {
                 Learned("redis", incarnations.LearnRedis(masters), ref _redisLearned);
             }
         }
 
-        if (!_stateKnown && await MastersAsync(redis.State.Multiplexer, cancel) is { } state)
+        if (!_stateKnown && await MastersAsync(redis.State.Multiplexer, static _ => { }, cancel) is { } state)
         {
             _stateKnown = true;
             Learned("state", incarnations.LearnState(state), ref _stateLearned);
@@ -83,7 +89,9 @@ internal sealed partial class IncarnationWatch(
     /// The run and replication ids of the masters that this process is connected to. A restart changes the run id, a promotion the other.
     /// <c>null</c> if a master does not answer; empty if <c>INFO</c> is not allowed.
     /// </summary>
-    private async Task<IReadOnlyList<string>?> MastersAsync(IConnectionMultiplexer connection, CancellationToken cancel)
+    /// <param name="observe">Called with the time of each, in Unix milliseconds.</param>
+    private async Task<IReadOnlyList<string>?> MastersAsync(
+        IConnectionMultiplexer connection, Action<long> observe, CancellationToken cancel)
     {
         var masters = new List<string>();
         foreach (var server in connection.GetServers().Where(server => server.IsConnected && !server.IsReplica))
@@ -92,6 +100,10 @@ internal sealed partial class IncarnationWatch(
             {
                 var info = await server.InfoRawAsync().WaitAsync(Timeout, cancel) ?? "";
                 masters.Add(string.Join('/', Ids().Matches(info).Select(match => match.Groups["id"].Value)));
+                if (Time().Match(info) is { Success: true } time)
+                {
+                    observe(long.Parse(time.Groups["micros"].ValueSpan, CultureInfo.InvariantCulture) / 1000);
+                }
             }
             catch (RedisServerException error) when (error.Message.StartsWith("NOPERM", StringComparison.Ordinal))
             {
@@ -114,6 +126,9 @@ internal sealed partial class IncarnationWatch(
 
     [GeneratedRegex("^(run_id|master_replid):(?<id>[^\r\n]*)", RegexOptions.Multiline)]
     private static partial Regex Ids();
+
+    [GeneratedRegex("^server_time_usec:(?<micros>[0-9]+)", RegexOptions.Multiline)]
+    private static partial Regex Time();
 
     private static partial class Log
     {

@@ -114,6 +114,9 @@ internal sealed partial class RedisTier(
     /// </summary>
     public bool IsTrustedWith(string cache, string id) => IsUsable && !queue.Includes(cache, id);
 
+    /// <summary>Records the time of Redis, in Unix milliseconds: see <see cref="RedisClock"/>.</summary>
+    public void ObserveTime(long time) => _clock.Observe(time);
+
     /// <summary>Why the last call that failed has failed.</summary>
     public string LastFailure => calls.LastFailure;
 
