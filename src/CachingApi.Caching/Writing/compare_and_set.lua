@@ -47,7 +47,8 @@ local age = ARGV[7] ~= '' and now - tonumber(ARGV[7]) or 0
 local refuses = ordered and (version > 0 or fence > 0)
 -- "Not found" has no revision of its own: it may be from after a deletion that came after the write. So it counts if it was cached since
 -- the write began, by clocks that differ by SKEW at most.
-local missing = ordered and string.byte(held, KIND) == NEGATIVE and struct.unpack('>i8', held, CREATED) + SKEW >= now - age
+local missing = ordered and #held >= CREATED + 7 and string.byte(held, KIND) == NEGATIVE
+  and struct.unpack('>i8', held, CREATED) + SKEW >= now - age
 local late = not fill and string.byte(new, KIND) ~= TOMBSTONE
   and (missing or age >= (refuses and tonumber(ARGV[8]) or UNHELD))
 if late then
