@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Text.RegularExpressions;
 using CachingApi.Redis;
 using CachingApi.Sessions;
 using Dapper;
@@ -14,7 +13,7 @@ namespace CachingApi.Benchmarks;
 /// measured beside an endpoint that only sends as many bytes (bare), and beside a service of well-known parts (stock),
 /// in interleaved rounds.
 /// </summary>
-internal sealed partial class HttpBenchmark(string postgres, string redis, string state, bool isBrief) : IAsyncDisposable
+internal sealed class HttpBenchmark(string postgres, string redis, string state, bool isBrief) : IAsyncDisposable
 {
     private const int Users = 200;
     private const string City = "/weather/berlin";
@@ -60,29 +59,6 @@ internal sealed partial class HttpBenchmark(string postgres, string redis, strin
         Print(rows);
     }
 
-    /// <summary>How much memory the service holds while 100,000 users and 10,000 sessions are in it.</summary>
-    public async Task MemoryAsync()
-    {
-        const int Cached = 100_000;
-        var service = await StartAsync(
-            ("Cache__Users__MemoryEntries", $"{Cached}"), ("Cache__Users__MemoryTtl", "01:00:00"), ("Sessions__MemoryTtl", "01:00:00"));
-        var idle = service.Process.Memory;
-        _users = await AddUsersAsync(Cached);
-        var sessions = await AddSessionsAsync(service, _users.Take(Cached / 10), role: "admin");
-        var requests = 0.0;
-        foreach (var part in Reads(sessions).Chunk(Cached / 20))
-        {
-            await Console.Error.WriteAsync($"\r\e[K{requests:N0} requests");
-            requests += 5 * (await Wrk.RunAsync(service.Process, Contend("users", service, part).Requests, seconds: 5)).PerSecond;
-        }
-
-        await Console.Error.WriteAsync("\r\e[K");
-        var metrics = await Client.GetStringAsync(new Uri($"{service.Process.Url}/metrics"));
-        Console.WriteLine(
-            $"Memory of the service: {idle / 1048576} MiB at its start, {service.Process.Memory / 1048576} MiB with "
-            + $"{Entries().Match(metrics).Groups["number"]} users and {sessions.Length} sessions in memory, after {requests:F0} requests.");
-    }
-
     public async ValueTask DisposeAsync()
     {
         await using var database = _database;
@@ -103,7 +79,7 @@ internal sealed partial class HttpBenchmark(string postgres, string redis, strin
     private async Task<Row[]> RowsAsync()
     {
         var on = await StartAsync(); // the first one migrates the schema
-        _users = await AddUsersAsync(Users);
+        _users = await AddUsersAsync();
         var off = await StartAsync(("RateLimits__Enabled", "false"));
         var strict = await StartAsync(("Sessions__MemoryTtl", "00:00:00"));
         var inRedis = await StartAsync(("Cache__Users__MemoryTtl", "00:00:00"));
@@ -112,7 +88,7 @@ internal sealed partial class HttpBenchmark(string postgres, string redis, strin
 
         var (cookies, tokens) = await LogInToStockAsync(stock);
         var (sessions, strictSessions, redisSessions) =
-            (await AddSessionsAsync(on, _users), await AddSessionsAsync(strict, _users), await AddSessionsAsync(inRedis, _users));
+            (await AddSessionsAsync(on), await AddSessionsAsync(strict), await AddSessionsAsync(inRedis));
         var bareWeather = Contend("bare weather", bare, [new("GET", await BytesOfAsync(on, City, ""))]);
         var bareUser = Contend("bare user", bare, [new("GET", await BytesOfAsync(on, $"/users/{_users[0].Id}", sessions[0]))]);
         var anonymous = Contend("stock anonymous", stock, [new("GET", $"/public/{_users[0].Id}")]);
@@ -164,10 +140,10 @@ internal sealed partial class HttpBenchmark(string postgres, string redis, strin
         return _services[^1];
     }
 
-    private async Task<(Guid Id, string Email)[]> AddUsersAsync(int count)
+    private async Task<(Guid Id, string Email)[]> AddUsersAsync()
     {
         (Guid Id, string Email)[] users =
-            [.. Enumerable.Range(0, count).Select(number => (NewId(), $"bench-{_run}-{number}@example.com"))];
+            [.. Enumerable.Range(0, Users).Select(number => (NewId(), $"bench-{_run}-{number}@example.com"))];
         await using var connection = await _database.OpenConnectionAsync();
         await connection.ExecuteAsync(
             """
@@ -179,16 +155,16 @@ internal sealed partial class HttpBenchmark(string postgres, string redis, strin
     }
 
     /// <summary>A session for each user; returns their headers.</summary>
-    private async Task<string[]> AddSessionsAsync(Service service, IEnumerable<(Guid Id, string Email)> users, string role = "user")
+    private async Task<string[]> AddSessionsAsync(Service service)
     {
         await using var connections = new RedisConnections(
             Options.Create(new RedisOptions { Cache = redis, State = state, KeyPrefix = service.Prefix }),
             NullLogger<RedisConnections>.Instance);
         var store = SessionsOf(connections);
         var headers = new List<string>();
-        foreach (var (id, _) in users)
+        foreach (var (id, _) in _users)
         {
-            var (token, _) = await store.CreateAsync(id, role, SessionTransport.Bearer, "wrk", isShort: false, CancellationToken.None);
+            var (token, _) = await store.CreateAsync(id, "user", SessionTransport.Bearer, "wrk", isShort: false, CancellationToken.None);
             headers.Add($"Authorization: Bearer {token.Text}");
         }
 
@@ -231,8 +207,7 @@ internal sealed partial class HttpBenchmark(string postgres, string redis, strin
         return $"/bytes/{(await answer.EnsureSuccessStatusCode().Content.ReadAsByteArrayAsync()).Length}";
     }
 
-    private Request[] Reads(string[] headers) =>
-        [.. _users.Select((user, at) => new Request("GET", $"/users/{user.Id}", "", headers[at % headers.Length]))];
+    private Request[] Reads(string[] headers) => [.. _users.Select((user, at) => new Request("GET", $"/users/{user.Id}", "", headers[at]))];
 
     private Request[] Writes(string[] headers, string query) =>
     [
@@ -294,9 +269,6 @@ internal sealed partial class HttpBenchmark(string postgres, string redis, strin
 
         string Text(double value) => value.ToString(format, CultureInfo.InvariantCulture);
     }
-
-    [GeneratedRegex("""(?m)^cache_entries\{.*cache="users".*\} (?<number>[0-9]+)""")]
-    private static partial Regex Entries();
 
     private static double Median(List<Load> loads, Func<Load, double> figure) => Measure.Percentile(loads.Select(figure), 0.5);
 }

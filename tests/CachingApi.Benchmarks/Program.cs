@@ -20,13 +20,6 @@ switch (args)
     case ["brief"]:
         await HttpAsync(isBrief: true);
         break;
-    case ["memory"]:
-        await using (var benchmark = new HttpBenchmark(postgres, redis, state, isBrief: true))
-        {
-            await benchmark.MemoryAsync();
-        }
-
-        break;
     case ["rate-limit"]:
         await RateLimitBenchmark.RunAsync(redis);
         break;
