@@ -192,15 +192,8 @@ public sealed class CacheTests(TestServers servers)
     {
         var shelf = new Shelf { ["1"] = new("first", 1) };
         await using var node = await StartAsync(shelf, withRedis: true);
-        var (items, _) = await StopConsumerAsync(node);
         var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
-        foreach (var name in new[] { "second", "third", "fourth" })
-        {
-            await items.WriteAsync("1", new Rename(name), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
-        }
-
-        var waiting = await queue.ReadAsync(10, CancellationToken.None);
-        var (second, third, fourth) = (waiting[0], waiting[1], waiting[2]);
+        var (second, third, fourth) = await ThreeWaitingWritesAsync(node);
 
         // 1. One consumer gives up write 4, and another one write 2: both have read the row; 2. the row gets the later token of the two.
         await queue.GiveUpAsync(fourth, new(1), CancellationToken.None);
@@ -220,15 +213,8 @@ public sealed class CacheTests(TestServers servers)
     {
         var shelf = new Shelf { ["1"] = new("first", 1) };
         await using var node = await StartAsync(shelf, withRedis: true);
-        var (items, _) = await StopConsumerAsync(node);
         var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
-        foreach (var name in new[] { "second", "third", "fourth" })
-        {
-            await items.WriteAsync("1", new Rename(name), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
-        }
-
-        var waiting = await queue.ReadAsync(10, CancellationToken.None);
-        var (second, third, fourth) = (waiting[0], waiting[1], waiting[2]);
+        var (second, third, fourth) = await ThreeWaitingWritesAsync(node);
 
         // 1. Write 4 is given up, and the row gets its token and a later version.
         await queue.GiveUpAsync(fourth, new(1), CancellationToken.None);
@@ -238,8 +224,8 @@ public sealed class CacheTests(TestServers servers)
         // 2. Write 3 is accepted anew, and the database refuses it for now; 3. write 2 is accepted anew and persisted.
         Assert.Equal(FencedWrite.Reaccepted, await DecideAsync(third));
         Assert.Equal(FencedWrite.Reaccepted, await DecideAsync(second));
-        waiting = await queue.ReadAsync(10, CancellationToken.None);
-        (third, second) = (waiting[0], waiting[1]);
+        var anew = await queue.ReadAsync(10, CancellationToken.None);
+        (third, second) = (anew[0], anew[1]);
         await shelf.PersistAsync([new("1", new("second"), second.Version, second.Token, second.Over)], CancellationToken.None);
         await queue.FinishAsync([new(second, shelf["1"].Version)], CancellationToken.None);
 
@@ -379,6 +365,20 @@ public sealed class CacheTests(TestServers servers)
         var consumer = node.Services.GetServices<IHostedService>().OfType<WriteBehindConsumer>().Single();
         await consumer.StopAsync(CancellationToken.None);
         return (node.Services.GetRequiredService<Cache<Item>>(), consumer);
+    }
+
+    /// <summary>Queues three writes of an entity and takes them off the queue, as a consumer that does not persist them yet.</summary>
+    private static async Task<(QueuedWrite Second, QueuedWrite Third, QueuedWrite Fourth)> ThreeWaitingWritesAsync(CacheNode node)
+    {
+        var (items, _) = await StopConsumerAsync(node);
+        foreach (var name in new[] { "second", "third", "fourth" })
+        {
+            await items.WriteAsync("1", new Rename(name), versions: null, WriteStrategy.WriteBehind, CancellationToken.None);
+        }
+
+        var queue = node.Services.GetRequiredKeyedService<WriteBehind>("items").Queue;
+        var waiting = await queue.ReadAsync(10, CancellationToken.None);
+        return (waiting[0], waiting[1], waiting[2]);
     }
 
     private Task<CacheNode> StartAsync(Shelf shelf, bool withRedis) => CacheNode.StartAsync(

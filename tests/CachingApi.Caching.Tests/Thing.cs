@@ -95,6 +95,24 @@ internal sealed class Engine
         result.Found ? JsonSerializer.Deserialize(result.Entry.Body.Span, ThingJson.Default.Thing) : null;
 }
 
+/// <summary>A load that waits, before it reads its source, until the test releases it.</summary>
+internal sealed class LateLoad(Func<Thing?> source)
+{
+    private readonly TaskCompletionSource _begun = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly TaskCompletionSource _gate = new(TaskCreationOptions.RunContinuationsAsynchronously);
+
+    public Task HasBegun => _begun.Task;
+
+    public async Task<Thing?> RunAsync(CancellationToken stop)
+    {
+        _begun.TrySetResult();
+        await _gate.Task.WaitAsync(stop);
+        return source();
+    }
+
+    public void GoOn() => _gate.TrySetResult();
+}
+
 /// <summary>A load that, after it has read its source, waits until the test releases it.</summary>
 internal sealed class SlowLoad(Func<Thing?> source)
 {

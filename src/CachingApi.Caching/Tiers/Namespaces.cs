@@ -70,7 +70,7 @@ internal sealed class Namespaces
                     return;
                 }
 
-                // It may have been under way for long, so it does not verify that there is no later one.
+                // A message may arrive late. Redis may then have a later generation, so only an answer of Redis verifies one.
                 moved.Learn(message.Number, moved.Interruptions, Namespace.Never);
             }
         };
