@@ -125,6 +125,25 @@ public sealed class MonotonicReadTests(TestServers servers)
         Assert.Equal("new", Engine.Read(await third)!.Name);
     }
 
+    [Fact]
+    public async Task A_read_does_not_go_back_by_joining_a_load_that_has_read_an_older_value_than_was_served_without_redis()
+    {
+        await using var node = await CacheNode.StartAsync(servers);
+        var engine = new Engine(node.Services, InMemory);
+        var slow = new SlowLoad(() => new("old", 1));
+
+        // 1. A load reads version 1; 2. a reader that finds Redis too slow is served version 2; 3. another reader joins the load.
+        var first = engine.GetAsync(slow.RunAsync);
+        await slow.HasRead;
+        Seen(node, engine, new("new", 2));
+        var joined = engine.GetAsync(new Thing("new", 2));
+        await Eventually.TrueAsync(() => node.Metric("cache.requests", ("tier", "memory"), ("result", "miss")) == 2);
+        slow.GoOn();
+
+        Assert.Equal("old", Engine.Read(await first)!.Name);
+        Assert.Equal("new", Engine.Read(await joined)!.Name);
+    }
+
     [Theory]
     [InlineData(true)]
     [InlineData(false)]
